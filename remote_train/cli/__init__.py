@@ -1,0 +1,1 @@
+"""The command line: flags to values, errors to exit codes. Decides nothing."""

@@ -1,0 +1,1 @@
+"""What is shipped to the host: the standard library only, Python 3.8 syntax, imports nothing of ours but itself."""
