@@ -179,5 +179,5 @@ class ProtocolError(RemoteTrainError):
     kind = "protocol"
 
 
-class ConnectionLost(Exception):  # noqa: N818  (an event that is answered, not an error that is shown)
+class ConnectionLost(Exception):
     """The byte stream ended or fell silent without an END frame."""
