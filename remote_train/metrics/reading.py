@@ -1,0 +1,57 @@
+"""What one line of output says: the value every parser makes, and the numbers and units they share."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+# A number as logs write it: 8.893647, 5.17e6, 529,882, nan, -inf; never the comma of a list.
+NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_SUFFIXED = re.compile(rf"\s*({NUMBER})\s*([kmbgt]?)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One line's facts; unknown is None.
+
+    `step` lines make a record, `eval` lines mark an evaluation (their loss is the validation loss), `bar` lines tell
+    where a progress bar stands, `start` lines state what stays the same. `per` says whether tokens per second and
+    FLOP/s are of one device or of the whole run; `step_seconds` is the time of one optimizer step either way.
+    """
+
+    family: str
+    kind: Literal["step", "eval", "bar", "start"]
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    step_seconds: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None  # fraction, as printed: of whatever peak the script divides by
+    per: Literal["device", "run"] = "run"
+    flops_per_token: float | None = None
+    tokens_per_step: float | None = None
+
+
+def parse_number(text: str) -> float | None:
+    """Read a number with thousands commas or a suffix K, M, B (G), T; None for nan, inf and anything else."""
+    match = _SUFFIXED.fullmatch(text)
+    if match is None:
+        return None
+    value = float(match[1].replace(",", "")) * _SUFFIXES[match[2].lower()]
+    return value if math.isfinite(value) else None
+
+
+def parse_positive(text: str | None) -> float | None:
+    """Read a number that only makes sense above 0: a time, a rate."""
+    value = parse_number(text) if text else None
+    return value if value is not None and value > 0 else None
+
+
+def parse_count(text: str | None) -> int | None:
+    """Read a whole number that may have thousands commas."""
+    digits = (text or "").replace(",", "")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
