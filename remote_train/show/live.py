@@ -1,0 +1,199 @@
+"""Listeners for people and for programs: what a command tells, as words on a terminal or as lines of JSON."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from remote_train.show.jsonl import write_event
+from remote_train.show.screen import Screen
+from remote_train.show.words import render_bytes, render_metric, render_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from remote_train.errors import RemoteTrainError
+
+LINE_EVERY = 10.0
+"""Seconds between metric lines where there is no terminal to keep one line current."""
+
+
+def make_screen(*, colour: bool) -> Screen:
+    """Return the screen of this process's own stdout and stderr."""
+    return Screen(
+        sys.stdout.buffer,
+        sys.stderr,
+        stdout_is_terminal=sys.stdout.isatty(),
+        stderr_is_terminal=sys.stderr.isatty(),
+        width=lambda: shutil.get_terminal_size().columns,
+        colour=colour,
+    )
+
+
+class LiveListener:
+    """Show a run to a person: output on stdout, everything else on stderr."""
+
+    def __init__(self, screen: Screen, *, prefix_ranks: bool = False) -> None:
+        self.screen = screen
+        self._prefix = prefix_ranks
+        self._partial: dict[int, bytes] = {}
+        self._line_at = 0.0
+        self._explained = False
+        self._last: str | None = None
+
+    def output(self, rank: int, data: bytes) -> None:
+        """Pass rank 0's bytes on; with several ranks, whole lines behind their rank."""
+        if not self._prefix:
+            self.screen.output(data)
+            return
+        lines = (self._partial.get(rank, b"") + data).split(b"\n")
+        self._partial[rank] = lines.pop()
+        for line in lines:
+            self.screen.output(b"[%d] %s\n" % (rank, line))
+
+    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
+        """Say what is worth saying."""
+        handler = _WORDS.get(kind)
+        if handler is not None:
+            handler(self, facts)
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Say a note."""
+        self.screen.say(str(facts["text"]))
+
+    def warn(self, facts: Mapping[str, Any]) -> None:
+        """Say a warning, and what to do."""
+        hint = facts.get("hint")
+        self.screen.warn(f"{facts['text']}\n{hint}" if hint else str(facts["text"]))
+
+    def fallback(self, facts: Mapping[str, Any]) -> None:
+        """Say loudly that this machine trains."""
+        reasons = "\n".join(facts["reasons"])
+        self.screen.warn(f"no host can be reached, training on this machine's CPU:\n{reasons}")
+
+    def package(self, facts: Mapping[str, Any]) -> None:
+        """Say what will travel, and what will not."""
+        for notice in facts["notices"]:
+            self.screen.say(notice)
+
+    def started(self, facts: Mapping[str, Any]) -> None:
+        """Say which run began where."""
+        plan = facts["plan"]
+        for text in plan.notes:
+            self.screen.say(text)
+        how = f"torchrun, {plan.processes} processes" if plan.launcher == "torchrun" else "python"
+        where = "this machine's CPU" if facts["host"] == "local" else f"{facts['host']} ({plan.device})"
+        self.screen.say(f"{facts['run']} on {where}, {how}")
+
+    def state(self, facts: Mapping[str, Any]) -> None:
+        """Say what a silent phase is for."""
+        if facts.get("state") == "measuring":
+            self.screen.say("measuring the matmul peak of this device, once; MFU is divided by it")
+
+    def metric(self, facts: Mapping[str, Any]) -> None:
+        """Keep the newest figures in sight."""
+        record, deriver = facts["record"], facts["watch"].deriver
+        steps = deriver.progress[1] if deriver.progress else None
+        self._last = render_metric(record, None, steps=steps)
+        line = render_metric(record, facts["eta"], steps=steps)
+        if self.screen.stderr_is_terminal:
+            self.screen.status(line)
+        elif time.monotonic() - self._line_at >= LINE_EVERY and record.get("step_seconds") is not None:
+            self._line_at = time.monotonic()
+            self.screen.say(line)
+        if not self._explained and record.get("mfu") is not None and deriver.explanation:
+            self._explained = True
+            self.screen.say(deriver.explanation)
+
+    def silent(self, facts: Mapping[str, Any]) -> None:
+        """Say that the host is not heard, and that this is no end."""
+        self.screen.warn(f"no word from {facts['host']}: {facts['reason']}; the run goes on, reconnecting")
+
+    def back(self, facts: Mapping[str, Any]) -> None:
+        """Say that it is heard again."""
+        self.screen.say(
+            f"{facts['host']} is back after {render_seconds(facts['seconds'])}; nothing was missed"
+        )
+
+    def pulled(self, facts: Mapping[str, Any]) -> None:
+        """Say which file is here."""
+        self.screen.say(
+            f"pulled {facts['path']} ({render_bytes(facts['size'])}, sha256 {facts['sha256'][:12]})"
+        )
+
+    def failure(self, facts: Mapping[str, Any]) -> None:
+        """Show the last lines of who failed."""
+        who = "torchrun" if facts["name"] == "launcher" else f"rank {facts['rank']}"
+        text = facts["tail"].decode("utf-8", "replace")
+        self.screen.say(f"the last lines of {who}:\n{text}")
+
+    def stopping(self, facts: Mapping[str, Any]) -> None:
+        """Say how long it may take."""
+        if facts["state"] == "stopping":
+            grace = render_seconds(facts["grace"])
+            self.screen.say(
+                f"stopping {facts['run']}: TERM now, and after {grace} everything of it is killed"
+            )
+        else:
+            self.screen.say(f"{facts['run']} is not running ({facts['state']})")
+
+    def ended(self, facts: Mapping[str, Any]) -> None:
+        """Say how the run ended, in the last figures."""
+        self.screen.status(None)
+        if self._last is not None:
+            self.screen.say(self._last)
+        for rank, rest in self._partial.items():
+            if rest:
+                self.screen.output(b"[%d] %s\n" % (rank, rest))
+        if facts["verdict"] is None:
+            self.screen.say(f"{facts['run']} is done")
+
+
+_WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
+    "note": LiveListener.note,
+    "warn": LiveListener.warn,
+    "fallback": LiveListener.fallback,
+    "package": LiveListener.package,
+    "started": LiveListener.started,
+    "state": LiveListener.state,
+    "metric": LiveListener.metric,
+    "silent": LiveListener.silent,
+    "back": LiveListener.back,
+    "pulled": LiveListener.pulled,
+    "failure": LiveListener.failure,
+    "stopping": LiveListener.stopping,
+    "ended": LiveListener.ended,
+}
+
+
+class JsonListener:
+    """Tell everything as one JSON object per line on stdout."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def output(self, rank: int, data: bytes) -> None:
+        """Write an `output` event."""
+        write_event(self._stream, "output", {"rank": rank, "data": data}, time=time.time())
+
+    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
+        """Write the event with the facts that JSON can hold."""
+        facts.pop("watch", None)
+        facts = {**facts.pop("record", {}), **facts} if kind == "metric" else facts
+        if "plan" in facts:
+            facts["plan"] = facts["plan"].as_message()
+        if "outcome" in facts:
+            facts.update(facts.pop("outcome").__dict__)
+        if "verdict" in facts:
+            facts["error"] = describe_error(facts.pop("verdict"))
+        write_event(self._stream, kind, facts, time=time.time())
+
+
+def describe_error(error: RemoteTrainError | None) -> dict[str, object] | None:
+    """Return an error as JSON: its kind, exit code, message, hint and facts."""
+    if error is None:
+        return None
+    head: dict[str, object] = {"kind": error.kind, "exit_code": error.exit_code}
+    return {**head, "message": error.message, "hint": error.hint, **error.facts}
