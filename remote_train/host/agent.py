@@ -1,0 +1,201 @@
+"""Our program on the host, one per connection: frames on stdin, frames on stdout, nothing in between.
+
+It owns nothing that matters: runs live in their folders under their supervisors, so it may die at any byte.
+One thread, one loop. Control overtakes logs, logs overtake bulk, and all DATA runs under the laptop's credit.
+When nothing came from the laptop for SILENCE_SECONDS it ends.
+"""
+
+import collections
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+
+from remote_train.host import wire
+from remote_train.host.credit import Credit
+from remote_train.host.inotify import Watch, open_watch
+
+POLL_SECONDS = 0.02
+LOOK_SECONDS = 0.5
+READ = 1 << 16
+
+
+class Connection:
+    """The host's end of one stream."""
+
+    def __init__(self, fd_in: int, fd_out: int) -> None:
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        self.decoder = wire.Decoder()
+        self.credit = Credit()
+        self.control: Deque[bytes] = collections.deque()
+        self.sources: List[Any] = []
+        self.watchers: List[Any] = []
+        self.asides: Deque[Tuple[Callable[[Any], None], Any]] = collections.deque()
+        self.wake_read, self.wake_write = os.pipe()
+        self.on_frame: Callable[[int, int, bytes], None] = lambda _kind, _stream, _payload: None
+        self.watch: Optional[Watch] = None
+        self.pending = memoryview(b"")
+        self.heard = self.spoke = self.looked = time.monotonic()
+        self.settled = False
+        self.closed = False
+
+    def send(self, message: Dict[str, Any]) -> None:
+        """Queue a control message; it overtakes everything but the frame being written."""
+        self.control.append(wire.make_control(message))
+
+    def add_source(self, source: Any) -> None:  # noqa: ANN401  (Tail or Fetch; a Protocol costs typing's import)
+        """Send a source's frames until its END."""
+        self.sources.append(source)
+        self.sources.sort(key=lambda item: bool(item.bulk))
+
+    def watch_path(self, path: str) -> None:
+        """Be woken when this file or folder changes."""
+        if self.watch is None:
+            self.watch = open_watch()
+        if self.watch is not None:
+            self.watch.add(path)
+
+    def run(self) -> None:
+        """Serve until the laptop is gone."""
+        os.set_blocking(self.fd_in, False)
+        os.set_blocking(self.fd_out, False)
+        while not self.closed:
+            self._wait()
+            self._receive()
+            now = time.monotonic()
+            if now - self.heard > wire.SILENCE_SECONDS:
+                return
+            if now - self.looked >= LOOK_SECONDS or self.settled:
+                self.look()
+            self.write()
+
+    def look(self) -> None:
+        """Let everybody who watches a run look at it."""
+        self.looked = time.monotonic()
+        self.settled = False
+        for watcher in list(self.watchers):
+            watcher.look()
+
+    def run_aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Do slow work in a thread, and call `done` with its result in this one: heartbeats go on."""
+
+        def labour() -> None:
+            result = work()
+            self.asides.append((done, result))
+            os.write(self.wake_write, b".")
+
+        threading.Thread(target=labour, daemon=True).start()
+
+    def _finish_asides(self) -> None:
+        os.read(self.wake_read, 64)
+        while self.asides:
+            done, result = self.asides.popleft()
+            done(result)
+
+    def breathe(self) -> None:
+        """Keep the laptop convinced that we live, in the middle of long work."""
+        self.write()
+
+    def _wait(self) -> None:
+        busy = bool(self.pending) or bool(self.control) or self._has_turn()
+        readers = [self.fd_in, self.wake_read] + ([self.watch.fd] if self.watch else [])
+        polling = bool(self.sources) and self.watch is None
+        timeout = 0.0 if self.settled else POLL_SECONDS if polling else LOOK_SECONDS
+        ready, _, _ = select.select(readers, [self.fd_out] if busy else [], [], timeout)
+        if self.watch is not None and self.watch.fd in ready:
+            self.watch.drain()
+            # A burst of output wakes us thousands of times: only the end is worth an early look.
+            self.settled = self.settled or any(watcher.has_ended() for watcher in self.watchers)
+        if self.wake_read in ready:
+            self._finish_asides()
+
+    def _has_turn(self) -> bool:
+        return self.credit.room() > 0 and any(source.wants_turn() for source in self.sources)
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self.fd_in, READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.closed = True
+            return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the laptop."""
+        self.heard = time.monotonic()
+        for kind, stream, payload in self.decoder.feed(data):
+            if kind == wire.ACK:
+                self.credit.acked(wire.parse_ack(payload), time.monotonic())
+            elif kind != wire.HEARTBEAT:
+                self.on_frame(kind, stream, payload)
+                self.heard = time.monotonic()
+
+    def write(self) -> None:
+        """Write as much as the connection takes now."""
+        now = time.monotonic()
+        if now - self.spoke >= wire.HEARTBEAT_SECONDS and not self.pending:
+            self.control.append(wire.make_frame(wire.HEARTBEAT, 0, b""))
+        while self.pending or self._next_frame():
+            try:
+                written = os.write(self.fd_out, self.pending)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.closed = True
+                return
+            self.pending = self.pending[written:]
+            self.spoke = now
+
+    def _next_frame(self) -> bool:
+        if self.control:
+            self.pending = memoryview(self.control.popleft())
+            return True
+        for source in list(self.sources):
+            room = self.credit.room()
+            if room <= 0:
+                return False
+            frame = source.produce(room)
+            if source.done:
+                self.sources.remove(source)
+                self.settled = True
+            if frame is not None:
+                self.credit.sent(len(frame) - wire.HEADER.size, time.monotonic())
+                self.pending = memoryview(frame)
+                return True
+        return False
+
+
+def serve(fd_in: int, fd_out: int) -> None:
+    """Speak the protocol on two descriptors until the other side is gone."""
+    from remote_train.host.operations import Operations  # noqa: PLC0415  (operations import Connection)
+
+    connection = Connection(fd_in, fd_out)
+    operations = Operations(connection)
+    connection.on_frame = operations.handle
+    try:
+        connection.run()
+    except wire.FrameError as error:
+        connection.send({"event": "fatal", "kind": "protocol", "message": str(error)})
+        connection.write()
+    finally:
+        operations.close()
+
+
+def main(nonce: str) -> None:
+    """Answer the bootstrap: announce ourselves after the marker, then serve."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    fd_out = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.write(fd_out, b"\0RT1 %s READY\n" % nonce.encode("ascii"))
+    serve(0, fd_out)
+    sys.exit(0)

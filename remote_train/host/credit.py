@@ -1,0 +1,66 @@
+"""How many DATA bytes may be on their way, so that no control or log frame waits half a second behind bulk.
+
+The window is the delivered rate x (round trip + 0.25 s), never under 256 KiB: at most a quarter of a second of
+queue stands before the next frame, on any link, and a fast link is still filled. Pure: the clock is passed in.
+"""
+
+from collections import deque
+from typing import Deque, Optional, Tuple
+
+FLOOR = 256 * 1024
+QUEUE_SECONDS = 0.25
+RATE_SECONDS = 1.0
+FORGET_SECONDS = 10.0
+CEILING = 256 * 1024 * 1024
+
+
+class Credit:
+    """Count what was sent and what the other side consumed."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._acked = 0
+        self._marks: Deque[Tuple[int, float]] = deque()
+        self._arrivals: Deque[Tuple[float, int]] = deque()
+        self._round_trip: Optional[float] = None
+        self._round_trip_at = 0.0
+        self._window = FLOOR
+
+    def room(self) -> int:
+        """Return how many bytes may be sent now."""
+        return max(0, self._window - (self._sent - self._acked))
+
+    def sent(self, count: int, now: float) -> None:
+        """Note that `count` bytes were queued for sending."""
+        self._sent += count
+        self._marks.append((self._sent, now))
+
+    def acked(self, total: int, now: float) -> None:
+        """Note that the other side consumed `total` bytes since the connection began."""
+        if not self._acked <= total <= self._sent:
+            return
+        self._acked = total
+        sent_at = None
+        while self._marks and self._marks[0][0] <= total:
+            sent_at = self._marks.popleft()[1]
+        if sent_at is not None:
+            self._note_round_trip(now - sent_at, now)
+        self._window = self._make_window(now)
+
+    def _note_round_trip(self, seconds: float, now: float) -> None:
+        stale = now - self._round_trip_at > FORGET_SECONDS
+        if self._round_trip is None or seconds <= self._round_trip or stale:
+            self._round_trip, self._round_trip_at = seconds, now
+
+    def _make_window(self, now: float) -> int:
+        arrivals = self._arrivals
+        arrivals.append((now, self._acked))
+        while len(arrivals) > 2 and now - arrivals[0][0] > RATE_SECONDS:
+            arrivals.popleft()
+        began, first = arrivals[0]
+        seconds = now - began
+        if seconds <= 0:
+            return self._window
+        rate = (self._acked - first) / seconds
+        wanted = rate * ((self._round_trip or 0.0) + QUEUE_SECONDS)
+        return int(min(CEILING, max(FLOOR, wanted)))

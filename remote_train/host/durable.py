@@ -1,0 +1,50 @@
+"""Files that are whole or absent: written beside, synced, renamed, and the folder synced."""
+
+import json
+import os
+from typing import Any, Dict, Optional
+
+from remote_train.host.layout import FORMAT
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Replace `path` by `data`; a reader sees the old file or the new one, after a power cut too."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def write_record(path: str, record: Dict[str, Any]) -> None:
+    """Write a JSON record; its first key is the format number, so that old files always load."""
+    whole = {"format": FORMAT}
+    whole.update(record)
+    write_whole(path, json.dumps(whole, indent=1).encode("ascii") + b"\n")
+
+
+def read_record(path: str) -> Optional[Dict[str, Any]]:
+    """Return a JSON record, or None when there is no such file or it is not one."""
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

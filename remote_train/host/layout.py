@@ -1,0 +1,87 @@
+"""Every name inside the state root, for both ends. Nobody else joins these strings.
+
+agents/HASH/            our own program, by the hash of its source
+blobs/ab/cdef…          file contents, by SHA-256
+packages/ID.json        manifests, by their own hash
+peaks/                  measured matmul peaks
+persist/PROJECT/…       folders that outlive runs
+runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop lock
+"""
+
+import os
+import re
+from typing import Optional
+
+FORMAT = 1
+
+AGENTS = "agents"
+BLOBS = "blobs"
+PACKAGES = "packages"
+PEAKS = "peaks"
+PERSIST = "persist"
+RUNS = "runs"
+ATTEMPTS = "attempts"
+
+ATTEMPT = "attempt.json"
+CLAIM = "claim.json"
+CODE = "code"
+RANKS = "ranks"
+LAUNCHER_LOG = "launcher.log"
+SUPERVISOR_LOG = "supervisor.log"
+CLOCK = "clock.jsonl"
+PEAK = "peak.json"
+EXIT = "exit.json"
+STOP = "stop"
+LOCK = "lock"
+RANK_ENDS = "ends.jsonl"
+
+COOKIE = "REMOTE_TRAIN_COOKIE"
+RUN_VARIABLE = "REMOTE_TRAIN_RUN"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+_HASH = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def default_root() -> str:
+    """Return the state root of an account that configured none."""
+    return os.path.join(os.path.expanduser("~"), ".local", "state", "remote-train")
+
+
+def state_root(configured: Optional[str]) -> str:
+    """Return the state root as an absolute path."""
+    return os.path.abspath(os.path.expanduser(configured)) if configured else default_root()
+
+
+def is_run_id(text: object) -> bool:
+    """Tell whether `text` may name a run, and so a folder."""
+    return isinstance(text, str) and bool(_NAME.match(text))
+
+
+def is_hash(text: object) -> bool:
+    """Tell whether `text` is a SHA-256 in lower-case hexadecimal."""
+    return isinstance(text, str) and bool(_HASH.match(text))
+
+
+def blob_path(root: str, sha256: str) -> str:
+    """Return where the contents with this hash lie."""
+    return os.path.join(root, BLOBS, sha256[:2], sha256[2:])
+
+
+def package_path(root: str, package_id: str) -> str:
+    """Return where the manifest with this id lies."""
+    return os.path.join(root, PACKAGES, package_id + ".json")
+
+
+def run_dir(root: str, run: str) -> str:
+    """Return the folder of a run."""
+    return os.path.join(root, RUNS, run)
+
+
+def attempt_dir(root: str, run: str, attempt: int) -> str:
+    """Return the folder of one attempt of a run."""
+    return os.path.join(root, RUNS, run, ATTEMPTS, str(attempt))
+
+
+def rank_log(attempt: str, rank: int) -> str:
+    """Return the output file of a rank, given the attempt's folder."""
+    return os.path.join(attempt, RANKS, "%d.log" % rank)

@@ -1,0 +1,311 @@
+"""What the laptop may ask for: one small method per operation, found by its name in OPERATIONS.
+
+Every request has an id and gets exactly one reply, `{"id", "ok": …}` or `{"id", "error": {kind, message, …}}`.
+Requests that change something may be repeated. Paths and sizes from the laptop are checked here.
+"""
+
+import errno
+import os
+import signal
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from remote_train.host import attempt, files, layout, sources, store, system, wire
+from remote_train.host.agent import Connection
+from remote_train.host.durable import write_record
+from remote_train.host.follow import Follower
+from remote_train.host.start import Refusal, start
+
+SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+STOP_WAIT = 15.0
+
+
+class Operations:
+    """The requests of one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.root = layout.default_root()
+        self.unopened: Optional[str] = "the connection was not opened"
+        self.umask = os.umask(0o077)
+        self.uploads: Dict[int, Any] = {}
+        self.followers: List[Follower] = []
+
+    def handle(self, kind: int, stream: int, payload: bytes) -> None:
+        """Answer one frame."""
+        if kind == wire.CONTROL:
+            self._answer(wire.parse_object(payload))
+        elif stream in self.uploads:
+            upload = self.uploads[stream]
+            self._guard(upload.id, lambda: upload.data(payload) if kind == wire.DATA else upload.end())
+
+    def _answer(self, request: Dict[str, Any]) -> None:
+        number = request.get("id")
+        operation = OPERATIONS.get(str(request.get("op")))
+        if operation is None:
+            raise wire.FrameError("unknown operation %r" % (request.get("op"),))
+        self._guard(number, lambda: self._perform(operation, request))
+
+    def _perform(self, operation: "Operation", request: Dict[str, Any]) -> None:
+        # Requests travel behind `open` without waiting for its answer: none may act on another root.
+        if self.unopened is not None and request["op"] != "open":
+            raise Refusal("host-unfit", self.unopened)
+        self._reply(request["id"], operation(self, request))
+
+    def _reply(self, number: Any, answer: Optional[Dict[str, Any]]) -> None:  # noqa: ANN401  (echoed as it came)
+        if answer is not None:
+            self.connection.send({"id": number, "ok": answer})
+
+    def _guard(self, number: Any, work: Callable[[], object]) -> None:  # noqa: ANN401  (echoed as it came)
+        """Turn every expected failure into an error reply."""
+        try:
+            work()
+        except Refusal as refusal:
+            error = {"kind": refusal.kind, "message": refusal.message, "facts": refusal.facts}
+        except store.StoreError as failure:
+            error = {"kind": "verification-failed", "message": str(failure)}
+        except OSError as failure:
+            kind = "host-space" if failure.errno in SPACE else "host-unfit"
+            place = failure.filename if isinstance(failure.filename, str) else self.root
+            error = {"kind": kind, "message": "%s: %s" % (place, failure.strerror)}
+        except (KeyError, TypeError, ValueError) as failure:
+            error = {"kind": "protocol", "message": "a malformed request: %r" % (failure,)}
+        else:
+            return
+        self.connection.send({"id": number, "error": error})
+
+    def open(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Choose the state root; comes first on every connection."""
+        self.root = layout.state_root(request.get("state_dir"))
+        self.unopened = "cannot use the state folder %s" % self.root
+        store.open_root(self.root)
+        self.unopened = None
+        return {"protocol": wire.PROTOCOL, "boot_id": system.boot_id()}
+
+    def _aside(self, number: Any, work: Callable[[], Dict[str, Any]]) -> None:  # noqa: ANN401  (echoed)
+        """Answer a slow request from a thread, an error of it as one made here."""
+
+        def attempt_work() -> Callable[[], None]:
+            try:
+                answer = work()
+            except (OSError, ValueError) as failure:
+                error = {"kind": "host-unfit", "message": str(failure)}
+                return lambda: self.connection.send({"id": number, "error": error})
+            return lambda: self._reply(number, answer)
+
+        self.connection.run_aside(attempt_work, lambda reply: reply())
+
+    def facts(self, request: Dict[str, Any]) -> None:
+        """Look at the machine; slow (it runs the candidate Pythons)."""
+        from remote_train.host import facts  # noqa: PLC0415  (subprocess: only this operation pays)
+
+        pythons = [str(item) for item in request["pythons"]]
+        set_here = {key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ}
+        self._aside(request["id"], lambda: dict(facts.collect_facts(pythons, self.root), thread_env=set_here))
+
+    def search(self, request: Dict[str, Any]) -> None:
+        """Look for other interpreters with torch, to name in a hint."""
+        from remote_train.host import facts  # noqa: PLC0415  (as above)
+
+        self._aside(request["id"], lambda: {"pythons": facts.search_pythons()})
+
+    def manifest(self, request: Dict[str, Any]) -> None:
+        """Take a manifest as a delta to one that may be here; the reply comes after its END."""
+        self.uploads[request["stream"]] = ManifestUpload(self, request)
+
+    def blobs(self, request: Dict[str, Any]) -> None:
+        """Take a batch of blobs; the reply comes after its END."""
+        self.uploads[request["stream"]] = BlobUpload(self, request)
+
+    def start(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Start an attempt, if the machine is still as the plan expects."""
+        expect = request.get("expect")
+        if expect:
+            from remote_train.host import facts  # noqa: PLC0415  (as above)
+
+            if facts.fingerprint_now(expect["python"], expect.get("torch_file")) != expect["fingerprint"]:
+                return {"changed": True}
+        request["umask"] = self.umask
+        return start(self.root, request, self.connection.breathe)
+
+    def follow(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Send outputs from byte offsets on, events as they come, and `ended` after the last byte."""
+        follower = Follower(self.connection, self._attempt_dir(request), request)
+        self.followers.append(follower)
+        return follower.begin()
+
+    def state(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return the state of one attempt (default: the newest)."""
+        return self._read(request)
+
+    def list(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return a page of runs with their states."""
+        after = str(request.get("after", ""))
+        names = [name for name in attempt.list_runs(self.root) if name > after][:100]
+        runs = [self._read({"run": name}) for name in names]
+        return {"runs": runs, "next": names[-1] if len(names) == 100 else None}
+
+    def tail(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return the byte where the last N lines of a rank's output begin."""
+        path = layout.rank_log(self._attempt_dir(request), int(request["rank"]))
+        return {"offset": files.tail_offset(path, int(request["lines"]))}
+
+    def files(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return a page of the files an attempt made."""
+        folder = self._attempt_dir(request)
+        record = self._read(request).get("attempt")
+        if record is None:
+            return {"files": [], "next": None}
+        globs = [str(glob) for glob in request["globs"]]
+        made = files.list_made(self.root, folder, record, globs)
+        after = str(request.get("after", ""))
+        page = [item for item in made if str(item["path"]) > after][: files.PAGE]
+        return {"files": page, "next": page[-1]["path"] if len(page) == files.PAGE else None}
+
+    def get(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Send one file from a byte offset on."""
+        path = self._source_path(request)
+        offset = int(request["offset"])
+        fetch = sources.Fetch(int(request["stream"]), path, offset)
+        if not 0 <= offset <= fetch.status.st_size:
+            fetch.close()
+            raise Refusal("changed", "the file is shorter than what was already fetched")
+        self.connection.add_source(fetch)
+        return {"size": fetch.status.st_size, "mtime_ns": fetch.status.st_mtime_ns}
+
+    def _source_path(self, request: Dict[str, Any]) -> str:
+        try:
+            return files.resolve_made(self._attempt_dir(request), str(request["path"]))
+        except ValueError as error:
+            raise Refusal("no-such-file", str(error)) from None
+
+    def stop(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Ask a supervisor to stop its run; where it is gone, end what is left ourselves."""
+        folder = self._attempt_dir(request)
+        state = self._read(request)
+        record = state.get("attempt")
+        if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
+            survivors = system.sweep(None, record["cookie"], STOP_WAIT) if record else []
+            return {"state": state["state"], "survivors": survivors}
+        grace = max(0.0, float(request.get("grace", 30.0)))
+        write_record(os.path.join(folder, layout.STOP), {"grace": grace, "asked": time.time()})
+        if state["supervised"]:
+            system.kill_process(record["pid"], record["start_time"], signal.SIGUSR1)
+            return {"state": "stopping", "survivors": []}
+        survivors = system.sweep(None, record["cookie"], STOP_WAIT)
+        return {"state": "lost", "survivors": survivors}
+
+    def sweep(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return processes that still carry an attempt's cookie (none, after a stop)."""
+        record = self._read(request).get("attempt")
+        return {"survivors": system.marked_processes(record["cookie"]) if record else []}
+
+    def _read(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        run = request["run"]
+        numbers = attempt.list_attempts(self.root, run) if layout.is_run_id(run) else []
+        number = request.get("attempt") or (numbers[-1] if numbers else 0)
+        state = attempt.read_state(layout.attempt_dir(self.root, str(run), int(number)))
+        state.update(run=run, number=number, attempts=numbers)
+        return state
+
+    def _attempt_dir(self, request: Dict[str, Any]) -> str:
+        run, number = request["run"], request["attempt"]
+        if not layout.is_run_id(run) or not isinstance(number, int):
+            raise ValueError("not a run: %r" % (run,))
+        return layout.attempt_dir(self.root, run, number)
+
+    def close(self) -> None:
+        """Drop what was arriving; runs are not touched."""
+        for upload in self.uploads.values():
+            upload.abandon()
+
+
+class ManifestUpload:
+    """A manifest on its way in."""
+
+    LIMIT = 64 << 20
+
+    def __init__(self, operations: Operations, request: Dict[str, Any]) -> None:
+        self.operations = operations
+        self.id = request["id"]
+        self.stream = request["stream"]
+        self.package = request["package"]
+        self.base = request.get("base")
+        self.parts: List[bytes] = []
+        self.size = 0
+        if not layout.is_hash(self.package) or not (self.base is None or layout.is_hash(self.base)):
+            raise ValueError("not a package id")
+
+    def data(self, payload: bytes) -> None:
+        """Take a piece."""
+        self.size += len(payload)
+        if self.size > self.LIMIT:
+            raise ValueError("a manifest over %d bytes" % self.LIMIT)
+        self.parts.append(payload)
+
+    def end(self) -> None:
+        """Keep it, or say that its base is not here."""
+        import json  # noqa: PLC0415  (loaded already by wire; the name is needed only here)
+        import zlib  # noqa: PLC0415
+
+        del self.operations.uploads[self.stream]
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(b"".join(self.parts), self.LIMIT)
+        stored = store.store_package(self.operations.root, self.package, self.base, json.loads(text))
+        self.operations.connection.send({"id": self.id, "ok": {"stored": stored}})
+
+    def abandon(self) -> None:
+        """Nothing of it was written."""
+
+
+class BlobUpload:
+    """A batch of blobs on its way in."""
+
+    def __init__(self, operations: Operations, request: Dict[str, Any]) -> None:
+        self.operations = operations
+        self.id = request["id"]
+        self.stream = request["stream"]
+        items = [(item[0], item[1]) for item in request["items"]]
+        self.writer = store.BatchWriter(operations.root, items, compressed=bool(request["zlib"]))
+        self.failed = False
+
+    def data(self, payload: bytes) -> None:
+        """Take a piece."""
+        if self.failed:
+            return
+        try:
+            self.writer.write(payload)
+        except (store.StoreError, OSError):
+            self.failed = True
+            self.writer.abandon()
+            raise
+
+    def end(self) -> None:
+        """Say how many were stored."""
+        del self.operations.uploads[self.stream]
+        if not self.failed:
+            self.operations.connection.send({"id": self.id, "ok": {"stored": self.writer.close()}})
+
+    def abandon(self) -> None:
+        """Drop the blob that was being written."""
+        self.writer.abandon()
+
+
+Operation = Callable[[Operations, Dict[str, Any]], Optional[Dict[str, Any]]]
+
+OPERATIONS: Dict[str, Operation] = {
+    "open": Operations.open,
+    "facts": Operations.facts,
+    "search": Operations.search,
+    "manifest": Operations.manifest,
+    "blobs": Operations.blobs,
+    "start": Operations.start,
+    "follow": Operations.follow,
+    "state": Operations.state,
+    "list": Operations.list,
+    "tail": Operations.tail,
+    "files": Operations.files,
+    "get": Operations.get,
+    "stop": Operations.stop,
+    "sweep": Operations.sweep,
+}

@@ -1,0 +1,224 @@
+"""Start an attempt exactly once: check, claim, snapshot, and fork the supervisor off the connection.
+
+`start` may be repeated with the same token any number of times (its answer can be lost at any byte): the claim
+names the token, and the lock is held from the claim on, first by the agent, then by the supervisor it forks.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import time
+import uuid
+from typing import Any, Callable, Dict, List, Optional
+
+from remote_train.host import layout, store, system
+from remote_train.host.attempt import read_state
+from remote_train.host.durable import read_record, write_record
+from remote_train.host.supervisor import Supervisor, make_environment
+
+OTHER_STARTER_SECONDS = 20.0
+
+
+class Refusal(Exception):
+    """A request that cannot be carried out; `kind` names the error on the laptop's side."""
+
+    def __init__(self, kind: str, message: str, **facts: Any) -> None:  # noqa: ANN401  (JSON values)
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.facts = facts
+
+
+def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> Dict[str, Any]:
+    """Start the attempt that the request describes, or return the state it is in already.
+
+    Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then.
+    """
+    run, attempt, plan = request["run"], request["attempt"], request["plan"]
+    if not layout.is_run_id(run) or not isinstance(attempt, int) or attempt < 1:
+        raise Refusal("usage", "not a run id: %r" % (run,))
+    folder = layout.attempt_dir(root, run, attempt)
+    claim = read_record(os.path.join(folder, layout.CLAIM))
+    if (
+        claim is not None
+        and claim.get("token") == request["token"]
+        and read_state(folder)["state"] != "created"
+    ):
+        return read_state(folder)
+    rows = store.read_package(root, plan["package"])
+    if rows is None:
+        return {"need": "manifest"}
+    missing = store.missing_blobs(root, rows)
+    if missing:
+        return {"need": "blobs", "blobs": missing}
+    gpus = _choose_gpus(plan)
+    lock = _claim(folder, run, request["token"])
+    if lock is None:
+        return read_state(folder)
+    try:
+        _write_code(root, folder, plan, rows, progress)
+        record = _make_record(root, request, gpus)
+        environment = _make_run_environment(record, gpus, request.get("secrets", {}))
+        _fork_supervisor(folder, record, environment, lock)
+    finally:
+        os.close(lock)
+    return read_state(folder)
+
+
+def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
+    wanted = plan.get("gpus")
+    if not wanted:
+        return []
+    from remote_train.host import gpus  # noqa: PLC0415  (ctypes: only a CUDA start pays for it)
+
+    chosen = gpus.choose_gpus(gpus.list_gpus(), wanted)
+    if isinstance(chosen, str):
+        raise Refusal("host-unfit", chosen)
+    return chosen
+
+
+def _claim(folder: str, run: str, token: str) -> Optional[int]:
+    """Return the lock's descriptor when this attempt is ours to start, None when it was started meanwhile."""
+    os.makedirs(folder, 0o700, exist_ok=True)
+    fd = os.open(os.path.join(folder, layout.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + OTHER_STARTER_SECONDS
+    while not _try_lock(fd):
+        # Held by an agent that is starting it, or by the supervisor it became.
+        _check_token(folder, run, token)
+        if os.path.exists(os.path.join(folder, layout.ATTEMPT)) or time.monotonic() > deadline:
+            os.close(fd)
+            return None
+        time.sleep(0.02)
+    claim = os.path.join(folder, layout.CLAIM)
+    if os.path.exists(claim):
+        try:
+            _check_token(folder, run, token)
+        except Refusal:
+            os.close(fd)
+            raise
+    else:
+        write_record(claim, {"token": token})
+    if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+        os.close(fd)
+        return None
+    return fd
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _check_token(folder: str, run: str, token: str) -> None:
+    claim = read_record(os.path.join(folder, layout.CLAIM))
+    if claim is not None and claim.get("token") != token:
+        raise Refusal(
+            "name-taken", "there is a run named %s on this host" % run, state=read_state(folder)["state"]
+        )
+
+
+def _write_code(
+    root: str, folder: str, plan: Dict[str, Any], rows: store.Rows, progress: Callable[[], None]
+) -> None:
+    code = os.path.join(folder, layout.CODE)
+    if os.path.exists(code):
+        shutil.rmtree(code)  # left by an agent that died while it wrote it
+    store.write_snapshot(root, rows, code, progress)
+    links = {place: os.path.expanduser(source) for place, source in plan.get("links", {}).items()}
+    for place in plan.get("persist", []):
+        source = os.path.join(root, layout.PERSIST, plan["project"], place)
+        os.makedirs(source, 0o700, exist_ok=True)
+        links[place] = source
+    store.link_folders(code, links)
+    os.makedirs(os.path.join(folder, layout.RANKS), 0o700, exist_ok=True)
+
+
+def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]]) -> Dict[str, Any]:
+    return {
+        "run": request["run"],
+        "attempt": request["attempt"],
+        "token": request["token"],
+        "cookie": uuid.uuid4().hex,
+        "root": root,
+        "umask": request.get("umask", 0o022),
+        "boot_id": system.boot_id(),
+        "started": time.time(),
+        "plan": request["plan"],
+        "gpus": gpus,
+        "phase": "starting",
+    }
+
+
+def _make_run_environment(
+    record: Dict[str, Any], gpus: List[Dict[str, Any]], secrets: Dict[str, str]
+) -> Dict[str, str]:
+    environment = make_environment(dict(os.environ), record["plan"], secrets)
+    environment[layout.COOKIE] = record["cookie"]
+    environment[layout.RUN_VARIABLE] = "%s/%d" % (record["run"], record["attempt"])
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
+    return environment
+
+
+def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str, str], lock: int) -> None:
+    """Fork twice; return once the supervisor's attempt.json is durable, raise StartFailed if it never is."""
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() > 0:
+            os._exit(0)
+        _become_supervisor(folder, record, environment, (lock, write_fd))
+    os.close(write_fd)
+    os.waitpid(child, 0)
+    word = os.read(read_fd, 4096)
+    os.close(read_fd)
+    if word != b"ok":
+        raise Refusal("start-failed", "the supervisor did not start: %s" % word.decode("utf-8", "replace"))
+
+
+def _become_supervisor(
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+) -> None:
+    code = 1
+    try:
+        _leave_connection(folder, keep)
+        system.become_subreaper()
+        system.set_process_name("remote-train")
+        record["pid"] = os.getpid()
+        record["start_time"] = system.start_time(os.getpid())
+        supervisor = Supervisor(folder, record, environment, sys.executable)
+        supervisor.announce("starting")
+        os.write(keep[1], b"ok")
+        os.close(keep[1])
+        supervisor.run()
+        code = 0
+    finally:
+        if code:
+            sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:
+    """Let go of every descriptor of the connection, else sshd would wait for us for ever."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    words = os.open(
+        os.path.join(folder, layout.SUPERVISOR_LOG), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+    )
+    for source, target in ((nothing, 0), (words, 1), (words, 2)):
+        os.dup2(source, target)
+    limit = os.sysconf("SC_OPEN_MAX")
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, limit if 0 < limit < 65536 else 65536)
+    os.chdir("/")

@@ -1,0 +1,244 @@
+"""Blobs by hash, manifests by id, and the private snapshot that an attempt runs in."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from remote_train.host import layout
+from remote_train.host.manifest_format import ManifestError, apply_delta, check_rows, make_package_id
+
+FICLONE = 0x40049409
+SMALL = 1 << 20
+PROGRESS_EVERY = 500
+MISSING_LIMIT = 5000
+
+Rows = List[List[Any]]
+
+
+class StoreError(Exception):
+    """What arrived is not what was announced; nothing of it was kept."""
+
+
+def _make_folders(root: str) -> None:
+    for name in (layout.AGENTS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.RUNS):
+        os.makedirs(os.path.join(root, name), 0o700, exist_ok=True)
+
+
+def open_root(root: str) -> None:
+    """Make the state root, or check that an existing one is ours and closed to others."""
+    os.makedirs(root, 0o700, exist_ok=True)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "the state folder belongs to another user", root)
+        if status.st_mode & 0o077:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+    _make_folders(root)
+
+
+def has_blob(root: str, sha256: str, size: int) -> bool:
+    """Tell whether these contents are here; a file of another size (a power cut) is not them."""
+    try:
+        return os.stat(layout.blob_path(root, sha256)).st_size == size
+    except OSError:
+        return False
+
+
+class BatchWriter:
+    """Write a stream of announced blobs, each under its own hash, as the bytes arrive in any cutting."""
+
+    def __init__(self, root: str, items: Sequence[Tuple[object, object]], *, compressed: bool) -> None:
+        self._items: List[Tuple[str, int]] = []
+        for sha256, size in items:
+            if not layout.is_hash(sha256) or not isinstance(size, int) or size < 0:
+                raise StoreError("a blob must be announced by its SHA-256 and size")
+            self._items.append((str(sha256), size))
+        self._root = root
+        self._inflate = zlib.decompressobj() if compressed else None
+        self._next = 0
+        self._left = 0
+        self._file: Optional[Any] = None
+        self._hash = hashlib.sha256()
+        self._temporary = os.path.join(root, layout.BLOBS, "incoming.%d.%d" % (os.getpid(), id(self)))
+        self._begin()
+
+    def _begin(self) -> None:
+        while self._next < len(self._items) and self._file is None:
+            self._left = self._items[self._next][1]
+            self._hash = hashlib.sha256()
+            self._file = open(self._temporary, "wb")  # noqa: SIM115  (closed in _finish, one blob later)
+            if self._left == 0:
+                self._finish()
+
+    def _finish(self) -> None:
+        sha256, _ = self._items[self._next]
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        if self._hash.hexdigest() != sha256:
+            os.unlink(self._temporary)
+            raise StoreError("blob %s arrived with other contents" % sha256[:12])
+        target = layout.blob_path(self._root, sha256)
+        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+        os.rename(self._temporary, target)
+        self._next += 1
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the batch."""
+        plain = self._inflate.decompress(data, wire_limit) if self._inflate else data
+        while True:
+            self._take(plain)
+            if not (self._inflate and self._inflate.unconsumed_tail):
+                return
+            plain = self._inflate.decompress(self._inflate.unconsumed_tail, wire_limit)
+
+    def _take(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            if self._file is None:
+                raise StoreError("more bytes arrived than were announced")
+            part = view[: self._left]
+            self._file.write(part)
+            self._hash.update(part)
+            self._left -= len(part)
+            view = view[len(part) :]
+            if self._left == 0:
+                self._finish()
+                self._begin()
+
+    def close(self) -> int:
+        """Return how many blobs were stored; raise StoreError when some did not come."""
+        stored = self._next
+        self.abandon()
+        if stored < len(self._items):
+            raise StoreError("%d of %d blobs did not arrive" % (len(self._items) - stored, len(self._items)))
+        return stored
+
+    def abandon(self) -> None:
+        """Drop a blob that was being written."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            os.unlink(self._temporary)
+
+
+wire_limit = 4 << 20
+"""Bytes inflated at a time: a small frame cannot fill the memory."""
+
+
+def read_package(root: str, package: str) -> Optional[Rows]:
+    """Return the rows of a manifest, or None when it is not here or damaged."""
+    try:
+        with open(layout.package_path(root, package), "rb") as file:
+            rows = json.loads(file.read().decode("ascii"))
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def store_package(root: str, package: str, base: Optional[str], delta: Dict[str, Any]) -> bool:
+    """Keep the manifest that `delta` makes of `base`; False when the base is not here."""
+    base_rows = read_package(root, base) if base else []
+    if base_rows is None:
+        return False
+    try:
+        rows = apply_delta(base_rows, delta)
+        check_rows(rows)
+    except ManifestError as error:
+        raise StoreError("the manifest is not one: %s" % error) from None
+    if make_package_id(rows) != package:
+        raise StoreError("the manifest does not have the id it was announced with")
+    # Not synced: a manifest damaged by a power cut is no JSON, and is asked for again.
+    path = layout.package_path(root, package)
+    with open(path + ".tmp", "wb") as file:
+        file.write(json.dumps(rows).encode("ascii"))
+    os.replace(path + ".tmp", path)
+    return True
+
+
+def missing_blobs(root: str, rows: Rows) -> List[str]:
+    """Return hashes of the manifest that are not stored, at most MISSING_LIMIT of them."""
+    missing: List[str] = []
+    for row in rows:
+        if row[1] == "f" and not has_blob(root, row[4], row[3]):
+            missing.append(row[4])
+            if len(missing) >= MISSING_LIMIT:
+                break
+    return missing
+
+
+def _clone(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+class _Copier:
+    """Copy blobs to files; reflinks while the file system can, else plain copies (never hard links)."""
+
+    def __init__(self) -> None:
+        self._can_clone = True
+
+    def copy(self, source: str, target: str, mode: int, size: int) -> None:
+        read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            write_fd = os.open(target, flags, 0o700 if mode & 0o111 else 0o600)
+            try:
+                self._fill(read_fd, write_fd, size)
+            finally:
+                os.close(write_fd)
+        finally:
+            os.close(read_fd)
+
+    def _fill(self, read_fd: int, write_fd: int, size: int) -> None:
+        if size >= 4096 and self._can_clone:
+            if _clone(read_fd, write_fd):
+                return
+            self._can_clone = False
+        while True:
+            data = os.read(read_fd, min(SMALL, size + 1))
+            if not data:
+                return
+            written = os.write(write_fd, data)
+            while written < len(data):
+                written += os.write(write_fd, data[written:])
+            if len(data) <= size < SMALL and len(data) == size:
+                return
+
+
+def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], None]) -> None:
+    """Write the package's files into the new folder `target`; `progress` is called now and then."""
+    copier = _Copier()
+    made = {""}
+    os.mkdir(target, 0o700)
+    for number, row in enumerate(rows):
+        folder = os.path.dirname(row[0])
+        if folder not in made:
+            os.makedirs(os.path.join(target, folder), 0o700, exist_ok=True)
+            made.add(folder)
+        place = os.path.join(target, row[0])
+        if row[1] == "l":
+            os.symlink(row[2], place)
+        else:
+            copier.copy(layout.blob_path(root, row[4]), place, row[2], row[3])
+        if number % PROGRESS_EVERY == PROGRESS_EVERY - 1:
+            progress()
+
+
+def link_folders(target: str, links: Dict[str, str]) -> None:
+    """Put links to folders outside the snapshot (data, persist) at their places inside it."""
+    for place, source in links.items():
+        path = os.path.join(target, place)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        if not os.path.lexists(path):
+            os.symlink(source, path)

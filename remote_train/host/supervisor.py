@@ -1,0 +1,275 @@
+"""Our process on the host, one per attempt: it owns the launcher, outlives every connection, and writes the end.
+
+Its truth is files: attempt.json before anything runs, clock.jsonl while it runs, exit.json (durable) before
+anybody is told. It never touches the training's output: that goes straight to ranks/N.log.
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from typing import Any, Dict, List, Optional
+
+from remote_train.host import layout, system
+from remote_train.host.durable import read_record, sync_folder, write_record
+
+TICK_SECONDS = 0.5
+DEFAULT_GRACE = 30.0
+SWEEP_SECONDS = 10.0
+
+
+def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
+    """Return the training's environment: the login's, the plan's over it, its defaults where neither speaks."""
+    environment = {key: value for key, value in base.items() if not key.startswith("SSH_")}
+    environment.update(plan.get("env", {}))
+    environment.update(secrets)
+    for key, value in plan.get("default_env", {}).items():
+        environment.setdefault(key, value)
+    return environment
+
+
+def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[str]:
+    """Return the launcher's argument list: plain python, or torchrun with our rank shim."""
+    python = str(plan["python"])
+    argv: List[str] = plan["argv"]
+    if plan["launcher"] == "python":
+        return [python, "-u", *argv]
+    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank.py")
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", str(plan["processes"]), "--max-restarts", "0", "--no-python"]
+    return [*torchrun, agent_python, "-I", "-S", shim, folder, python, *argv]
+
+
+class Supervisor:
+    """Run one attempt from its plan to its exit record."""
+
+    def __init__(self, folder: str, record: Dict[str, Any], environment: Dict[str, str], python: str) -> None:
+        self.folder = folder
+        self.record = record
+        self.plan = record["plan"]
+        self.environment = environment
+        self.agent_python = python
+        self.started = time.monotonic()
+        self.child: Optional[int] = None
+        self.stop_deadline: Optional[float] = None
+        self.stopped = False
+        self.sizes: Dict[str, int] = {}
+        self.family = system.Family(os.getpid())
+
+    def path(self, name: str) -> str:
+        """Return a path inside the attempt's folder."""
+        return os.path.join(self.folder, name)
+
+    def announce(self, phase: str) -> None:
+        """Write attempt.json with the phase the attempt has reached."""
+        self.record["phase"] = phase
+        write_record(self.path(layout.ATTEMPT), self.record)
+
+    def run(self) -> None:
+        """Measure what must be measured, train, and write the end."""
+        wake = self._watch_signals()
+        try:
+            self._measure()
+            self.child = None if self._asked_to_stop() else self._spawn()
+        except OSError as error:
+            self._finish(None, "cannot run %s: %s" % (self.plan["python"], error.strerror))
+            return
+        if self.child is None:
+            self.stopped = True
+            self._finish(None, None)
+            return
+        self.record["child"] = self.child
+        self.announce("running")
+        self._finish(self._supervise(wake), None)
+
+    def _watch_signals(self) -> int:
+        """Return a descriptor that becomes readable when a child ends or a stop is asked for."""
+        read_fd, write_fd = os.pipe()
+        for fd in (read_fd, write_fd):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._note_signal)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        return read_fd
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGTERM and not os.path.exists(self.path(layout.STOP)):
+            write_record(self.path(layout.STOP), {"grace": DEFAULT_GRACE, "by": "SIGTERM"})
+
+    def _measure(self) -> None:
+        wanted = self.plan.get("measure")
+        if not wanted:
+            return
+        from remote_train.host import peaks_cache  # noqa: PLC0415  (imports subprocess: only this path pays)
+
+        root = self.record["root"]
+        key = peaks_cache.peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
+        peak = peaks_cache.read_peak(root, key)
+        if peak is None:
+            self.announce("measuring")
+            environment = dict(self.environment)
+            environment.pop(layout.COOKIE, None)
+            peak = peaks_cache.measure_peak(
+                self.plan["python"], wanted["device"], wanted["threads"], environment
+            )
+            if "error" not in peak:
+                peaks_cache.write_peak(root, key, peak)
+        write_record(self.path(layout.PEAK), peak)
+
+    def _spawn(self) -> int:
+        """Start the launcher in its own session; raise OSError when it cannot be executed."""
+        command = make_command(self.plan, self.folder, self.agent_python)
+        report_read, report_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._become_launcher(command, report_write)
+        os.close(report_write)
+        failed = os.read(report_read, 16)
+        os.close(report_read)
+        if failed:
+            os.waitpid(pid, 0)
+            raise OSError(int(failed), os.strerror(int(failed)), command[0])
+        return pid
+
+    def _become_launcher(self, command: List[str], report: int) -> None:
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            os.setsid()
+            os.umask(self.record.get("umask", 0o022))
+            os.chdir(os.path.join(self.path(layout.CODE), self.plan.get("cwd", "")))
+            self._give_output()
+            os.execvpe(command[0], command, self.environment)  # noqa: S606  (no shell is the point)
+        except OSError as error:
+            os.write(report, str(error.errno).encode())
+        os._exit(127)
+
+    def _give_output(self) -> None:
+        """Give it no input, and its output to the rank's own file, or torchrun's words to launcher.log."""
+        alone = self.plan["launcher"] == "python"
+        path = layout.rank_log(self.folder, 0) if alone else self.path(layout.LAUNCHER_LOG)
+        output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+
+    def _supervise(self, wake: int) -> int:
+        """Wait for the launcher, noting the clock and answering stop; return its wait status."""
+        while True:
+            ready, _, _ = select.select([wake], [], [], TICK_SECONDS)
+            if ready:
+                os.read(wake, 4096)
+            status = self._reap()
+            self._note_clock()
+            if status is not None:
+                return status
+            self.family.observe()
+            self._answer_stop()
+
+    def _reap(self) -> Optional[int]:
+        """Collect every child that ended (orphans come to us); return the launcher's status if it did."""
+        found = None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if pid == 0:
+                return found
+            if pid == self.child:
+                found = status
+
+    def _asked_to_stop(self) -> bool:
+        return os.path.exists(self.path(layout.STOP))
+
+    def _answer_stop(self) -> None:
+        if not self._asked_to_stop() or self.child is None:
+            return
+        now = time.monotonic()
+        if self.stop_deadline is None:
+            request = read_record(self.path(layout.STOP)) or {}
+            self.stop_deadline = now + float(request.get("grace", DEFAULT_GRACE))
+            self.stopped = True
+            os.kill(self.child, signal.SIGTERM)
+        elif now >= self.stop_deadline:
+            self.stop_deadline = now + SWEEP_SECONDS
+            self.family.sweep(self.record["cookie"], SWEEP_SECONDS, keep=self.child)
+            os.kill(self.child, signal.SIGKILL)
+
+    def _note_clock(self) -> None:
+        """Append (monotonic, wall, size of each output) while the outputs grow."""
+        sizes = {}
+        for name in os.listdir(self.path(layout.RANKS)):
+            if name.endswith(".log"):
+                sizes[name[:-4]] = os.stat(os.path.join(self.path(layout.RANKS), name)).st_size
+        if sizes == self.sizes:
+            return
+        self.sizes = sizes
+        line = {"mono": time.monotonic() - self.started, "wall": time.time(), "sizes": sizes}
+        with open(self.path(layout.CLOCK), "ab") as file:
+            file.write(json.dumps(line).encode("ascii") + b"\n")
+
+    def _finish(self, status: Optional[int], start_error: Optional[str]) -> None:
+        """Leave no process, make the outputs durable, and only then write the exit record."""
+        survivors = self.family.sweep(self.record["cookie"], SWEEP_SECONDS)
+        self._note_clock()
+        ends = read_ends(self.folder)
+        outcome = make_outcome(status, ends, self.plan["launcher"])
+        outcome.update(
+            run=self.record["run"],
+            attempt=self.record["attempt"],
+            stopped=self.stopped,
+            start_error=start_error,
+            outputs=self._sync_outputs(),
+            survivors=survivors,
+            seconds=time.monotonic() - self.started,
+            ended=time.time(),
+        )
+        write_record(self.path(layout.EXIT), outcome)
+
+    def _sync_outputs(self) -> Dict[str, int]:
+        sizes = {}
+        ranks = self.path(layout.RANKS)
+        for name in os.listdir(ranks):
+            with open(os.path.join(ranks, name), "rb") as file:
+                os.fsync(file.fileno())
+                if name.endswith(".log"):
+                    sizes[name[:-4]] = os.fstat(file.fileno()).st_size
+        sync_folder(ranks)
+        return sizes
+
+
+def read_ends(folder: str) -> List[Dict[str, Any]]:
+    """Return how each rank ended, in the order it happened; ranks that left no word are absent."""
+    try:
+        with open(os.path.join(folder, layout.RANKS, layout.RANK_ENDS), "rb") as file:
+            ends = [json.loads(line) for line in file]
+    except (FileNotFoundError, ValueError):
+        return []
+    return sorted(ends, key=lambda end: float(end["time"]))
+
+
+def make_outcome(status: Optional[int], ends: List[Dict[str, Any]], launcher: str) -> Dict[str, Any]:
+    """Return `code`, `signal` and `first_failure`: the first failing rank's where there is one.
+
+    torchrun exits with 1 for everything, so a rank's own end outranks the launcher's.
+    """
+    outcome: Dict[str, Any] = {"code": None, "signal": None, "first_failure": None}
+    if status is None:
+        return outcome
+    if os.WIFSIGNALED(status):
+        outcome["signal"] = os.WTERMSIG(status)
+    else:
+        outcome["code"] = os.WEXITSTATUS(status)
+    failures = [end for end in ends if end["code"] != 0]
+    if outcome["code"] != 0 and launcher == "torchrun" and failures:
+        first = {key: failures[0][key] for key in ("rank", "code", "signal")}
+        outcome.update(first_failure=first, code=first["code"], signal=first["signal"])
+    elif outcome["code"] != 0 and launcher == "python":
+        outcome["first_failure"] = {"rank": 0, "code": outcome["code"], "signal": outcome["signal"]}
+    return outcome

@@ -1,0 +1,119 @@
+"""The frames both ends speak: `length u32 | type u8 | stream u32 | payload`, big-endian.
+
+CONTROL carries JSON (requests, replies, events); DATA carries raw bytes of a stream; END closes a stream with its
+total length and SHA-256; ACK tells the sender of DATA how many bytes of it were consumed, all streams together;
+HEARTBEAT is empty. Pure: bytes in, frames out. Every size is capped here, and no peer can raise a cap.
+"""
+
+import json
+import struct
+from typing import Any, Dict, List, Tuple
+
+PROTOCOL = 1
+
+CONTROL = 1
+DATA = 2
+END = 3
+HEARTBEAT = 4
+ACK = 5
+
+HEADER = struct.Struct(">IBI")
+TOTAL = struct.Struct(">Q")
+MAX_PAYLOAD = 1 << 20
+MAX_DEPTH = 16
+CHUNK = 256 * 1024
+"""Bytes of one DATA frame: long enough to be cheap, short enough that control does not wait for it."""
+
+HEARTBEAT_SECONDS = 4.0
+SILENCE_SECONDS = 14.0
+"""A peer that said nothing for this long is dead: three heartbeats and the round trip of the last one."""
+
+Frame = Tuple[int, int, bytes]
+
+
+class FrameError(Exception):
+    """The bytes are not this protocol, or break one of its caps."""
+
+
+def make_frame(kind: int, stream: int, payload: bytes) -> bytes:
+    """Return one frame; the payload is at most MAX_PAYLOAD bytes."""
+    if len(payload) > MAX_PAYLOAD:
+        raise FrameError("a frame of %d bytes is over the limit of %d" % (len(payload), MAX_PAYLOAD))
+    return HEADER.pack(len(payload), kind, stream) + payload
+
+
+def make_control(message: Dict[str, Any]) -> bytes:
+    """Return a CONTROL frame for a JSON object."""
+    return make_frame(CONTROL, 0, json.dumps(message, separators=(",", ":")).encode("ascii"))
+
+
+def make_end(stream: int, summary: Dict[str, Any]) -> bytes:
+    """Return the END frame of a stream: `length` and `sha256` of the whole source, or `error`."""
+    return make_frame(END, stream, json.dumps(summary, separators=(",", ":")).encode("ascii"))
+
+
+def make_ack(total: int) -> bytes:
+    """Return an ACK for `total` DATA bytes consumed since the connection began."""
+    return make_frame(ACK, 0, TOTAL.pack(total))
+
+
+def parse_ack(payload: bytes) -> int:
+    """Return the total of an ACK frame."""
+    if len(payload) != TOTAL.size:
+        raise FrameError("an ACK of %d bytes" % len(payload))
+    total = TOTAL.unpack(payload)[0]
+    return int(total)
+
+
+def _refuse_constant(name: str) -> object:
+    raise FrameError("the number %s is not JSON" % name)
+
+
+def _check_depth(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise FrameError("JSON nested deeper than %d" % MAX_DEPTH)
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_depth(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, (dict, list)):
+                _check_depth(item, depth + 1)
+
+
+def parse_object(payload: bytes) -> Dict[str, Any]:
+    """Return the JSON object of a CONTROL or END payload."""
+    try:
+        value = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("a control frame that is not JSON: %s" % str(error)[:200]) from None
+    if not isinstance(value, dict):
+        raise FrameError("a control frame that is not a JSON object")
+    _check_depth(value, 0)
+    return value
+
+
+class Decoder:
+    """Turn bytes, however they are cut, into frames."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> List[Frame]:
+        """Return the frames that `data` completes; raise FrameError at the first that is not one."""
+        held = self._held
+        held += data
+        frames = []
+        start = 0
+        while len(held) - start >= HEADER.size:
+            length, kind, stream = HEADER.unpack_from(held, start)
+            if length > MAX_PAYLOAD or not CONTROL <= kind <= ACK:
+                raise FrameError("not a frame: type %d, length %d" % (kind, length))
+            end = start + HEADER.size + length
+            if end > len(held):
+                break
+            frames.append((kind, stream, bytes(held[start + HEADER.size : end])))
+            start = end
+        if start:
+            del held[:start]
+        return frames
