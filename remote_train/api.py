@@ -1,0 +1,197 @@
+"""The Python API, and what the command line calls: `launch(...)` gives a `Training`, which can be followed and stopped.
+
+import remote_train
+training = remote_train.launch("train.py", "--steps=100", host="4070ti")
+code = training.wait()
+for record in training.metrics():
+    print(record.step, record.loss, record.mfu)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remote_train.attach import Attached, finish_run, follow_again
+from remote_train.errors import RemoteTrainError
+from remote_train.find import find
+from remote_train.follow import Wish
+from remote_train.host import layout
+from remote_train.host.files import tail_offset
+from remote_train.launch import OUTPUTS_ALWAYS, Request, Started, prepare
+from remote_train.launch import launch as launch_prepared
+from remote_train.listener import Listener, Silent
+from remote_train.pull import Pull, Pulled, PullWish
+from remote_train.query import FINAL, describe, keep_state, refresh
+from remote_train.stop import stop_run
+from remote_train.watch import read_metrics, read_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from remote_train.metrics.record import MetricRecord
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+    from remote_train.transport import Ask
+
+
+@dataclass
+class Training:
+    """One run, wherever it is: its record on this laptop and a way to its host."""
+
+    run: Run
+    link: HostLink
+    started: Started | None = None
+    """The connection that started it, until it is used."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+    @property
+    def attempt(self) -> int:
+        """The number of its newest attempt."""
+        return int(self.run.read()["attempts"][-1]["attempt"])
+
+    def follow(
+        self,
+        listener: Listener,
+        *,
+        shown: set[int],
+        tail: int | None = None,
+        give_up: float | None = None,
+        pull: bool = True,
+    ) -> None:
+        """Stay with the run to its end; raises what the end amounts to (errors.py) unless it is success.
+
+        `shown` are the ranks whose output goes to the listener, from the beginning or the last `tail` lines.
+        """
+        with self.run.writing() as writing:
+            attached = self._attach(listener, shown, tail, give_up, writing=writing)
+            outcome = attached.run()
+            ended_before = self.run.read()["state"] in FINAL
+            finish_run(attached, outcome, pull=pull and not ended_before)
+
+    def _attach(
+        self, listener: Listener, shown: set[int], tail: int | None, give_up: float | None, *, writing: bool
+    ) -> Attached:
+        if self.started is not None:
+            started, self.started = self.started, None
+            started.following.listener = listener
+            attached = Attached(started.following, listener)
+            attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
+            return attached
+        self.show_mirror(listener, shown, tail)
+        wish = self._wish(shown, give_up)
+        return follow_again(self.run, self.attempt, self.link, listener, wish, writing=writing)
+
+    def _wish(self, shown: set[int], give_up: float | None, *, until_end: bool = True) -> Wish:
+        processes = int(self.run.read()["attempts"][-1]["plan"]["processes"])
+        outputs = [*map(str, range(processes)), *OUTPUTS_ALWAYS]
+        return Wish(self.run, self.attempt, outputs, shown, until_end=until_end, give_up=give_up)
+
+    def show_mirror(self, listener: Listener, shown: set[int], tail: int | None) -> None:
+        """Give the listener what is mirrored of these ranks, from the beginning or the last `tail` lines."""
+        for rank in sorted(shown):
+            path = self.run.attempt(self.attempt).output(str(rank))
+            skip = tail_offset(str(path), tail) if tail is not None else 0
+            for piece in read_pieces(path):
+                if skip < len(piece):
+                    listener.output(rank, piece[skip:])
+                skip = max(0, skip - len(piece))
+
+    def catch_up(self) -> None:
+        """Bring the mirror up to what the host has now; does not wait for the end."""
+        with self.run.writing() as writing:
+            if not writing:
+                return
+            wish = self._wish(set(), 0.0, until_end=False)
+            attached = follow_again(self.run, self.attempt, self.link, Silent(), wish, writing=True)
+            outcome = attached.run()
+            if attached.following.session is not None:
+                attached.following.session.close()
+        if outcome.state in FINAL:
+            self.run.update(state=outcome.state, exit=outcome.exit)
+
+    def is_complete(self) -> bool:
+        """Tell whether the run is over and every byte of its output is here."""
+        mirror = self.run.attempt(self.attempt)
+        ended = mirror.read(layout.EXIT)
+        outputs = (ended or {}).get("outputs", {})
+        return ended is not None and all(mirror.offset(name) == size for name, size in outputs.items())
+
+    def logs(self, rank: int = 0) -> Iterator[bytes]:
+        """Yield a rank's output so far."""
+        if not self.is_complete():
+            self.catch_up()
+        yield from read_pieces(self.run.attempt(self.attempt).output(str(rank)))
+
+    def metrics(self) -> Iterator[MetricRecord]:
+        """Yield the metric records of what has been mirrored so far."""
+        return read_metrics(self.attempt, self.run.attempt(self.attempt))
+
+    def state(self) -> dict[str, Any]:
+        """Ask the host how the run is."""
+        return refresh(self.run, self.link)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `show` says, from the records here."""
+        return describe(self.run)
+
+    def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
+        """Bring files of the run home; by default its checkpoints."""
+        session = self.link.connect()
+        pull = Pull(self.run, self.attempt, self.link, session, listener or Silent())
+        try:
+            return pull.bring(wish or PullWish())
+        finally:
+            pull.session.close()
+
+    def stop(self, grace: float = 30.0, listener: Listener | None = None) -> dict[str, Any]:
+        """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""
+        session = self.link.connect()
+        try:
+            state = stop_run(session, self.run, self.attempt, grace, listener or Silent())
+        finally:
+            session.close()
+        return keep_state(self.run, state)
+
+    def wait(self, listener: Listener | None = None) -> int:
+        """Follow the run silently to its end and return the exit code `remote-train run` would end with."""
+        try:
+            self.follow(listener or Silent(), shown=set())
+        except RemoteTrainError as error:
+            return error.exit_code
+        return 0
+
+
+def start(request: Request, listener: Listener, ask: Ask | None) -> Training:
+    """Do what `remote-train run --detach` does: decide, record and start; the caller follows."""
+    prepared = prepare(request, listener, ask)
+    try:
+        started = launch_prepared(prepared, listener)
+    except BaseException:
+        prepared.reached.session.close()
+        raise
+    return Training(started.run, prepared.reached.link, started)
+
+
+def launch(script: str, *args: str, host: str | None = None, **options: Any) -> Training:  # noqa: ANN401
+    """Start a run and return it; `options` are the fields of `Request` (local, fallback, name, env, …)."""
+    hosts = (host,) if host else ()
+    known = {field.name for field in dataclasses.fields(Request)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(f"launch() has no option {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
+    return start(Request(script=script, args=args, hosts=hosts, **options), Silent(), None)
+
+
+def find_training(
+    text: str | None = None, hosts_file: Path | None = None, ask: Ask | None = None
+) -> Training:
+    """Return a run by id, unique prefix, HOST:ID, or (None) this project's latest."""
+    run, link = find(text, hosts_file, ask)
+    return Training(run, link)

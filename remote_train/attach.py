@@ -1,0 +1,160 @@
+"""Stay with a run until its end: output, metrics, the newest checkpoint at the end, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, TrainingFailed
+from remote_train.follow import Following, Outcome, Wish
+from remote_train.outcome import make_verdict
+from remote_train.pull import Pull, PullWish
+from remote_train.session import Data, Event
+from remote_train.watch import Watch, make_watch, read_pieces
+
+if TYPE_CHECKING:
+    from remote_train.listener import Listener
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+    from remote_train.session import Session
+
+TAIL_LINES = 20
+
+
+class Attached:
+    """One attempt, followed with its metrics."""
+
+    def __init__(self, following: Following, listener: Listener) -> None:
+        self.following = following
+        self.listener = listener
+        self.wish = following.wish
+        self.link = following.link
+        self.watch: Watch | None = None
+        following.on_data = self._take
+
+    def watch_from(self, record: dict[str, Any] | None, peak: dict[str, Any] | None) -> None:
+        """Begin metrics from the host's record of the attempt, catching up with what is mirrored already."""
+        mirror = self.wish.run.attempt(self.wish.attempt)
+        self.watch = make_watch(self.wish.attempt, mirror)
+        if self.watch is None and record is not None:
+            self.watch = Watch(self.wish.attempt, record, peak)
+        if self.watch is not None:
+            for piece in read_pieces(mirror.output("0")):
+                self.watch.feed("0", piece)
+
+    def _take(self, name: str, data: bytes) -> None:
+        if self.watch is None:
+            return
+        for record in self.watch.feed(name, data):
+            self.listener.tell(
+                "metric", record=record.as_json(), eta=self.watch.deriver.eta_seconds, watch=self.watch
+            )
+
+    def run(self) -> Outcome:
+        """Follow to the end."""
+        watching = _PeakListener(self)
+        self.following.listener = watching
+        outcome = self.following.run()
+        if self.watch is not None:
+            for record in self.watch.deriver.finish():
+                self.listener.tell("metric", record=record.as_json(), eta=None, watch=self.watch)
+        return outcome
+
+
+class _PeakListener:
+    """Pass everything on; a measured peak also changes what MFU is divided by."""
+
+    def __init__(self, attached: Attached) -> None:
+        self._attached = attached
+
+    def output(self, rank: int, data: bytes) -> None:
+        self._attached.listener.output(rank, data)
+
+    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
+        if kind == "peak" and self._attached.watch is not None:
+            self._attached.watch.measured = facts["peak"]
+        self._attached.listener.tell(kind, **facts)
+
+
+def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
+    """Record the end, bring the newest checkpoint, and raise the error the end amounts to, if it is one.
+
+    The training's own failure outranks a pull that went wrong.
+    """
+    run, link, listener = attached.wish.run, attached.link, attached.listener
+    verdict = make_verdict(run.id, link.host.name, outcome)
+    run.update(state=outcome.state, exit=outcome.exit)
+    trouble = attached.following.mirror.failure
+    session = attached.following.session
+    try:
+        if isinstance(verdict, TrainingFailed) and session is not None:
+            _show_failure(session, attached, outcome)
+        pulled = _pull_newest(attached) if pull and session is not None else None
+    except (RemoteTrainError, ConnectionLost) as error:
+        listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
+        pulled = None
+        verdict = verdict or (error if isinstance(error, RemoteTrainError) else None)
+    finally:
+        if session is not None:
+            session.close()
+    listener.tell("ended", run=run.id, outcome=outcome, verdict=verdict, pulled=pulled, watch=attached.watch)
+    if verdict is not None:
+        raise verdict
+    if trouble is not None:
+        raise LocalSpace(
+            f"the mirror in {run.folder} is incomplete: {trouble.strerror}",
+            hint=f"free space, then `remote-train logs {run.id}` completes it",
+        )
+
+
+def _pull_newest(attached: Attached) -> list[str]:
+    wish, session = attached.wish, attached.following.session
+    if session is None:
+        return []
+    pull = Pull(wish.run, wish.attempt, attached.link, session, attached.listener)
+    pulled = pull.bring(PullWish(latest=True, give_up=wish.give_up))
+    return [str(path) for path in (*pulled.files, *pulled.unchanged)]
+
+
+def _show_failure(session: Session, attached: Attached, outcome: Outcome) -> None:
+    """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
+    ended = outcome.exit or {}
+    first = ended.get("first_failure") or {"rank": 0}
+    rank = int(first["rank"])
+    outputs = ended.get("outputs", {})
+    name = str(rank) if outputs.get(str(rank)) else "launcher"
+    if name == "0" and attached.wish.shown:
+        return  # it has just gone by
+    text = read_tail(session, attached.wish, name, TAIL_LINES)
+    attached.listener.tell("failure", rank=rank, name=name, tail=text)
+
+
+def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
+    """Return the last lines of one output of an attempt that has ended."""
+    facts = {"run": wish.run.id, "attempt": wish.attempt}
+    offset = 0
+    if name.isdigit():
+        offset = session.request("tail", rank=int(name), lines=lines, **facts)["offset"]
+    stream = session.new_stream()
+    outputs = [{"stream": stream, "name": name, "offset": offset}]
+    session.request("follow", outputs=outputs, wait=False, **facts)
+    held = b""
+    while True:
+        item = session.next_item(10.0)
+        if item is None or isinstance(item, Event):
+            break
+        if isinstance(item, Data) and item.stream == stream:
+            held = (held + item.payload)[-(256 * 1024) :]
+    return b"\n".join(held.rstrip(b"\n").split(b"\n")[-lines:])
+
+
+def follow_again(
+    run: Run, attempt: int, link: HostLink, listener: Listener, wish: Wish, *, writing: bool
+) -> Attached:
+    """Return an attachment to a run that is on its host already."""
+    following = Following(wish, link, listener, writing=writing)
+    attached = Attached(following, listener)
+    session = link.connect()
+    following.begin(session)
+    mirror = run.attempt(attempt)
+    attached.watch_from(mirror.read("attempt.json"), None)
+    return attached

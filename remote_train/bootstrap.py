@@ -1,0 +1,139 @@
+"""How our program gets onto a host: one command, valid in every login shell, and the source when it is missing.
+
+The command's only variables are the agent's hash, a nonce, and the host's Python. Everything the host prints
+before the marker with the nonce is noise of its rc files; nothing is written to stdin before the marker.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from importlib import resources
+
+from remote_train.errors import HostUnfit, UsageError
+
+NOISE_LIMIT = 64 * 1024
+_PYTHON = re.compile(r"[A-Za-z0-9_./~+-]+\Z")
+_VERDICT = re.compile(rb"\0RT1 ([0-9a-f]+) (READY|NEED|FAIL[^\n]*)\n")
+
+# Runs on whatever Python the host has; so old syntax, and the standard library only.
+_STAGE0 = """
+import sys, os
+h, n = sys.argv[1:3]
+def say(word):
+    os.write(1, ("\\0RT1 " + n + " " + word + "\\n").encode("ascii", "replace"))
+if sys.version_info < (3, 8):
+    say("FAIL its Python is %d.%d at %s, 3.8 is needed" % (sys.version_info[:2] + (sys.executable,)))
+    sys.exit(13)
+a = os.path.join(os.path.expanduser("~"), ".local", "state", "remote-train", "agents", h)
+if not os.path.isdir(a):
+    import json, zlib, hashlib, struct
+    os.umask(0o77)
+    t = a + "." + str(os.getpid())
+    try:
+        os.makedirs(t)
+    except OSError as e:
+        say("FAIL cannot write its state folder: %s" % e)
+        sys.exit(13)
+    say("NEED")
+    def take(k):
+        b = b""
+        while len(b) < k:
+            c = os.read(0, k - len(b))
+            if not c:
+                sys.exit(1)
+            b += c
+        return b
+    s = zlib.decompress(take(min(struct.unpack(">I", take(4))[0], 1 << 22)))
+    if hashlib.sha256(s).hexdigest() != h:
+        say("FAIL the agent arrived damaged")
+        sys.exit(60)
+    for p, c in json.loads(s.decode("ascii")).items():
+        f = os.path.join(t, p)
+        os.makedirs(os.path.dirname(f), exist_ok=True)
+        open(f, "w").write(c)
+    try:
+        os.rename(t, a)
+    except OSError:
+        if not os.path.isdir(a):
+            raise
+sys.path.insert(0, a)
+from remote_train.host.agent import main
+main(n)
+"""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Our shipped program: its source as one document, and the hash that names it on hosts."""
+
+    hash: str
+    source: bytes
+
+    def upload(self) -> bytes:
+        """Return what answers NEED: a length and the compressed source."""
+        packed = zlib.compress(self.source, 6)
+        return struct.pack(">I", len(packed)) + packed
+
+
+def read_agent() -> Agent:
+    """Collect `remote_train/host` as it is installed here, under its real package names."""
+    files = {"remote_train/__init__.py": ""}
+    for entry in resources.files("remote_train.host").iterdir():
+        if entry.name.endswith(".py"):
+            files["remote_train/host/" + entry.name] = entry.read_text(encoding="utf-8")
+    source = json.dumps(files, sort_keys=True).encode("ascii")
+    return Agent(hashlib.sha256(source).hexdigest(), source)
+
+
+def make_bootstrap(agent_hash: str, nonce: str, python: str | None) -> str:
+    """Return the one command a host ever gets; raise UsageError for a Python that could not be quoted."""
+    candidate = python or "python3"
+    if not _PYTHON.match(candidate):
+        raise UsageError(
+            f"python = {candidate!r} has characters that not every login shell passes on",
+            hint="use a path of letters, digits and _ . / ~ + -",
+        )
+    stage0 = base64.b64encode(zlib.compress(_STAGE0.encode(), 9)).decode()
+    return (
+        "exec /bin/sh -c '"
+        f"P={candidate}; command -v $P >/dev/null 2>&1 || P=python3; "
+        "command -v $P >/dev/null 2>&1 || "
+        f'{{ printf "\\000RT1 {nonce} FAIL it has no python3\\n"; exit 13; }}; '
+        'exec $P -I -S -c "import sys,zlib,binascii;'
+        'exec(zlib.decompress(binascii.a2b_base64(sys.argv[3])))" '
+        f"{agent_hash} {nonce} {stage0}'"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the host answered: READY, NEED or FAIL…, and the bytes that followed."""
+
+    word: str
+    rest: bytes
+
+
+def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
+    """Return the verdict once it stands in `held`; None while only noise does."""
+    for match in _VERDICT.finditer(held):
+        if match.group(1) == nonce.encode():
+            return Verdict(match.group(2).decode("ascii", "replace"), held[match.end() :])
+    return None
+
+
+def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit:
+    """Return the error for a host that did not bring our agent up, in its own words."""
+    if word is not None:
+        return HostUnfit(f"{host}: {word.removeprefix('FAIL ')}", hint="set `python` for it in hosts.toml")
+    said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
+    words = said[-1][:300] if said else "nothing"
+    return HostUnfit(
+        f"{host}: logged in, but our agent did not come up; the host said: {words}",
+        hint=f"try `ssh {host} python3 --version`",
+    )

@@ -1,0 +1,97 @@
+"""From RUN, as typed, to the run's record here and a way to its host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.bootstrap import read_agent
+from remote_train.config import read_hosts
+from remote_train.errors import PackageError, UsageError
+from remote_train.host import layout
+from remote_train.hostnames import choose_host
+from remote_train.project import find_project
+from remote_train.reach import HostLink, candidate_pythons
+from remote_train.records import Run, client_root, create_run, find_run
+from remote_train.ssh_aliases import read_aliases
+
+if TYPE_CHECKING:
+    from remote_train.transport import Ask
+
+
+def current_project() -> Path | None:
+    """Return the root of the project around the current folder, None where there is none."""
+    try:
+        return find_project(Path.cwd(), Path.home()).root
+    except PackageError:
+        return None
+
+
+def make_link(
+    name: str, state_dir: str | None, hosts_file: Path | None, ask: Ask | None, root: Path
+) -> HostLink:
+    """Return a way to a host by its name; raise UsageError when the name means nothing any more."""
+    host = choose_host(name, read_hosts(hosts_file), read_aliases(Path.home()))
+    if state_dir is not None and host.state_dir is None:
+        host = type(host)(**{**vars(host), "state_dir": state_dir})
+    return HostLink(host, read_agent(), ask, candidate_pythons(host, root))
+
+
+def find(text: str | None, hosts_file: Path | None, ask: Ask | None) -> tuple[Run, HostLink]:
+    """Return the run and the way to its host; HOST:ID also finds runs this laptop has not seen."""
+    if text is not None and ":" in text:
+        name, _, run_id = text.rpartition(":")
+        known = find_known(run_id)
+        if known is not None and known.read()["host"] == name:
+            return known, link_of(known, hosts_file, ask)
+        return adopt(make_link(name, None, hosts_file, ask, Path.cwd()), run_id)
+    run = find_run(text, current_project())
+    return run, link_of(run, hosts_file, ask)
+
+
+def find_known(run_id: str) -> Run | None:
+    """Return the run of exactly this id if this laptop has a record of it."""
+    try:
+        run = find_run(run_id, None)
+    except UsageError:
+        return None
+    return run if run.id == run_id else None
+
+
+def link_of(run: Run, hosts_file: Path | None, ask: Ask | None) -> HostLink:
+    """Return the way to the host of a run's newest attempt."""
+    record = run.read()
+    return make_link(record["host"], record.get("state_dir"), hosts_file, ask, Path(record["root"]))
+
+
+def adopt(link: HostLink, run_id: str) -> tuple[Run, HostLink]:
+    """Make a record here of a run that another laptop started; raise UsageError when the host has none such."""
+    session = link.connect()
+    try:
+        state: dict[str, Any] = session.request("state", run=run_id) if layout.is_run_id(run_id) else {}
+    finally:
+        session.close()
+    attempt = state.get("attempt")
+    if not attempt:
+        raise UsageError(
+            f"{link.host.name} has no run named {run_id}", hint="`remote-train ps --host NAME` lists its runs"
+        )
+    plan = attempt["plan"]
+    home = client_root() / "adopted"
+    record = {
+        "project": plan.get("project"),
+        "root": str(home),
+        "host": link.host.name,
+        "state_dir": link.host.state_dir,
+        "created": attempt.get("started"),
+        "package": plan.get("package"),
+        "state": state["state"],
+        "exit": state.get("exit"),
+        "attempts": [
+            {"attempt": number, "host": link.host.name, "plan": plan} for number in state["attempts"]
+        ],
+    }
+    run = create_run(home, run_id, record)
+    for number in state["attempts"]:
+        run.attempt(number).prepare()
+    return run, link

@@ -1,0 +1,158 @@
+"""Follow a run from the offsets this laptop holds until its end, across any number of lost connections.
+
+Nothing is kept in the connection: after a loss a new session asks for the same outputs at the offsets reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, ProtocolError
+from remote_train.host import layout
+from remote_train.mirror import Mirror
+from remote_train.reconnect import Patience, reconnect
+from remote_train.session import Data, End, Event, Item, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remote_train.listener import Listener
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+
+
+@dataclass
+class Wish:
+    """What of an attempt is wanted."""
+
+    run: Run
+    attempt: int
+    outputs: list[str]
+    """Outputs to mirror: rank numbers, `launcher`, `clock`."""
+    shown: set[int]
+    """Ranks whose bytes go to the listener."""
+    until_end: bool = True
+    give_up: float | None = None
+    """Seconds without a connection after which to give up, None: never."""
+
+
+@dataclass
+class Outcome:
+    """How following ended."""
+
+    state: str
+    exit: dict[str, Any] | None
+
+
+class Following:
+    """One attempt being followed."""
+
+    def __init__(self, wish: Wish, link: HostLink, listener: Listener, *, writing: bool) -> None:
+        self.wish = wish
+        self.link = link
+        self.listener = listener
+        self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
+        self.on_data: Callable[[str, bytes], None] | None = None
+        self.streams: dict[int, str] = {}
+        self.session: Session | None = None
+        self.unfinished: set[str] = set()
+        self.outcome: Outcome | None = None
+
+    def make_request(self, session: Session) -> dict[str, Any]:
+        """Return the follow request for a session, at the offsets reached."""
+        self.session = session
+        self.streams = {session.new_stream(): name for name in self.wish.outputs}
+        self.unfinished = set(self.wish.outputs)
+        outputs = [
+            {"stream": stream, "name": name, "offset": self.mirror.offsets[name]}
+            for stream, name in self.streams.items()
+        ]
+        return {
+            "run": self.wish.run.id,
+            "attempt": self.wish.attempt,
+            "outputs": outputs,
+            "wait": self.wish.until_end,
+        }
+
+    def begin(self, session: Session) -> None:
+        """Ask a session for everything from here on."""
+        self.note_state(session.request("follow", **self.make_request(session)))
+
+    def note_state(self, state: dict[str, Any]) -> None:
+        """Keep the host's record of the attempt."""
+        record = state.get("attempt")
+        if record and self.mirror.writing:
+            self.wish.run.attempt(self.wish.attempt).write(layout.ATTEMPT, record)
+        self.listener.tell("state", state=state.get("state"), run=self.wish.run.id)
+
+    def run(self) -> Outcome:
+        """Take what comes until the attempt has ended and everything of it is here."""
+        try:
+            while self.outcome is None:
+                try:
+                    self._take_until_end()
+                except ConnectionLost as error:
+                    self.reconnect(str(error))
+            return self.outcome
+        finally:
+            self.mirror.close()
+
+    def _take_until_end(self) -> None:
+        if self.session is None:
+            raise ConnectionLost("not connected")
+        while self.outcome is None:
+            item = self.session.next_item(1.0)
+            if item is not None:
+                self._take(item)
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, Event):
+            self._take_event(item)
+            return
+        name = self.streams.get(item.stream)
+        if name is None:
+            return
+        if isinstance(item, Data):
+            self.mirror.write(name, item.payload)
+            if name.isdigit() and int(name) in self.wish.shown:
+                self.listener.output(int(name), item.payload)
+            if self.on_data is not None:
+                self.on_data(name, item.payload)
+        elif isinstance(item, End):
+            self._take_end(name, item.summary)
+
+    def _take_end(self, name: str, summary: dict[str, Any]) -> None:
+        if self.mirror.offsets[name] != summary.get("length"):
+            raise ProtocolError(
+                f"{self.link.host.name}: {name} ended at byte {summary.get('length')}, "
+                f"and {self.mirror.offsets[name]} have come"
+            )
+        self.mirror.verify(name, summary)
+        self.unfinished.discard(name)
+
+    def _take_event(self, event: Event) -> None:
+        facts = event.facts
+        if facts.get("run") != self.wish.run.id or facts.get("attempt") != self.wish.attempt:
+            return
+        mirror = self.wish.run.attempt(self.wish.attempt)
+        if event.kind == "peak" and isinstance(facts.get("peak"), dict):
+            if self.mirror.writing:
+                mirror.write(layout.PEAK, facts["peak"])
+            self.listener.tell("peak", peak=facts["peak"])
+        elif event.kind == "state":
+            self.listener.tell("state", state=facts.get("state"), run=self.wish.run.id)
+        elif event.kind == "ended":
+            if self.unfinished:
+                raise ProtocolError(f"{self.link.host.name}: the run ended and not all of its output came")
+            ended = facts.get("exit")
+            if isinstance(ended, dict) and self.mirror.writing:
+                mirror.write(layout.EXIT, ended)
+            self.outcome = Outcome(str(facts.get("state")), ended if isinstance(ended, dict) else None)
+
+    def reconnect(self, why: str) -> None:
+        """Come back at the offsets reached."""
+        if self.session is not None:
+            self.session.close()
+        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener)
+        reconnect(self.link, why, patience, self.begin)

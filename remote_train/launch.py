@@ -1,0 +1,256 @@
+"""`run`, from top to bottom: knock, package, reach, plan, record, start. Following it is `attach.py`."""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.bootstrap import read_agent
+from remote_train.config import read_hosts
+from remote_train.consent import choose_environment
+from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
+from remote_train.families import read_family
+from remote_train.follow import Following, Wish
+from remote_train.host_spec import make_local
+from remote_train.hostnames import choose_hosts
+from remote_train.memory import stat_cache_path
+from remote_train.package import Package, Rules, make_package
+from remote_train.plan import Job, Plan, make_plan
+from remote_train.project import find_project, read_project
+from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
+from remote_train.reconnect import Patience, reconnect
+from remote_train.records import Run, create_run, drop_run, make_run_id
+from remote_train.ship import FactsChanged, Shipment, make_start_message
+from remote_train.ssh_aliases import read_aliases
+
+if TYPE_CHECKING:
+    from remote_train.families import Family
+    from remote_train.listener import Listener
+    from remote_train.project import ProjectPlace
+    from remote_train.project_spec import ProjectSpec
+    from remote_train.transport import Ask
+
+OUTPUTS_ALWAYS = ["launcher", "clock"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `remote-train run` was asked for, as typed."""
+
+    script: str | None = None
+    module: str | None = None
+    args: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    local: bool = False
+    fallback: bool = True
+    name: str | None = None
+    gpus: str = "1"
+    processes: int | None = None
+    launcher: str | None = None
+    env: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    hosts_file: Path | None = None
+    give_up: float | None = None
+    cwd: Path = field(default_factory=Path.cwd)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything known before anything is done."""
+
+    root: Path
+    request: Request
+    job: Job
+    package: Package
+    reached: Reached
+    plan: Plan
+    secret_env: dict[str, str]
+
+
+@dataclass
+class Started:
+    """A run that is under way, with the connection that started it."""
+
+    run: Run
+    prepared: Prepared
+    following: Following
+    state: dict[str, Any]
+
+
+def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
+    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
+    place = find_project(request.cwd, Path.home())
+    spec = read_project(place.root)
+    plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
+    links, local = make_route(request, place.root, ask)
+    job = Job(
+        project=spec,
+        root=str(place.root),
+        cwd="" if str(place.relative) == "." else str(place.relative),
+        script=request.script,
+        module=request.module,
+        args=request.args,
+        family=_find_family(request, spec, place),
+        gpus=request.gpus,
+        processes=request.processes,
+        launcher=request.launcher,
+        env=plain_env,
+        data=request.data,
+        checkpoints=request.checkpoints,
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="reach") as pool:
+        reaching = pool.submit(reach_first, links, local, listener)
+        try:
+            package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
+        except BaseException:
+            _let_go(reaching)
+            raise
+        reached = reaching.result()
+    try:
+        plan = _plan(job, reached, package)
+    except BaseException:
+        reached.session.close()
+        raise
+    return Prepared(place.root, request, job, package, reached, plan, secret_env)
+
+
+def _find_family(request: Request, spec: ProjectSpec, place: ProjectPlace) -> Family | None:
+    """Return the family of the script that will run, if it is of one."""
+    script = request.script or (None if request.module else spec.script)
+    if script is None:
+        return None
+    args = (*spec.args, *request.args) if script == spec.script else request.args
+    return read_family(place.root / place.relative, script, args)
+
+
+def _let_go(reaching: Future[Reached]) -> None:
+    """Close a session that nobody will use; the error being raised is the one to show."""
+    try:
+        reaching.result().session.close()
+    except (RemoteTrainError, ConnectionLost):
+        return
+
+
+def _plan(job: Job, reached: Reached, package: Package) -> Plan:
+    return make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))
+
+
+def paths_of(package: Package) -> list[str]:
+    """Return the paths that travel."""
+    return [str(row[0]) for row in package.rows]
+
+
+def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[HostLink], HostLink | None]:
+    """Return the hosts to try in order, already being dialled, and the local CPU if it may be fallen back to."""
+    agent = read_agent()
+    here = make_local()
+    local = HostLink(here, agent, ask, candidate_pythons(here, root))
+    if request.local:
+        if request.hosts:
+            raise UsageError("--local and --host contradict each other", hint="leave one of them out")
+        return [local], None
+    hosts = read_hosts(request.hosts_file)
+    chosen = choose_hosts(request.hosts, hosts, read_aliases(Path.home()))
+    links = make_links(chosen, agent, ask, root)
+    for link in links:
+        link.dial()
+    return links, local if request.fallback else None
+
+
+def make_rules(request: Request, job: Job) -> Rules:
+    """Return what travels: the project file's rules and the flags over them."""
+    spec = job.project
+    inside = [posixpath.join(job.cwd, glob) for glob in (job.family.include if job.family else ())]
+    kept_away = (*spec.data, *spec.persist, *request.data)
+    return Rules(
+        include=(*spec.include, *inside, *request.include),
+        exclude=(*spec.exclude, *request.exclude, *kept_away),
+        max_mb=spec.max_mb,
+        project_name=spec.project,
+    )
+
+
+def launch(prepared: Prepared, listener: Listener) -> Started:
+    """Record the run here, start it there exactly once, and return it with its first connection."""
+    reached, request = prepared.reached, prepared.request
+    now = time.time()
+    run = create_run(
+        prepared.root / "runs",
+        request.name or make_run_id(prepared.job.project.project, now),
+        make_record(prepared, now),
+    )
+    ranks = [str(rank) for rank in range(prepared.plan.processes)]
+    wish = Wish(run, 1, [*ranks, *OUTPUTS_ALWAYS], {0}, give_up=request.give_up)
+    following = Following(wish, reached.link, listener, writing=True)
+    try:
+        state = _start(prepared, run, following)
+    except NameTaken:
+        drop_run(run)
+        raise
+    except (RemoteTrainError, KeyboardInterrupt) as error:
+        reached.session.close()
+        run.update(state="not started" if isinstance(error, RemoteTrainError) else "unknown")
+        raise
+    run.update(state="running")
+    listener.tell(
+        "started", run=run.id, host=reached.link.host.name, plan=prepared.plan, state=state["state"]
+    )
+    return Started(run, prepared, following, state)
+
+
+def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
+    """Return run.json of a new run."""
+    package, plan = prepared.package, prepared.plan
+    git = package.git
+    return {
+        "project": prepared.job.project.project,
+        "root": str(prepared.root),
+        "host": plan.host,
+        "state_dir": prepared.reached.link.host.state_dir,
+        "created": now,
+        "package": package.package_id,
+        "package_bytes": package.total_bytes,
+        "commit": git.commit if git else None,
+        "dirty": git.dirty if git else None,
+        "reasons": prepared.reached.reasons,
+        "notes": list(plan.notes),
+        "state": "starting",
+        "exit": None,
+        "attempts": [{"attempt": 1, "host": plan.host, "plan": plan.as_message()}],
+    }
+
+
+def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]:
+    """Start the attempt; a connection lost on the way is taken up again with the same token."""
+    link, session = prepared.reached.link, prepared.reached.session
+    token = secrets.token_hex(16)
+    plan, facts = prepared.plan, prepared.reached.facts
+    base = link.memory.read_base(prepared.root)
+    state: dict[str, Any] | None = None
+    while state is None:
+        message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
+        shipment = Shipment(session, prepared.root, prepared.package)
+        try:
+            state = shipment.start(base, message, following.make_request(session))
+        except FactsChanged:
+            facts = link.read_facts(session, fresh=True)
+            plan = make_plan(
+                prepared.job, link.host, facts, plan.package, paths_of(prepared.package)
+            )
+        except ConnectionLost as error:
+            # The start may have happened or not: only asking again with its token tells. Never a fallback.
+            patience = Patience(run.id, prepared.request.give_up, following.listener)
+            session = reconnect(link, str(error), patience, lambda _session: None)
+    if base.get("package") != prepared.package.package_id:
+        link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
+    following.note_state(state)
+    return state

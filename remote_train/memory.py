@@ -1,0 +1,67 @@
+"""What this laptop remembers of a host between commands, so that a launch needs one flight instead of three.
+
+All of it may be lost or stale without harm: the agent checks what a remembered plan relies on and says what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remote_train.records import client_root, read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _safe(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def stat_cache_path(project_root: Path) -> Path:
+    """Return where the hashes of a project's files are remembered."""
+    return client_root() / "stat" / f"{_safe(str(project_root))}.json"
+
+
+def consent_path(project_root: Path) -> Path:
+    """Return where the user's yes to a project's wishes is remembered."""
+    return client_root() / "consent" / f"{_safe(str(project_root))}.json"
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Files about one host (and one state root on it)."""
+
+    folder: Path
+
+    def read_facts(self, pythons: list[str]) -> dict[str, Any] | None:
+        """Return the facts as last seen for these candidate Pythons."""
+        held = read_json(self.folder / "facts.json")
+        return held.get("facts") if held.get("pythons") == pythons else None
+
+    def write_facts(self, pythons: list[str], facts: dict[str, Any]) -> None:
+        """Remember facts."""
+        write_json(self.folder / "facts.json", {"pythons": pythons, "facts": facts})
+
+    def forget_facts(self) -> None:
+        """Drop facts that turned out to be stale."""
+        (self.folder / "facts.json").unlink(missing_ok=True)
+
+    def read_base(self, project_root: Path) -> dict[str, Any]:
+        """Return `package` and `rows` of what this project last sent there; {} when nothing is known."""
+        return read_json(self._base(project_root))
+
+    def write_base(self, project_root: Path, package: str, rows: list[Any]) -> None:
+        """Remember what was sent."""
+        write_json(self._base(project_root), {"package": package, "rows": rows})
+
+    def _base(self, project_root: Path) -> Path:
+        return self.folder / f"base-{_safe(str(project_root))}.json"
+
+
+def host_memory(name: str, state_dir: str | None) -> HostMemory:
+    """Return the memory of a host."""
+    return HostMemory(client_root() / "hosts" / _safe(f"{name}:{state_dir or ''}"))

@@ -1,0 +1,69 @@
+"""Write what a host sends of an attempt into this laptop's mirror, byte for byte, and check it at the end."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from remote_train.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    from remote_train.records import Attempt
+
+BLOCK = 1 << 20
+
+
+class Mirror:
+    """The mirrors of one attempt's outputs; without the lock (`writing=False`) only offsets are kept."""
+
+    def __init__(self, attempt: Attempt, names: list[str], *, writing: bool) -> None:
+        self.attempt = attempt
+        self.writing = writing
+        self.failure: OSError | None = None
+        self.offsets = {name: attempt.offset(name) for name in names}
+        self._files: dict[str, BinaryIO] = {}
+
+    def write(self, name: str, data: bytes) -> None:
+        """Append to an output's mirror. A full disk here stops the mirror, never the stream."""
+        if self.writing and self.failure is None:
+            try:
+                self._open(name).write(data)
+            except OSError as error:
+                self.failure = error
+        self.offsets[name] += len(data)
+
+    def _open(self, name: str) -> BinaryIO:
+        file = self._files.get(name)
+        if file is None:
+            path = self.attempt.output(name)
+            file = self._files[name] = path.open("ab", buffering=0)
+        return file
+
+    def verify(self, name: str, summary: dict[str, Any]) -> None:
+        """Compare a mirror with the length and SHA-256 of the host's file; raise VerificationFailed."""
+        if not self.writing or self.failure is not None:
+            return
+        path = self.attempt.output(name)
+        if not path.exists():
+            path.touch()
+        length, digest = path.stat().st_size, hash_file(path)
+        if (length, digest) != (summary.get("length"), summary.get("sha256")):
+            aside = path.with_name(path.name + ".damaged")
+            self.close()
+            path.rename(aside)
+            raise VerificationFailed(
+                f"{path} is not what the host has ({length} bytes here, {summary.get('length')} there)",
+                hint=f"it was set aside as {aside.name}; `remote-train logs` fetches it anew",
+            )
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def hash_file(path: Any) -> str:  # noqa: ANN401  (str or Path)
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:  # noqa: PTH123  (takes both)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,265 @@
+"""Everything decided before anything is done: values in, one frozen Plan out. `--dry-run` prints it.
+
+Pure: no clock, no environment, no disk. What the host is like comes in as facts, what travels as a package.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
+from remote_train.families import merge_device_args
+from remote_train.metrics.denominator import choose_device, choose_device_peak
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_train.families import Family
+    from remote_train.host_spec import HostSpec
+    from remote_train.project_spec import ProjectSpec
+
+Facts = dict[str, Any]
+
+DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for, from flags and project file, before any host was looked at."""
+
+    project: ProjectSpec
+    root: str
+    """The project's folder on this machine, absolute."""
+    cwd: str
+    """Folder of the run inside the project, relative, "" for its root."""
+    script: str | None
+    module: str | None
+    args: tuple[str, ...]
+    family: Family | None
+    gpus: str = "1"
+    processes: int | None = None
+    launcher: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attempt, decided: what the host gets to know of it is `as_message`."""
+
+    host: str
+    device: str
+    python: str
+    launcher: str
+    processes: int
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    default_env: Mapping[str, str]
+    gpus: Mapping[str, Any] | None
+    links: Mapping[str, str]
+    persist: tuple[str, ...]
+    project: str
+    package: str
+    checkpoints: tuple[str, ...]
+    measure: Mapping[str, Any] | None
+    cpu: Mapping[str, Any]
+    torch: str | None
+    peak_tflops: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    def as_message(self) -> dict[str, Any]:
+        """Return the plan as JSON for the host and the records."""
+        return {key: _plain(value) for key, value in vars(self).items() if key != "notes"}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def find_unfit(host: HostSpec, facts: Facts) -> str | None:
+    """Return why this host cannot run the job's device, None when it can."""
+    python = facts["python"]
+    if python.get("version") is None:
+        return f"its Python {python['path']} does not work: {python.get('error') or 'not found'}"
+    if python.get("torch") is None:
+        return f"{python['path']} (Python {python['version']}) has no torch"
+    if host.device == "cpu":
+        return None
+    if not facts["gpus"]:
+        return f"no CUDA device: {facts.get('gpu_error') or 'none was found'}"
+    if python.get("torch_cuda") is None:
+        return f"torch {python['torch']} in {python['path']} is built without CUDA"
+    return None
+
+
+def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Sequence[str]) -> Plan:
+    """Decide one attempt on a host that was found fit; raise UsageError, PackageError, ConfigError, HostUnfit."""
+    device = host.device
+    gpus = parse_gpus(job.gpus, facts) if device == "cuda" else None
+    processes = job.processes or _count_gpus(gpus, facts)
+    launcher = choose_launcher(job, device, processes)
+    argv, notes = make_argv(job, device, paths)
+    threads, default_env = make_threads(job, host, facts, processes)
+    links = make_links(job, host)
+    cpu = {"model": facts["cpu"]["model"], "threads": threads}
+    plan = Plan(
+        host=host.name,
+        device=device,
+        python=facts["python"]["path"],
+        launcher=launcher,
+        processes=processes,
+        argv=argv,
+        cwd=job.cwd,
+        env={**host.env, **job.env},
+        default_env=default_env,
+        gpus=gpus,
+        links=links,
+        persist=() if host.name == "local" else job.project.persist,
+        project=job.project.project,
+        package=package,
+        checkpoints=choose_checkpoints(job),
+        measure=None,
+        cpu=cpu,
+        torch=facts["python"]["torch"],
+        peak_tflops=dict(host.peak_tflops),
+        notes=tuple(notes),
+    )
+    return _with_measure(plan, facts)
+
+
+def _with_measure(plan: Plan, facts: Facts) -> Plan:
+    """Ask for a matmul peak where no table has this device: a CPU, or a GPU nobody knows."""
+    device = choose_device(plan.device, plan.cpu, facts["gpus"][:1], plan.processes)
+    if choose_device_peak(device, DEFAULT_DTYPES[plan.device], plan.peak_tflops, None) is not None:
+        return plan
+    measure = {
+        "device": plan.device,
+        "name": device.name,
+        "threads": plan.cpu["threads"] * (plan.processes if plan.device == "cpu" else 1),
+        "torch": plan.torch,
+    }
+    return Plan(**{**vars(plan), "measure": measure})
+
+
+def parse_gpus(text: str, facts: Facts) -> dict[str, Any]:
+    """Return what `--gpus` asks for: `{"count": n}`, or `{"ids": […]}` by index or UUID."""
+    known = facts["gpus"]
+    if text == "all":
+        return {"count": len(known)}
+    if text.isdigit() and "," not in text:
+        count = int(text)
+        if not 1 <= count <= len(known):
+            raise HostUnfit(f"{count} GPUs are asked for and the host has {len(known)}")
+        return {"count": count}
+    ids = [item.strip() for item in text.split(",") if item.strip()]
+    names = {str(gpu["index"]) for gpu in known} | {gpu["uuid"] for gpu in known}
+    unknown = [item for item in ids if item not in names]
+    if not ids or unknown:
+        raise UsageError(
+            f"--gpus {text}: no such GPU: {', '.join(unknown) or 'nothing named'}",
+            hint="give a number, `all`, or indices like `0,` and UUIDs, with commas between",
+        )
+    return {"ids": ids}
+
+
+def _count_gpus(gpus: Mapping[str, Any] | None, facts: Facts) -> int:
+    if gpus is None:
+        return 1
+    return int(gpus["count"]) if "count" in gpus else min(len(gpus["ids"]), len(facts["gpus"]))
+
+
+def choose_launcher(job: Job, device: str, processes: int) -> str:
+    """Return torchrun for CUDA or several processes, else plain python (nanoGPT breaks under torchrun on a CPU)."""
+    if job.launcher == "python" and processes > 1:
+        raise UsageError(
+            f"--launcher python starts one process, and {processes} are asked for",
+            hint="leave --launcher out, or pass --nproc-per-node 1",
+        )
+    return job.launcher or ("torchrun" if device == "cuda" or processes > 1 else "python")
+
+
+def make_argv(job: Job, device: str, paths: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the arguments of the user's Python, and a note for each that the user did not write."""
+    script, module, args = job.script, job.module, job.args
+    spec = job.project
+    if script is None and module is None:
+        script, module, args = spec.script, spec.module, (*spec.args, *args)
+    elif script is not None and script == spec.script:
+        args = (*spec.args, *args)
+    if script is None and module is None:
+        raise UsageError(
+            "no script to run", hint="`remote-train run train.py …`, or set `script` in remote-train.toml"
+        )
+    if script is not None:
+        check_script(script, job.cwd, paths)
+    device_args = spec.device_args.get(device)
+    notes = []
+    if device_args is None and job.family is not None:
+        device_args = job.family.device_args.get(device, ())
+        if device_args:
+            added = " ".join(device_args)
+            notes.append(
+                f"{script} is of the {job.family.name} family: on a {device.upper()} it gets {added}"
+            )
+    merged = merge_device_args(args, device_args or ())
+    head = (script,) if script is not None else ("-m", str(module))
+    return (*head, *merged), notes
+
+
+def check_script(script: str, cwd: str, paths: Sequence[str]) -> None:
+    """Refuse a script that will not be in the snapshot."""
+    place = posixpath.normpath(posixpath.join(cwd, script))
+    if posixpath.isabs(script) or place.startswith(".."):
+        raise UsageError(f"{script} lies outside the project", hint="run from the project's folder")
+    if place not in set(paths):
+        raise PackageError(
+            f"{script} is not among the files that travel",
+            hint=f"does it exist here, and does git ignore it? `git check-ignore -v {script}` tells",
+        )
+
+
+def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tuple[int, dict[str, str]]:
+    """Return threads per process, and the variables that say so where the user set none.
+
+    One thread per physical performance core this account may use, shared by the processes.
+    """
+    share = max(1, int(facts["cpu"]["usable"]) // processes)
+    default = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    if processes > 1 or host.device == "cuda":
+        # torchrun dies of SIGHUP even under nohup, and gives its ranks 30 s of its own to end.
+        default.update(PET_SIGNALS_TO_HANDLE="SIGTERM,SIGINT", PET_SHUTDOWN_TIMEOUT="3600")
+    if host.device == "cpu":
+        default["CUDA_VISIBLE_DEVICES"] = ""
+    if host.device == "cpu" or processes > 1:
+        default["OMP_NUM_THREADS"] = str(share)
+    chosen = {**facts.get("thread_env", {}), **host.env, **job.env}.get("OMP_NUM_THREADS", "")
+    return (int(chosen) if chosen.isdigit() and int(chosen) > 0 else share), default
+
+
+def make_links(job: Job, host: HostSpec) -> dict[str, str]:
+    """Return where each data folder lies on the host; raise ConfigError for one that lies nowhere."""
+    links = dict(host.data)
+    folders = (*job.project.data, *job.data)
+    if host.name == "local":
+        return {folder: posixpath.join(job.root, folder) for folder in (*folders, *job.project.persist)}
+    lost = [folder for folder in folders if folder not in links]
+    if lost:
+        raise ConfigError(
+            [
+                f"data folder {folder}: [hosts.{host.name}.data] does not say where it lies there"
+                for folder in lost
+            ],
+            hint="shipping data folders is not supported yet: map it there, or list its files in [package] include",
+        )
+    return links
+
+
+def choose_checkpoints(job: Job) -> tuple[str, ...]:
+    """Return the globs of this run's checkpoints, () for the usual names."""
+    if job.checkpoints:
+        return job.checkpoints
+    return job.project.checkpoints or (job.family.checkpoints if job.family else ())

@@ -1,0 +1,206 @@
+"""What is known of runs and hosts: `ps`, `show`, `hosts check`. Asks hosts in parallel, tells what it cannot know."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
+from remote_train.host import layout
+from remote_train.outcome import render_end
+from remote_train.plan import find_unfit
+from remote_train.watch import read_last_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+
+FINAL = ("ended", "lost", "not started")
+
+
+def refresh(run: Run, link: HostLink) -> dict[str, Any]:
+    """Ask the host for a run's state and keep what it says; return the new run.json."""
+    session = link.connect()
+    try:
+        state = session.request("state", run=run.id)
+    finally:
+        session.close()
+    return keep_state(run, state)
+
+
+def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
+    """Write the host's word on a run into its records."""
+    number = state.get("number") or run.read()["attempts"][-1]["attempt"]
+    mirror = run.attempt(number)
+    for name, key in ((layout.ATTEMPT, "attempt"), (layout.PEAK, "peak"), (layout.EXIT, "exit")):
+        if isinstance(state.get(key), dict):
+            mirror.write(name, state[key])
+    return run.update(state=state["state"], exit=state.get("exit"))
+
+
+def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict[str, str]:
+    """Refresh every run that may have changed, one connection a host; return id -> why it could not be."""
+    waiting: dict[str, list[Run]] = {}
+    troubles: dict[str, str] = {}
+    for run in runs:
+        record = run.read()
+        if record["state"] not in FINAL:
+            waiting.setdefault(record["host"], []).append(run)
+    with ThreadPoolExecutor(max(1, min(8, len(waiting)))) as pool:
+        for found in pool.map(lambda group: _refresh_group(group, link_of), waiting.values()):
+            troubles.update(found)
+    return troubles
+
+
+def _refresh_group(runs: list[Run], link_of: Callable[[Run], HostLink]) -> dict[str, str]:
+    try:
+        session = link_of(runs[0]).connect()
+    except (RemoteTrainError, ConnectionLost) as error:
+        return {run.id: str(error) for run in runs}
+    try:
+        for run in runs:
+            keep_state(run, session.request("state", run=run.id))
+    except (RemoteTrainError, ConnectionLost) as error:
+        return {run.id: str(error) for run in runs}
+    finally:
+        session.close()
+    return {}
+
+
+def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
+    """Return a run as `ps` lists it."""
+    record = run.read()
+    number = record["attempts"][-1]["attempt"]
+    metric, watch = read_last_metric(number, run.attempt(number))
+    ended = record.get("exit") or {}
+    end = ended.get("ended") if record["state"] in FINAL else time.time()
+    progress = watch.deriver.progress if watch else None
+    return {
+        "run": run.id,
+        "host": record["host"],
+        "state": record["state"] if trouble is None else f"{record['state']}?",
+        "trouble": trouble,
+        "step": metric.step if metric else None,
+        "steps": progress[1] if progress else None,
+        "loss": metric.loss if metric else None,
+        "mfu": metric.mfu if metric else None,
+        "started": record.get("created"),
+        "duration": end - record["created"] if end else None,
+        "exit": render_exit(ended) if ended else None,
+    }
+
+
+def render_exit(ended: dict[str, Any]) -> str:
+    """Return how a run ended, in a word or two."""
+    if ended.get("start_error"):
+        return "did not start"
+    if ended.get("stopped"):
+        return "stopped"
+    if ended.get("code") == 0:
+        return "0"
+    return (
+        render_end(ended.get("code"), ended.get("signal")).removeprefix("ended ").removeprefix("with code ")
+    )
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return everything `show` says of a run, from the records here."""
+    record = run.read()
+    attempts = record["attempts"]
+    number = attempts[-1]["attempt"]
+    plan = attempts[-1]["plan"]
+    metric, watch = read_last_metric(number, run.attempt(number))
+    ended = record.get("exit")
+    return {
+        "run": run.id,
+        "project": record["project"],
+        "host": record["host"],
+        "state": record["state"],
+        "exit": render_exit(ended) if ended else None,
+        "attempts": [f"{item['attempt']} on {item['host']}" for item in attempts],
+        "script": " ".join(plan["argv"]),
+        "launcher": plan["launcher"],
+        "processes": plan["processes"],
+        "package": record["package"],
+        "commit": record.get("commit"),
+        "dirty": record.get("dirty"),
+        "device": watch.device.name if watch else None,
+        "last": metric.as_json() if metric else None,
+        "steps": watch.deriver.progress[1] if watch and watch.deriver.progress else None,
+        "eta": watch.deriver.eta_seconds if watch and record["state"] not in FINAL else None,
+        "explanation": watch.deriver.explanation if watch else None,
+        "checkpoints": list_pulled(run),
+        "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
+        "next": next_commands(run.id, record["state"]),
+    }
+
+
+def list_pulled(run: Run) -> list[str]:
+    """Return the files that were pulled and are here, relative to the run's folder."""
+    if not run.files.is_dir():
+        return []
+    return sorted(str(path.relative_to(run.folder)) for path in run.files.rglob("*") if path.is_file())
+
+
+def next_commands(run: str, state: str) -> list[str]:
+    """Return what can be done with a run in this state."""
+    if state in FINAL:
+        return [f"remote-train logs {run}", f"remote-train pull {run}"]
+    return [f"remote-train logs -f {run}", f"remote-train stop {run}"]
+
+
+def check_host(link: HostLink) -> dict[str, Any]:
+    """Return what `hosts check` found at one host, step by step, and a verdict with the next step."""
+    row: dict[str, Any] = {
+        "host": link.host.name,
+        "address": list(link.host.address),
+        "ok": False,
+        "exit_code": 13,
+    }
+    began = time.monotonic()
+    try:
+        session = link.connect()
+    except Unreachable as error:
+        return {
+            **row,
+            "reachable": False,
+            "verdict": f"unreachable: {error.message}",
+            "next": "is it on, and is the address right?",
+        }
+    except RemoteTrainError as error:
+        return {
+            **row,
+            "exit_code": error.exit_code,
+            "reachable": True,
+            "login": False,
+            "verdict": error.message,
+            "next": error.hint,
+        }
+    except ConnectionLost as error:
+        return {**row, "reachable": True, "login": False, "verdict": str(error), "next": "try again"}
+    try:
+        connected = time.monotonic() - began
+        facts = link.read_facts(session, fresh=True)
+    except (RemoteTrainError, ConnectionLost) as error:
+        return {
+            **row,
+            "reachable": True,
+            "login": True,
+            "verdict": str(error),
+            "next": getattr(error, "hint", None),
+        }
+    finally:
+        session.close()
+    why = find_unfit(link.host, facts)
+    return {
+        **row,
+        "reachable": True,
+        "login": f"in {connected:.2f} s",
+        "facts": facts,
+        "verdict": "ready" if why is None else why,
+        "next": None if why is None else "see `python` and `device` in hosts.toml",
+        "ok": why is None,
+    }

@@ -1,0 +1,237 @@
+"""From hosts to one live session: banners in parallel, logins in the order given, the first fit one wins.
+
+What counts as unreachable, and what may lead to the local CPU, is DESIGN §8 to the letter: only hosts that gave
+no SSH banner. Every other failure ends the command with its own exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConfigError, HostUnfit, Unreachable
+from remote_train.memory import HostMemory, host_memory
+from remote_train.plan import find_unfit
+from remote_train.session import Session, open_session
+from remote_train.sshconfig import read_ssh_target
+from remote_train.transport.dial import Dialling, Refused
+from remote_train.transport.local import LocalTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from remote_train.bootstrap import Agent
+    from remote_train.host_spec import HostSpec
+    from remote_train.listener import Listener
+    from remote_train.transport import Ask
+
+FACTS_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """All addresses of one host under one identity, as a transport wants them."""
+
+    name: str
+    addresses: tuple[str, ...]
+    port: int
+    user: str
+    identity_files: tuple[Path, ...]
+    identities_only: bool
+    identity_agent: str | None
+    known_hosts_files: tuple[Path, ...]
+    host_key_alias: str | None
+
+
+def read_target(host: HostSpec) -> tuple[HostTarget, str]:
+    """Return a host's target and its StrictHostKeyChecking; raise ConfigError for options we cannot honour."""
+    found = [read_ssh_target(host, address) for address in host.address or (host.name,)]
+    first = found[0]
+    ports = {target.port for target in found}
+    if len(ports) > 1:
+        raise ConfigError([f"host {host.name}: its addresses have different ports: {sorted(ports)}"])
+    target = HostTarget(
+        name=host.name,
+        addresses=tuple(dict.fromkeys(target.hostname for target in found)),
+        port=first.port,
+        user=first.user,
+        identity_files=first.identity_files,
+        identities_only=first.identities_only,
+        identity_agent=first.identity_agent,
+        known_hosts_files=first.known_hosts_files,
+        host_key_alias=first.host_key_alias,
+    )
+    return target, first.strict_host_key_checking
+
+
+class HostLink:
+    """A way to one host that can be opened again and again."""
+
+    def __init__(self, host: HostSpec, agent: Agent, ask: Ask | None, pythons: Sequence[str]) -> None:
+        self.host = host
+        self.agent = agent
+        self.pythons = list(pythons)
+        self.memory: HostMemory = host_memory(host.name, host.state_dir)
+        self._ask = ask
+        self._target: HostTarget | None = None
+        self._dialling: Dialling | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the host is this machine."""
+        return self.host.name == "local"
+
+    def dial(self) -> None:
+        """Begin to knock at every address, without waiting; raise ConfigError for an ssh_config we cannot honour."""
+        if self.is_local or self._dialling is not None:
+            return
+        if self._target is None:
+            self._target, strict = read_target(self.host)
+            if strict != "ask":  # accept-new: only ever adds; yes: an unknown key is refused
+                self._ask = (lambda _question: True) if strict == "accept-new" else None
+        self._dialling = Dialling(self._target)
+
+    def connect(self) -> Session:
+        """Return a new session whose `open` is on its way; raise Unreachable or the error after the banner."""
+        if self.is_local:
+            session = open_session(LocalTransport(), self.agent, sys.executable)
+        else:
+            session = self._connect_ssh()
+        session.submit("open", state_dir=self.host.state_dir)
+        return session
+
+    def _connect_ssh(self) -> Session:
+        # Imported here, while the sockets wait for their banners: it takes 150 ms.
+        from remote_train.transport.paramiko_ssh import ParamikoTransport  # noqa: PLC0415
+
+        if self._dialling is None:
+            self.dial()
+        dialling, self._dialling = self._dialling, None
+        if dialling is None or self._target is None:
+            raise Unreachable(f"{self.host.name}: not dialled")
+        dialled = dialling.wait()
+        if isinstance(dialled, Refused):
+            raise Unreachable(f"{self.host.name}: {dialled.reason}", reason=dialled.reason)
+        transport = ParamikoTransport(self._target, dialled, ask=self._ask, pin=self.host.host_key)
+        return open_session(transport, self.agent, self.host.python)
+
+    def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:
+        """Return what the host is like, as remembered from last time unless `fresh`."""
+        facts = None if fresh else self.memory.read_facts(self.pythons)
+        if facts is None:
+            facts = session.wait(session.submit("facts", pythons=self.pythons), FACTS_SECONDS)
+            self.memory.write_facts(self.pythons, facts)
+        return facts
+
+    def close(self) -> None:
+        """Let go of sockets that were dialled and not used."""
+        if self._dialling is not None:
+            self._dialling.close()
+            self._dialling = None
+
+
+@dataclass
+class Reached:
+    """A host that was reached and is fit, with the session it was reached by."""
+
+    link: HostLink
+    session: Session
+    facts: dict[str, Any]
+    reasons: list[str] = field(default_factory=list)
+    """Why the hosts before it were passed over."""
+
+
+def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
+    """Return the interpreters to try for training, best first."""
+    if host.name != "local":
+        return [host.python] if host.python else ["python3", "python"]
+    places = [str(project_root / ".venv")]
+    places += [os.environ[key] for key in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(key)]
+    return list(dict.fromkeys([os.path.join(place, "bin", "python") for place in places] + [sys.executable]))  # noqa: PTH118
+
+
+def reach_first(links: Sequence[HostLink], local: HostLink | None, listener: Listener) -> Reached:
+    """Return the first host that is reached and fit; the local CPU when none is reachable and `local` is given.
+
+    Raises Unreachable, HostUnfit, or what the first failed login says.
+    """
+    if not links and local is not None:
+        return _reach_local(local, [])
+    for link in links:
+        link.dial()
+    absent: list[str] = []
+    unfit: list[str] = []
+    try:
+        for link in links:
+            reached = _try(link, absent, unfit)
+            if reached is not None:
+                return reached
+    finally:
+        for link in links:
+            link.close()
+    if unfit:
+        raise HostUnfit("\n".join(unfit + absent), hint=_unfit_hint(unfit))
+    if local is None:
+        raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
+    listener.tell("fallback", reasons=absent)
+    return _reach_local(local, absent)
+
+
+def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
+    try:
+        session = link.connect()
+    except Unreachable as error:
+        absent.append(error.message)
+        return None
+    try:
+        facts = link.read_facts(session)
+        why = find_unfit(link.host, facts)
+        if why is not None:  # it may have been mended since we last looked
+            facts = link.read_facts(session, fresh=True)
+            why = find_unfit(link.host, facts)
+        if why is None:
+            return Reached(link, session, facts, absent + unfit)
+        unfit.append(f"{link.host.name}: {why}{_name_others(session, facts)}")
+    except BaseException:
+        session.close()
+        raise
+    session.close()
+    return None
+
+
+def _name_others(session: Session, facts: dict[str, Any]) -> str:
+    """Return a half sentence about interpreters that do have torch, if any were found."""
+    if facts["python"].get("torch"):
+        return ""
+    found = session.request("search").get("pythons", [])
+    return f"; torch was found in {', '.join(map(str, found[:3]))}" if found else ""
+
+
+def _unfit_hint(unfit: Sequence[str]) -> str:
+    if any("torch was found" in why for why in unfit):
+        return "set `python` for that host in hosts.toml"
+    return 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
+
+
+def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
+    """Reach this machine, whatever it takes: an unfit local Python is exit 13 with both reasons."""
+    absent: list[str] = []
+    unfit: list[str] = []
+    reached = _try(local, absent, unfit)
+    if reached is None:
+        raise HostUnfit(
+            "\n".join([*reasons, *unfit, *absent]),
+            hint="install torch into the project's .venv, or activate an environment that has it",
+        )
+    reached.reasons = reasons
+    return reached
+
+
+def make_links(
+    hosts: Sequence[HostSpec], agent: Agent, ask: Ask | None, project_root: Path
+) -> list[HostLink]:
+    """Return a link for each host, in order."""
+    return [HostLink(host, agent, ask, candidate_pythons(host, project_root)) for host in hosts]

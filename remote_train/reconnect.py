@@ -1,0 +1,72 @@
+"""Come back to a host after a lost connection: full-jitter pauses, no retry of a refused login or host key."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remote_train.errors import ConnectionGivenUp, ConnectionLost, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remote_train.listener import Listener
+    from remote_train.reach import HostLink
+    from remote_train.session import Session
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+TELL_AFTER = 2.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on trying, and whom to tell."""
+
+    run: str
+    give_up: float | None
+    """Seconds without a connection after which to give up; None: never."""
+    listener: Listener
+
+
+def choose_pause(failures: int, chance: float) -> float:
+    """Return seconds to wait before the next try: full jitter over a doubling ceiling, 1 s to 60 s.
+
+    `chance` is in 0..1.
+    """
+    return max(FIRST_PAUSE, chance * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 10)))
+
+
+def reconnect(link: HostLink, why: str, patience: Patience, begin: Callable[[Session], None]) -> Session:
+    """Return a new session on which `begin` went through.
+
+    Raises ConnectionGivenUp after the patience is over; a refused host key or login ends it at once.
+    """
+    lost = time.monotonic()
+    told = False
+    failures = 0
+    while True:
+        try:
+            session = link.connect()
+            begin(session)
+        except (ConnectionLost, Unreachable) as error:
+            why = str(error)
+        else:
+            if told:
+                patience.listener.tell("back", host=link.host.name, seconds=time.monotonic() - lost)
+            return session
+        gone = time.monotonic() - lost
+        if patience.give_up is not None and gone > patience.give_up:
+            raise ConnectionGivenUp(
+                f"no connection to {link.host.name} for {gone:.0f} s ({why}); the run goes on",
+                hint=f"attach again with `remote-train logs -f {patience.run}`",
+                run=patience.run,
+            )
+        pause = choose_pause(failures, random.random())  # noqa: S311  (jitter, not a secret)
+        if not told and gone + pause > TELL_AFTER:
+            told = True
+            patience.listener.tell("silent", host=link.host.name, reason=why)
+        time.sleep(pause)
+        failures += 1

@@ -1,0 +1,225 @@
+"""What this laptop keeps of a run, in `PROJECT/runs/ID/`, and where it finds runs again.
+
+    run.json                   what was asked for, on which host, in which attempts, and how it ended
+    attempts/K/ranks/N.log     exact mirrors of the host's outputs; their size is the offset to go on from
+    attempts/K/clock.jsonl     mirror of the host's clock
+    attempts/K/*.json          the host's own records of the attempt, its peak and its end
+    files/RELATIVE             what `pull` brought; pulled.json says with which hash
+    mirror.lock                held by the one process that writes the mirrors
+
+An index in the user's state folder leads from an id to its folder, so that RUN works from anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from remote_train.errors import LocalSpace, NameTaken, UsageError
+from remote_train.host import durable, layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN_FORMAT = 1
+ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Letters of a run id that cannot be taken for one another."""
+
+
+@cache
+def client_root() -> Path:
+    """Return the folder of this laptop's own state (index, memory of hosts), made on first use."""
+    root = platformdirs.user_state_path("remote-train") / "client"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return root
+
+
+def make_run_id(project: str, now: float) -> str:
+    """Return PROJECT-MMDD-4 characters."""
+    tail = "".join(secrets.choice(ALPHABET) for _ in range(4))
+    return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder on this laptop."""
+
+    id: str
+    folder: Path
+
+    def read(self) -> dict[str, Any]:
+        """Return run.json; raise UsageError when the folder holds none."""
+        record = durable.read_record(str(self.folder / "run.json"))
+        if record is None:
+            raise UsageError(f"{self.folder} holds no record of a run")
+        return record
+
+    def update(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON values)
+        """Change keys of run.json; a reader sees the old record or the new one."""
+        record = {**self.read(), **changes}
+        record.pop("format", None)
+        durable.write_record(str(self.folder / "run.json"), record)
+        return record
+
+    @property
+    def files(self) -> Path:
+        """Where pulled files land."""
+        return self.folder / "files"
+
+    def attempt(self, number: int) -> Attempt:
+        """Return the mirror of one attempt."""
+        return Attempt(self.folder / "attempts" / str(number))
+
+    def newest(self) -> Attempt:
+        """Return the mirror of the newest attempt."""
+        return self.attempt(self.read()["attempts"][-1]["attempt"])
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Hold the mirror's lock; yields False when another process of this laptop writes it already."""
+        with open(self.folder / "mirror.lock", "w", encoding="ascii") as lock:  # noqa: PTH123  (flock wants a file)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The mirror of one attempt."""
+
+    folder: Path
+
+    def output(self, name: str) -> Path:
+        """Return the mirror of an output: a rank's number, `clock` or `launcher`."""
+        if name == "clock":
+            return self.folder / layout.CLOCK
+        if name == "launcher":
+            return self.folder / layout.LAUNCHER_LOG
+        return Path(layout.rank_log(str(self.folder), int(name)))
+
+    def offset(self, name: str) -> int:
+        """Return the byte to go on from."""
+        path = self.output(name)
+        return path.stat().st_size if path.exists() else 0
+
+    def ranks(self) -> list[int]:
+        """Return the ranks that have a mirror."""
+        return sorted(int(path.stem) for path in (self.folder / layout.RANKS).glob("*.log"))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return one of the host's records (layout.ATTEMPT, PEAK, EXIT), None when it is not here."""
+        return durable.read_record(str(self.folder / name))
+
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Keep one of the host's records."""
+        durable.write_record(str(self.folder / name), {k: v for k, v in record.items() if k != "format"})
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        (self.folder / layout.RANKS).mkdir(parents=True, exist_ok=True)
+
+
+def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
+    """Make the folder of a new run under `home` and its first record; raise NameTaken, LocalSpace."""
+    folder = home / run_id
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        (folder / ".gitignore").write_text("*\n")
+        # The first key marks the folder as ours: such folders are left out of packages.
+        durable.write_record(
+            str(folder / "run.json"), {"remote_train_format": RUN_FORMAT, "run": run_id, **record}
+        )
+        index = client_root() / "index"
+        index.mkdir(exist_ok=True)
+        (index / run_id).write_text(str(folder))
+    except FileExistsError:
+        hint = f"`remote-train show {run_id}` shows it; choose another --name, or leave it out"
+        raise NameTaken(f"there is a run named {run_id} in {home}", hint=hint) from None
+    except OSError as error:
+        raise LocalSpace(f"{folder}: {error.strerror}", hint="free space there and start again") from error
+    run = Run(run_id, folder)
+    run.attempt(1).prepare()
+    return run
+
+
+def drop_run(run: Run) -> None:
+    """Forget a run that never began."""
+    for path in sorted(run.folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    run.folder.rmdir()
+    (client_root() / "index" / run.id).unlink(missing_ok=True)
+
+
+def list_runs(project: Path | None = None) -> list[Run]:
+    """Return the runs this laptop knows, oldest first; only those of one project's folder when it is given."""
+    index = client_root() / "index"
+    found = {}
+    for entry in index.iterdir() if index.is_dir() else ():
+        folder = Path(entry.read_text())
+        if (folder / "run.json").exists():
+            found[entry.name] = Run(entry.name, folder)
+    if project is not None:
+        found = {name: run for name, run in found.items() if run.folder.parent == project / "runs"}
+        for path in (project / "runs").glob("*/run.json"):
+            found.setdefault(path.parent.name, Run(path.parent.name, path.parent))
+    return sorted(found.values(), key=_age)
+
+
+def _age(run: Run) -> tuple[float, str]:
+    record = durable.read_record(str(run.folder / "run.json")) or {}
+    return (float(record.get("created", 0)), run.id)
+
+
+def find_run(text: str | None, project: Path | None) -> Run:
+    """Return the run that `text` names: an id, a unique prefix, or nothing (this project's latest).
+
+    Raises UsageError (exit 2) for an unknown or ambiguous name. HOST:ID is resolved before, by who can ask a host.
+    """
+    if text is None:
+        if project is None or not (runs := list_runs(project)):
+            raise UsageError(
+                "this project has no run yet", hint="`remote-train ps` lists the runs of all projects"
+            )
+        return runs[-1]
+    runs = list_runs()
+    if project is not None:
+        runs += [run for run in list_runs(project) if run not in runs]
+    exact = [run for run in runs if run.id == text]
+    matching = exact or [run for run in runs if run.id.startswith(text)]
+    if not matching:
+        raise UsageError(f"no run is named {text}", hint="`remote-train ps` lists them")
+    if len(matching) > 1:
+        names = ", ".join(run.id for run in matching[:8])
+        raise UsageError(f"{text} may mean {names}", hint="type more of the id")
+    return matching[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object that may be lost without harm; {} when it is absent or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Keep a JSON object that may be lost without harm: renamed into place, not synced."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, separators=(",", ":")))
+    temporary.replace(path)

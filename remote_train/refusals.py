@@ -1,0 +1,46 @@
+"""From an error the host answered with to the error a user sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remote_train import errors
+
+_KINDS: dict[str, type[errors.RemoteTrainError]] = {
+    kind.kind: kind
+    for kind in (
+        errors.UsageError,
+        errors.HostUnfit,
+        errors.HostSpace,
+        errors.NameTaken,
+        errors.StartFailed,
+        errors.VerificationFailed,
+        errors.ProtocolError,
+    )
+}
+
+_HINTS = {
+    "host-space": "free space there, or set `state_dir` for the host in hosts.toml",
+    "name-taken": "choose another --name, or leave it out",
+}
+
+
+class SourceChanged(Exception):
+    """The file on the host is not the one that was being fetched; fetch it anew."""
+
+
+class NoSuchFile(Exception):
+    """The file is not there any more."""
+
+
+_ANSWERED: dict[str, type[Exception]] = {"changed": SourceChanged, "no-such-file": NoSuchFile}
+
+
+def make_refusal(host: str, error: object) -> Exception:
+    """Return the exception for an `error` reply; an unknown kind is a ProtocolError."""
+    facts: dict[str, Any] = error if isinstance(error, dict) else {}
+    kind, message = str(facts.get("kind")), str(facts.get("message"))[:2000]
+    if kind in _ANSWERED:
+        return _ANSWERED[kind](f"{host}: {message}")
+    known = _KINDS.get(kind, errors.ProtocolError)
+    return known(f"{host}: {message}", hint=_HINTS.get(kind), host=host)

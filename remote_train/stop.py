@@ -1,0 +1,39 @@
+"""Stop a run: ask its supervisor, wait for the end, and make sure that nothing of it is left."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import StopIncomplete
+
+if TYPE_CHECKING:
+    from remote_train.listener import Listener
+    from remote_train.records import Run
+    from remote_train.session import Session
+
+POLL_SECONDS = 0.2
+MARGIN_SECONDS = 30.0
+DONE = ("ended", "lost", "unknown", "created")
+
+
+def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: Listener) -> dict[str, Any]:
+    """Return the attempt's last state once no process of it is left; raise StopIncomplete naming those that are.
+
+    TERM goes out at once; after `grace` seconds everything of the run is killed.
+    """
+    asked = session.request("stop", run=run.id, attempt=attempt, grace=grace)
+    listener.tell("stopping", run=run.id, grace=grace, state=asked["state"])
+    deadline = time.monotonic() + grace + MARGIN_SECONDS
+    state = session.request("state", run=run.id, attempt=attempt)
+    while state["state"] not in DONE and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        state = session.request("state", run=run.id, attempt=attempt)
+    survivors = session.request("sweep", run=run.id, attempt=attempt)["survivors"] or asked["survivors"]
+    if state["state"] not in DONE or survivors:
+        raise StopIncomplete(
+            f"{run.id}: processes are still there: {', '.join(map(str, survivors)) or 'its supervisor'}",
+            hint="a process in an uninterruptible wait ends only with what it waits for; run `stop` again later",
+            survivors=survivors,
+        )
+    return state
