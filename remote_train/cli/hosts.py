@@ -1,0 +1,65 @@
+"""Commands about hosts and the project file: hosts list, hosts check, init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remote_train.cli.app import HostsFile, Json, app, make_ask, make_screen, settings
+
+hosts = typer.Typer(help="The hosts you can train on.", no_args_is_help=True)
+app.add_typer(hosts, name="hosts")
+
+
+@hosts.command("list")
+def list_hosts(hosts_file: HostsFile = None, json: Json = False) -> None:
+    """List the hosts of hosts.toml and ~/.ssh/config."""
+    from remote_train.cli.answers import list_known_hosts, show_hosts
+
+    settings.json = json
+    show_hosts(list_known_hosts(hosts_file), as_json=json)
+
+
+@hosts.command("check")
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: every host of hosts.toml.")
+    ] = None,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """Connect to hosts and say what is there: login, Python and torch, GPUs, disk, and a verdict."""
+    from remote_train.bootstrap import read_agent
+    from remote_train.cli.answers import show_checks
+    from remote_train.config import read_hosts
+    from remote_train.hostnames import choose_hosts
+    from remote_train.query import check_host
+    from remote_train.reach import make_links
+    from remote_train.ssh_aliases import read_aliases
+
+    settings.json = json
+    known = read_hosts(hosts_file)
+    wanted = tuple(names or ()) or tuple(known.hosts)
+    if not wanted:
+        raise typer.BadParameter(
+            "there is no hosts.toml: name a host, or `remote-train init` says where to write one"
+        )
+    links = make_links(choose_hosts(wanted, known, read_aliases(Path.home())), read_agent(), make_ask(), Path.cwd())
+    for link in links:
+        link.dial()
+    rows = [check_host(link) for link in links]
+    show_checks(rows, as_json=json)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(next(row["exit_code"] for row in rows if not row["ok"]))
+
+
+@app.command()
+def init() -> None:
+    """Write a remote-train.toml for this project, and say where hosts.toml belongs."""
+    from remote_train.init import write_project_file
+
+    with make_screen() as screen:
+        for line in write_project_file(Path.cwd()):
+            screen.say(line)

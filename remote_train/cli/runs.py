@@ -1,0 +1,192 @@
+"""Commands about runs that exist: logs, ps, show, stop, pull, metrics."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
+from typing import Annotated
+
+import typer
+
+from remote_train.cli.app import (
+    GiveUp,
+    HostsFile,
+    Json,
+    NoPull,
+    RunArgument,
+    app,
+    choose_give_up,
+    make_ask,
+    make_listener,
+    make_screen,
+    settings,
+    stay,
+)
+
+
+def _parse_ranks(text: str, processes: int) -> set[int]:
+    if text == "all":
+        return set(range(processes))
+    if text.isdigit() and int(text) < processes:
+        return {int(text)}
+    raise typer.BadParameter(
+        f"{text!r}: this run has ranks 0 to {processes - 1}, or `all`", param_hint="--rank"
+    )
+
+
+@app.command()
+def logs(
+    run: RunArgument = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Stay until the end, with metrics, as `run` does.")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", metavar="N", min=0, help="Begin with the last N lines.")
+    ] = None,
+    rank: Annotated[str, typer.Option("--rank", metavar="R", help="A rank's number, or `all`.")] = "0",
+    no_pull: NoPull = False,
+    give_up: GiveUp = None,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """Print a run's output; attach to it again with -f."""
+    from remote_train.api import find_training
+
+    settings.json = json
+    training = find_training(run, hosts_file, make_ask())
+    shown = _parse_ranks(rank, int(training.run.read()["attempts"][-1]["plan"]["processes"]))
+    with make_screen() as screen:
+        listener = make_listener(screen, prefix_ranks=len(shown) > 1)
+        if not training.is_complete() and not follow:
+            training.catch_up()
+        if follow:
+            patience = choose_give_up(give_up)
+            stay(training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull)
+        else:
+            training.show_mirror(listener, shown, tail)
+
+
+@app.command()
+def ps(
+    everything: Annotated[
+        bool, typer.Option("-a", "--all", help="Runs of every project, not just this one.")
+    ] = False,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """List runs with their state, loss and MFU."""
+    from remote_train.cli.answers import show_runs
+    from remote_train.find import current_project, link_of
+    from remote_train.query import make_row, refresh_all
+    from remote_train.records import list_runs
+
+    settings.json = json
+    project = None if everything else current_project()
+    found = list_runs(project) or list_runs()
+    troubles = refresh_all(found, lambda run: link_of(run, hosts_file, make_ask()))
+    show_runs([make_row(run, troubles.get(run.id)) for run in found], as_json=json)
+
+
+@app.command()
+def show(run: RunArgument = None, hosts_file: HostsFile = None, json: Json = False) -> None:
+    """Show everything that is known of one run."""
+    from remote_train.api import find_training
+    from remote_train.cli.answers import show_run
+    from remote_train.errors import ConnectionLost, RemoteTrainError
+
+    settings.json = json
+    training = find_training(run, hosts_file, make_ask())
+    try:
+        if not training.is_complete():
+            training.state()
+            training.catch_up()
+    except (RemoteTrainError, ConnectionLost) as error:
+        with make_screen() as screen:
+            screen.warn(f"as last seen; {error}")
+    show_run(training.describe(), as_json=json)
+
+
+@app.command()
+def stop(
+    run: RunArgument = None,
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", min=0, help="Time to end by itself after TERM.")
+    ] = 30.0,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """Stop a run: TERM, a grace, then everything of it is killed."""
+    from remote_train.api import find_training
+
+    settings.json = json
+    training = find_training(run, hosts_file, make_ask())
+    with make_screen() as screen:
+        listener = make_listener(screen)
+        record = training.stop(grace, listener)
+        if json:
+            listener.tell("stopped", run=training.id, state=record["state"], exit=record["exit"])
+        elif record["state"] == "ended":
+            screen.say(f"{training.id} has ended, nothing of it is left")
+
+
+@app.command()
+def pull(
+    run: RunArgument = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DEST", help="Folder. [default: runs/ID/files of the project]"),
+    ] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option("--match", metavar="GLOB", help="Bring these files instead of the checkpoints."),
+    ] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="Only the newest checkpoint.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every file the run made.")] = False,
+    give_up: GiveUp = None,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """Bring a run's checkpoints home: whole and verified, or not at all."""
+    from remote_train.api import find_training
+    from remote_train.pull import PullWish
+
+    settings.json = json
+    training = find_training(run, hosts_file, make_ask())
+    wish = PullWish(
+        to.resolve() if to else None, tuple(match or ()), latest, everything, choose_give_up(give_up)
+    )
+    with make_screen() as screen:
+        listener = make_listener(screen)
+        pulled = training.pull(wish, listener)
+        if json:
+            files = [str(path) for path in (*pulled.files, *pulled.unchanged)]
+            listener.tell("pull", run=training.id, files=files, bytes=pulled.bytes)
+        elif not pulled.files:
+            here = len(pulled.unchanged)
+            screen.say(
+                f"nothing new: {here} file{'s' * (here != 1)} here already"
+                if here
+                else "the run has made no such file"
+            )
+
+
+@app.command()
+def metrics(
+    run: RunArgument = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")] = False,
+    hosts_file: HostsFile = None,
+    json: Json = False,
+) -> None:
+    """Print a run's metrics, one record a line: JSON, or CSV."""
+    from remote_train.api import find_training
+    from remote_train.cli.answers import print_metrics
+    from remote_train.errors import ConnectionLost, RemoteTrainError
+
+    settings.json = json
+    training = find_training(run, hosts_file, make_ask())
+    try:
+        if not training.is_complete():
+            training.catch_up()
+    except (RemoteTrainError, ConnectionLost) as error:
+        sys.stderr.write(f"remote-train: as last seen; {error}\n")
+    print_metrics(training.metrics(), csv=csv)
