@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from remote_train.project_spec import ProjectSpec
+    from remote_train.config.project_spec import ProjectSpec
     from remote_train.transport import Ask
 
 

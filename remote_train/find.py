@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.bootstrap import read_agent
-from remote_train.config import read_hosts
+from remote_train.config.hostnames import choose_host
+from remote_train.config.hosts_file import read_hosts
+from remote_train.config.project import find_project
+from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import PackageError, UsageError
 from remote_train.host import layout
-from remote_train.hostnames import choose_host
-from remote_train.project import find_project
 from remote_train.reach import HostLink, candidate_pythons
 from remote_train.records import Run, client_root, create_run, find_run
-from remote_train.ssh_aliases import read_aliases
 
 if TYPE_CHECKING:
     from remote_train.transport import Ask

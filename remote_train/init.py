@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from remote_train.config import hosts_path
+from remote_train.config.families import read_family
+from remote_train.config.hosts_file import hosts_path
+from remote_train.config.project import find_project, read_project
+from remote_train.config.project_file import render_project_file
 from remote_train.errors import LocalSpace, UsageError
-from remote_train.families import read_family
-from remote_train.project import find_project, read_project
-from remote_train.project_file import render_project_file
 
 NAME = "remote-train.toml"
 USUAL = ("train.py", "main.py", "run.py")

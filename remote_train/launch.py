@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.bootstrap import read_agent
-from remote_train.config import read_hosts
+from remote_train.config.families import read_family
+from remote_train.config.host_spec import make_local
+from remote_train.config.hostnames import choose_hosts
+from remote_train.config.hosts_file import read_hosts
+from remote_train.config.project import find_project, read_project
+from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
 from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
-from remote_train.families import read_family
 from remote_train.follow import Following, Wish
-from remote_train.host_spec import make_local
-from remote_train.hostnames import choose_hosts
 from remote_train.memory import stat_cache_path
 from remote_train.package import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
-from remote_train.project import find_project, read_project
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
 from remote_train.reconnect import Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
 from remote_train.ship import FactsChanged, Shipment, make_start_message
-from remote_train.ssh_aliases import read_aliases
 
 if TYPE_CHECKING:
-    from remote_train.families import Family
+    from remote_train.config.families import Family
+    from remote_train.config.project import ProjectPlace
+    from remote_train.config.project_spec import ProjectSpec
     from remote_train.listener import Listener
-    from remote_train.project import ProjectPlace
-    from remote_train.project_spec import ProjectSpec
     from remote_train.transport import Ask
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
@@ -243,9 +243,7 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
             state = shipment.start(base, message, following.make_request(session))
         except FactsChanged:
             facts = link.read_facts(session, fresh=True)
-            plan = make_plan(
-                prepared.job, link.host, facts, plan.package, paths_of(prepared.package)
-            )
+            plan = make_plan(prepared.job, link.host, facts, plan.package, paths_of(prepared.package))
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
             patience = Patience(run.id, prepared.request.give_up, following.listener)

@@ -9,18 +9,20 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from remote_train.config.families import merge_device_args
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
-from remote_train.families import merge_device_args
 from remote_train.metrics.denominator import choose_device, choose_device_peak
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from remote_train.families import Family
-    from remote_train.host_spec import HostSpec
-    from remote_train.project_spec import ProjectSpec
+    from remote_train.config.families import Family
+    from remote_train.config.host_spec import HostSpec
+    from remote_train.config.project_spec import ProjectSpec
 
 Facts = dict[str, Any]
+
+GPU_KEYS = ("index", "uuid", "name", "sm_count", "clock_mhz", "capability", "memory_bytes")
 
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
@@ -69,6 +71,8 @@ class Plan:
     cpu: Mapping[str, Any]
     torch: str | None
     peak_tflops: Mapping[str, float]
+    gpu_facts: tuple[Mapping[str, Any], ...] = ()
+    """What is known of the host's GPUs, for the record: MFU is derived from it later."""
     notes: tuple[str, ...] = ()
 
     def as_message(self) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         cpu=cpu,
         torch=facts["python"]["torch"],
         peak_tflops=dict(host.peak_tflops),
+        gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
         notes=tuple(notes),
     )
     return _with_measure(plan, facts)

@@ -11,11 +11,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from remote_train.config.ssh_target import read_ssh_target
 from remote_train.errors import ConfigError, HostUnfit, Unreachable
 from remote_train.memory import HostMemory, host_memory
 from remote_train.plan import find_unfit
 from remote_train.session import Session, open_session
-from remote_train.sshconfig import read_ssh_target
 from remote_train.transport.dial import Dialling, Refused
 from remote_train.transport.local import LocalTransport
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from remote_train.bootstrap import Agent
-    from remote_train.host_spec import HostSpec
+    from remote_train.config.host_spec import HostSpec
     from remote_train.listener import Listener
     from remote_train.transport import Ask
 
@@ -206,8 +206,8 @@ def _name_others(session: Session, facts: dict[str, Any]) -> str:
     """Return a half sentence about interpreters that do have torch, if any were found."""
     if facts["python"].get("torch"):
         return ""
-    found = session.request("search").get("pythons", [])
-    return f"; torch was found in {', '.join(map(str, found[:3]))}" if found else ""
+    found = [str(item.get("path")) for item in session.request("search").get("pythons", [])]
+    return f"; torch was found in {', '.join(found[:3])}" if found else ""
 
 
 def _unfit_hint(unfit: Sequence[str]) -> str:

@@ -69,8 +69,8 @@ def show_checks(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
 def list_known_hosts(hosts_file: Path | None) -> list[dict[str, Any]]:
     """Return the rows of `hosts list`."""
-    from remote_train.config import read_hosts
-    from remote_train.ssh_aliases import read_aliases
+    from remote_train.config.hosts_file import read_hosts
+    from remote_train.config.ssh_aliases import read_aliases
 
     known = read_hosts(hosts_file)
     rows = [

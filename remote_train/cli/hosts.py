@@ -33,11 +33,11 @@ def check(
     """Connect to hosts and say what is there: login, Python and torch, GPUs, disk, and a verdict."""
     from remote_train.bootstrap import read_agent
     from remote_train.cli.answers import show_checks
-    from remote_train.config import read_hosts
-    from remote_train.hostnames import choose_hosts
+    from remote_train.config.hostnames import choose_hosts
+    from remote_train.config.hosts_file import read_hosts
+    from remote_train.config.ssh_aliases import read_aliases
     from remote_train.query import check_host
     from remote_train.reach import make_links
-    from remote_train.ssh_aliases import read_aliases
 
     settings.json = json
     known = read_hosts(hosts_file)
@@ -46,7 +46,9 @@ def check(
         raise typer.BadParameter(
             "there is no hosts.toml: name a host, or `remote-train init` says where to write one"
         )
-    links = make_links(choose_hosts(wanted, known, read_aliases(Path.home())), read_agent(), make_ask(), Path.cwd())
+    links = make_links(
+        choose_hosts(wanted, known, read_aliases(Path.home())), read_agent(), make_ask(), Path.cwd()
+    )
     for link in links:
         link.dial()
     rows = [check_host(link) for link in links]

@@ -54,18 +54,16 @@ def _run() -> int:
     from remote_train.show.screen import OutputClosed
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except (RemoteTrainError, ConnectionLost, COMMAND_LINE_ERROR) as error:
         return _show_expected(error)
-    except typer.Exit as done:
-        return done.exit_code
     except (KeyboardInterrupt, typer.Abort, Ended) as cut:
         return 128 + (cut.number if isinstance(cut, Ended) else signal.SIGINT)
     except (OutputClosed, BrokenPipeError):
         return CUT_OFF
     except Exception as error:  # noqa: BLE001  (the one place that turns our bugs into exit 70)
         return _show_bug(error)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _show_expected(error: Exception) -> int:

@@ -100,8 +100,7 @@ class Operations:
         from remote_train.host import facts  # noqa: PLC0415  (subprocess: only this operation pays)
 
         pythons = [str(item) for item in request["pythons"]]
-        set_here = {key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ}
-        self._aside(request["id"], lambda: dict(facts.collect_facts(pythons, self.root), thread_env=set_here))
+        self._aside(request["id"], lambda: facts.collect_facts(pythons, self.root))
 
     def search(self, request: Dict[str, Any]) -> None:
         """Look for other interpreters with torch, to name in a hint."""
@@ -121,9 +120,12 @@ class Operations:
         """Start an attempt, if the machine is still as the plan expects."""
         expect = request.get("expect")
         if expect:
-            from remote_train.host import facts  # noqa: PLC0415  (as above)
+            from remote_train.host import fingerprint  # noqa: PLC0415  (as above)
 
-            if facts.fingerprint_now(expect["python"], expect.get("torch_file")) != expect["fingerprint"]:
+            if (
+                fingerprint.fingerprint_now(expect["python"], expect.get("torch_file"))
+                != expect["fingerprint"]
+            ):
                 return {"changed": True}
         request["umask"] = self.umask
         return start(self.root, request, self.connection.breathe)

@@ -73,10 +73,15 @@ def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
         return []
     from remote_train.host import gpus  # noqa: PLC0415  (ctypes: only a CUDA start pays for it)
 
-    chosen = gpus.choose_gpus(gpus.list_gpus(), wanted)
+    chosen = gpus.choose_gpus(gpus.list_gpus(), wanted.get("ids") or wanted["count"])
     if isinstance(chosen, str):
         raise Refusal("host-unfit", chosen)
-    return chosen
+    known = {gpu["uuid"]: gpu for gpu in plan.get("gpu_facts", [])}
+    return [dict(known.get(gpu["uuid"], {}), **_without_unknown(gpu)) for gpu in chosen]
+
+
+def _without_unknown(gpu: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in gpu.items() if value is not None}
 
 
 def _claim(folder: str, run: str, token: str) -> Optional[int]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train.families import Family, merge_device_args, parse_nanogpt, read_family
+from remote_train.config.families import Family, merge_device_args, parse_nanogpt, read_family
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from platformdirs import user_config_path
 
-from remote_train.config import Hosts, HostSpec, hosts_path, read_hosts
+from remote_train.config.hosts_file import Hosts, HostSpec, hosts_path, read_hosts
 from remote_train.errors import ConfigError
-from remote_train.toml_file import MAX_BYTES
+from remote_train.config.toml_file import MAX_BYTES
 from tests.config.bad_files import BadFile, check_problems, read_bad_files
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_a_file_of_root_is_accepted_and_an_unreadable_one_refused(tmp_path: Path
     path = Path(f"/tmp/remote-train-test-{os.getpid()}.toml")
     code = (
         "import encodings.utf_8_sig, os, pathlib, sys; sys.path.insert(0, sys.argv[2]);"
-        "from remote_train.toml_file import read_toml; os.seteuid(12345)\n"
+        "from remote_train.config.toml_file import read_toml; os.seteuid(12345)\n"
         "try: print(read_toml(pathlib.Path(sys.argv[1]), private=True).data)\n"
         "except Exception as error: print(error)"
     )
@@ -275,8 +275,8 @@ def test_pydantic_is_paid_for_only_when_there_is_a_file(exists: bool, tmp_path: 
     if exists:
         write_private(tmp_path / "home" / "h.toml", "")
     code = (
-        "import sys; from remote_train.config import read_hosts; from remote_train.project import read_project;"
-        "import remote_train.sshconfig, remote_train.hostnames, remote_train.families, pathlib;"
+        "import sys; from remote_train.config.hosts_file import read_hosts; from remote_train.config.project import read_project;"
+        "import remote_train.config.hosts_file, remote_train.config.ssh_target, remote_train.config.hostnames, remote_train.config.families, pathlib;"
         "read_hosts(None); read_project(pathlib.Path(sys.argv[1]));"
         "print('pydantic' in sys.modules, 'paramiko' in sys.modules, 'typer' in sys.modules)"
     )

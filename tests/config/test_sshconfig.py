@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 
 from remote_train.errors import ConfigError, UsageError
-from remote_train.host_spec import HostSpec
-from remote_train.ssh_aliases import read_aliases
-from remote_train.ssh_options import ALGORITHMS, HARMLESS, REFUSED, SUPPORTED, find_unsupported, parse_options
-from remote_train.sshconfig import SshPlace, SshTarget, read_ssh_place, read_ssh_target
+from remote_train.config.host_spec import HostSpec
+from remote_train.config.ssh_aliases import read_aliases
+from remote_train.config.ssh_options import (
+    ALGORITHMS,
+    HARMLESS,
+    REFUSED,
+    SUPPORTED,
+    find_unsupported,
+    parse_options,
+)
+from remote_train.config.ssh_target import SshPlace, SshTarget, read_ssh_place, read_ssh_target
 
 BOX = HostSpec(name="4070ti", address=("box",))
 PIN = "SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE"
@@ -278,7 +285,7 @@ def test_what_the_systems_own_file_sets_for_every_host_is_let_pass(
 ) -> None:
     policy = "Ciphers aes256-gcm@openssh.com\nMACs hmac-sha2-256\n"
     (home / "system").write_text(policy)
-    monkeypatch.setattr("remote_train.sshconfig.SYSTEM_CONFIG", home / "system")
+    monkeypatch.setattr("remote_train.config.ssh_target.SYSTEM_CONFIG", home / "system")
     assert read(place, policy).hostname == "box"
     assert [
         problem.split(": ")[2]
@@ -324,7 +331,7 @@ def test_an_ssh_that_hangs_is_given_up(
     script = tmp_path / "ssh"
     script.write_text("#!/bin/sh\nexec sleep 100\n")
     script.chmod(0o755)
-    monkeypatch.setattr("remote_train.ssh_query.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("remote_train.config.ssh_query.TIMEOUT_SECONDS", 0.2)
     with pytest.raises(ConfigError, match="did not answer"):
         read_ssh_target(BOX, "box", replace(place, ssh=str(script)))
 

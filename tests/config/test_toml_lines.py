@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remote_train.toml_lines import KeyPath, choose_line, parse_key_lines
+from remote_train.config.toml_lines import KeyPath, choose_line, parse_key_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

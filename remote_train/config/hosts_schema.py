@@ -1,0 +1,207 @@
+"""The schema of hosts.toml: which keys there are, what each may hold, and every fault at once.
+
+Imported only when there is a file to check: pydantic costs 50 ms. Values leave as `host_spec` dataclasses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from remote_train.config.addresses import (
+    find_name_fault,
+    find_user_fault,
+    looks_like_address,
+    parse_address,
+)
+from remote_train.config.host_spec import LOCAL, Hosts, HostSpec
+from remote_train.config.nearest import render_nearest
+from remote_train.config.schema_problems import (
+    Problem,
+    make_config_error,
+    make_problems,
+    read_model,
+    render_shown,
+)
+from remote_train.config.toml_file import read_toml
+from remote_train.config.value_rules import (
+    check_env_name,
+    check_no_nul,
+    check_relative_folder,
+    check_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+NOT_YET = dict.fromkeys(("proxy_jump", "conda", "uv", "scheduler"), "not supported yet")
+_DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
+_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+_HOST_PROGRAM = re.compile(r"[A-Za-z0-9_./~+][A-Za-z0-9_./~+-]*")
+
+
+def _check_name(name: str) -> str:
+    fault = find_name_fault(name)
+    if fault is not None:
+        raise ValueError(fault)
+    return name
+
+
+def _check_address(text: str) -> str:
+    if parse_address(text).user is not None:
+        raise ValueError(f"{text!r}: write the login name as user = …")
+    return text
+
+
+def _check_user(user: str) -> str:
+    fault = find_user_fault(user)
+    if fault is not None:
+        raise ValueError(fault)
+    return user
+
+
+def _check_port(port: int) -> int:
+    if not 1 <= port <= 65535:
+        raise ValueError(f"must be from 1 to 65535, not {port}")
+    return port
+
+
+def _check_host_key(pin: str) -> str:
+    if not _HOST_KEY.fullmatch(pin):
+        raise ValueError(
+            f"must be SHA256: and 43 characters, as `ssh-keygen -l` prints it, not {render_shown(pin)}"
+        )
+    return pin.rstrip("=")
+
+
+def _check_program(path: str) -> str:
+    if not _HOST_PROGRAM.fullmatch(path):
+        raise ValueError(f"{render_shown(path)}: only letters, digits and _ . / ~ + - may stand in it")
+    return path
+
+
+def _check_place(path: str) -> str:
+    check_text(path)
+    if not path.startswith(("/", "~/")):
+        raise ValueError(f"must be absolute or begin with ~/, not {render_shown(path)}")
+    if ".." in path.split("/"):
+        raise ValueError(f"must not go upwards with '..': {render_shown(path)}")
+    return path
+
+
+def _check_transport(name: object) -> object:
+    if name == "openssh":
+        raise ValueError("'openssh' is not supported yet; leave it out to use 'paramiko'")
+    return name
+
+
+def _check_addresses(addresses: list[str]) -> list[str]:
+    if not addresses:
+        raise ValueError("must name at least one address; leave it out to use the host's own name")
+    return addresses
+
+
+def _check_dtype(name: str) -> str:
+    if name not in _DTYPES:
+        raise ValueError(
+            f"unknown dtype{render_nearest(name, _DTYPES) or '; valid dtypes: ' + ', '.join(_DTYPES)}"
+        )
+    return name
+
+
+def _check_peak(tflops: float) -> float:
+    if not (math.isfinite(tflops) and tflops > 0):
+        raise ValueError(f"must be a positive number of TFLOP/s, not {tflops}")
+    return tflops
+
+
+_Place = Annotated[str, AfterValidator(_check_place)]
+_Program = Annotated[str, AfterValidator(_check_program)]
+
+
+class HostModel(BaseModel):
+    """One table [hosts.NAME]."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    address: Annotated[
+        list[Annotated[str, AfterValidator(_check_address)]], AfterValidator(_check_addresses)
+    ] = []
+    user: Annotated[str, AfterValidator(_check_user)] | None = None
+    port: Annotated[int, AfterValidator(_check_port)] | None = None
+    identity_file: _Place | None = None
+    host_key: Annotated[str, AfterValidator(_check_host_key)] | None = None
+    transport: Annotated[Literal["paramiko"], BeforeValidator(_check_transport)] = "paramiko"
+    python: _Program | None = None
+    venv: _Program | None = None
+    state_dir: _Place | None = None
+    device: Literal["cuda", "cpu"] = "cuda"
+    env: dict[
+        Annotated[str, AfterValidator(check_env_name)], Annotated[str, AfterValidator(check_no_nul)]
+    ] = {}
+    data: dict[Annotated[str, AfterValidator(check_relative_folder)], _Place] = {}
+    peak_tflops: dict[
+        Annotated[str, AfterValidator(_check_dtype)], Annotated[float, AfterValidator(_check_peak)]
+    ] = {}
+
+
+class HostsModel(BaseModel):
+    """All of hosts.toml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    default: list[str] = []
+    hosts: dict[Annotated[str, AfterValidator(_check_name)], HostModel] = {}
+
+
+def read_hosts_file(path: Path, aliases: Collection[str]) -> Hosts:
+    """Read hosts.toml; `aliases` are names that ~/.ssh/config knows. Raises ConfigError with every fault."""
+    file = read_toml(path, private=True)
+    model, details = read_model(HostsModel, file.data)
+    problems = make_problems(HostsModel, details, NOT_YET)
+    problems += [*_find_bad_defaults(file.data, aliases), *_find_two_pythons(file.data)]
+    if problems or model is None:
+        raise make_config_error(file, problems)
+    return Hosts(
+        default=tuple(dict.fromkeys(model.default)),
+        hosts={name: _make_spec(name, host) for name, host in model.hosts.items()},
+        path=path,
+    )
+
+
+def _make_spec(name: str, host: HostModel) -> HostSpec:
+    fields = host.model_dump(exclude={"address", "venv"})
+    if host.venv is not None:
+        fields["python"] = f"{host.venv.rstrip('/')}/bin/python"
+    return HostSpec(name=name, address=tuple(host.address) or (name,), **fields)
+
+
+def _find_bad_defaults(data: dict[str, Any], aliases: Collection[str]) -> Iterator[Problem]:
+    names, hosts = data.get("default"), data.get("hosts")
+    known = [*(hosts if isinstance(hosts, dict) else ()), *aliases, LOCAL]
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str) and name not in known:
+            fault = _find_default_fault(name, known)
+            if fault is not None:
+                yield ("default", index), fault
+
+
+def _find_default_fault(name: str, known: list[str]) -> str | None:
+    if not looks_like_address(name):
+        return f"no host {render_shown(name)} here or in ~/.ssh/config{render_nearest(name, known)}"
+    try:
+        parse_address(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _find_two_pythons(data: dict[str, Any]) -> Iterator[Problem]:
+    hosts = data.get("hosts")
+    for name, host in hosts.items() if isinstance(hosts, dict) else ():
+        if isinstance(host, dict) and "python" in host and "venv" in host:
+            yield ("hosts", name, "venv"), "python and venv both say which Python to use; keep one"

@@ -1,0 +1,202 @@
+"""Ask OpenSSH itself what ~/.ssh/config means for a host: `ssh -G`, 4 ms, no connection.
+
+It resolves Include, Match and tokens exactly as the user's ssh does. The answer is an SshTarget, or a ConfigError
+that names every option in force that we would not follow (table in ssh_options.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from remote_train.config.addresses import Address, parse_address
+from remote_train.config.ssh_options import (
+    ALGORITHMS,
+    Options,
+    find_unsupported,
+    parse_options,
+    render_option,
+)
+from remote_train.config.ssh_paths import (
+    SshPlace,
+    expand_agent,
+    expand_home,
+    expand_identity,
+    read_ssh_place,
+    split_paths,
+)
+from remote_train.config.ssh_query import run_ssh_queries
+from remote_train.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from remote_train.config.host_spec import HostSpec
+
+__all__ = ["SshPlace", "SshTarget", "read_ssh_place", "read_ssh_target"]
+
+SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_IDENTITIES = ("~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519")
+_STRICTNESS: dict[str, Literal["yes", "ask", "accept-new"]] = {
+    "true": "yes",
+    "ask": "ask",
+    "accept-new": "accept-new",
+}
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """Everything needed to connect to one address of a host; hosts.toml has already overridden ssh_config."""
+
+    name: str
+    address: str
+    """As given: a host's several addresses differ in it."""
+    hostname: str
+    port: int
+    user: str
+    identity_files: tuple[Path, ...]
+    """In the order to try; they need not exist."""
+    identities_only: bool
+    """Offer only these identities, though the agent may hold others."""
+    identity_agent: str | None
+    """A socket; "none" for no agent at all; None for $SSH_AUTH_SOCK."""
+    known_hosts_files: tuple[Path, ...]
+    """The user's first, then the system's; they need not exist."""
+    host_key_alias: str | None
+    address_family: Literal["any", "inet", "inet6"]
+    connect_timeout: int | None
+    """Seconds, if ssh_config sets one."""
+    strict_host_key_checking: Literal["yes", "ask", "accept-new"]
+
+
+def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None) -> SshTarget:
+    """Read how to connect to one address of a host.
+
+    Raises ConfigError when ssh_config is wrong or asks for what we do not support, each option by name.
+    """
+    place = place or read_ssh_place()
+    try:
+        where = parse_address(address)
+    except ValueError as error:
+        raise UsageError(f"host {spec.name}: address {address!r}: {error}") from None
+    options = _read_options(spec, where, place)
+    return _make_target(spec, address, options, place)
+
+
+def _read_options(spec: HostSpec, where: Address, place: SshPlace) -> Options:
+    if place.ssh is None:
+        return _make_plain_options(spec, where, place)
+    arguments = _make_arguments(spec, where)
+    ours, plain = run_ssh_queries(
+        [[place.ssh, "-G", *place.config_arguments, *arguments], [place.ssh, "-G", "-F", "none", *arguments]],
+        place.environ,
+    )
+    options, baseline = parse_options(ours), parse_options(plain)
+    unsupported = find_unsupported(options, baseline)
+    if ALGORITHMS.keys() & set(unsupported) and SYSTEM_CONFIG.is_file():
+        command = [place.ssh, "-G", "-F", str(SYSTEM_CONFIG), *arguments]
+        unsupported = _drop_system(
+            unsupported, options, parse_options(run_ssh_queries([command], place.environ)[0])
+        )
+    _refuse(spec, options, unsupported)
+    return options
+
+
+def _make_arguments(spec: HostSpec, where: Address) -> list[str]:
+    """Make the arguments for one host; what hosts.toml sets is given to ssh, for its tokens and Match lines."""
+    user, port = where.user or spec.user, where.port or spec.port
+    arguments = ["-l", user] if user else []
+    arguments += ["-p", str(port)] if port else []
+    return [*arguments, "--", where.host]
+
+
+def _drop_system(unsupported: list[str], options: Options, system: Options) -> list[str]:
+    return [word for word in unsupported if word not in ALGORITHMS or options[word] != system.get(word)]
+
+
+def _refuse(spec: HostSpec, options: Options, unsupported: list[str]) -> None:
+    problems = [
+        f"ssh_config: host {spec.name}: {render_option(word, options)}: not supported" for word in unsupported
+    ]
+    if _is_unchecked(options) and spec.host_key is None:
+        problems.append(
+            f"ssh_config: host {spec.name}: StrictHostKeyChecking no: not supported, host keys are always checked; "
+            'write accept-new, or pin the key in hosts.toml: host_key = "SHA256:…"'
+        )
+    if problems:
+        raise ConfigError(
+            problems,
+            hint=f"`ssh -G {options['host'][0]}` shows what is in force; take these out for this host, or give "
+            "it another Host name in ~/.ssh/config",
+        )
+
+
+def _is_unchecked(options: Options) -> bool:
+    return options.get("stricthostkeychecking") in {("false",), ("no",), ("off",)}
+
+
+def _make_plain_options(spec: HostSpec, where: Address, place: SshPlace) -> Options:
+    """Make the options of a machine without ssh and without ssh_config: OpenSSH's defaults."""
+    config = place.home / ".ssh" / "config"
+    if os.path.lexists(config):
+        raise ConfigError(
+            [f"{config}: cannot be followed, because there is no `ssh` on PATH to ask what it means"],
+            hint="install the OpenSSH client",
+        )
+    user = where.user or spec.user or place.user
+    if user is None:
+        raise ConfigError([f"host {spec.name}: this uid has no login name"], hint="set user in hosts.toml")
+    known = place.passwd_home / ".ssh" / "known_hosts"
+    return {
+        "host": (where.host,),
+        "hostname": (where.host,),
+        "port": (str(where.port or spec.port or 22),),
+        "user": (user,),
+        "identityfile": _IDENTITIES,
+        "userknownhostsfile": (f"{known} {known}2",),
+        "globalknownhostsfile": ("/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",),
+    }
+
+
+def _make_target(spec: HostSpec, address: str, options: Options, place: SshPlace) -> SshTarget:
+    alias, timeout = _first(options, "hostkeyalias"), _first(options, "connecttimeout")
+    return SshTarget(
+        name=spec.name,
+        address=address,
+        hostname=options["hostname"][0],
+        port=int(options["port"][0]),
+        user=options["user"][0],
+        identity_files=_make_identities(spec, options, place),
+        identities_only=spec.identity_file is not None or _first(options, "identitiesonly") == "yes",
+        identity_agent=expand_agent(_first(options, "identityagent"), options, place),
+        known_hosts_files=split_paths(
+            [*options.get("userknownhostsfile", ()), *options.get("globalknownhostsfile", ())], place
+        ),
+        host_key_alias=alias,
+        address_family=_parse_family(_first(options, "addressfamily")),
+        connect_timeout=int(timeout) if timeout and timeout.isdigit() else None,
+        strict_host_key_checking=_choose_strictness(spec, options),
+    )
+
+
+def _first(options: Options, keyword: str) -> str | None:
+    values = options.get(keyword)
+    return values[0] if values and values[0] else None
+
+
+def _make_identities(spec: HostSpec, options: Options, place: SshPlace) -> tuple[Path, ...]:
+    if spec.identity_file is not None:
+        return (expand_home(spec.identity_file, place),)
+    written = [value for value in options.get("identityfile", ()) if value != "none"]
+    return tuple(dict.fromkeys(expand_identity(value, options, place) for value in written))
+
+
+def _parse_family(value: str | None) -> Literal["any", "inet", "inet6"]:
+    return "inet" if value == "inet" else "inet6" if value == "inet6" else "any"
+
+
+def _choose_strictness(spec: HostSpec, options: Options) -> Literal["yes", "ask", "accept-new"]:
+    """A pinned key leaves nothing to ask or to accept."""
+    if spec.host_key is not None:
+        return "yes"
+    return _STRICTNESS.get(_first(options, "stricthostkeychecking") or "ask", "ask")

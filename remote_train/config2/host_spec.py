@@ -1,0 +1,58 @@
+"""What the rest of the program sees of hosts.toml: plain frozen values, no reading, no checking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCAL = "local"
+"""The name that always means this machine."""
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """One host as the user describes it; None where ssh_config or the host itself decides."""
+
+    name: str
+    address: tuple[str, ...] = ()
+    """Tried together; for a host of ~/.ssh/config its alias. Empty for `local`."""
+    user: str | None = None
+    port: int | None = None
+    identity_file: str | None = None
+    """As written: absolute, or beginning with ~/ ."""
+    host_key: str | None = None
+    """The pin: SHA256: and 43 characters of base64, as ssh-keygen -l prints it."""
+    transport: Literal["paramiko"] = "paramiko"
+    python: str | None = None
+    """A name or path on the host; safe to stand in a shell's command line."""
+    state_dir: str | None = None
+    device: Literal["cuda", "cpu"] = "cuda"
+    env: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    """Folder of the project, relative -> folder on the host, absolute or beginning with ~/ ."""
+    peak_tflops: dict[str, float] = field(default_factory=dict)
+    """dtype -> dense peak of one device in TFLOP/s; overrides the table."""
+
+    @property
+    def is_local(self) -> bool:
+        """Tell this machine from a host behind SSH."""
+        return self.name == LOCAL
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """All of hosts.toml; empty when there is no such file."""
+
+    default: tuple[str, ...] = ()
+    """Names to use when --host is not given, in order."""
+    hosts: dict[str, HostSpec] = field(default_factory=dict)
+    path: Path | None = None
+    """Where it was read; None when no file exists."""
+
+
+def make_local() -> HostSpec:
+    """Make the spec of this machine."""
+    return HostSpec(name=LOCAL, device="cpu")

@@ -1,0 +1,118 @@
+"""Run several short commands at once, with a time limit and bounded output; for facts and measurements."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from typing import Dict, List, NamedTuple, Optional
+
+_KEPT_BYTES = 65536
+
+
+class Command(NamedTuple):
+    """A command that runs, with the last bytes it wrote."""
+
+    process: "Optional[subprocess.Popen[bytes]]"
+    output: bytearray
+    errors: bytearray
+
+
+class Outcome(NamedTuple):
+    """How a command ended: `problem` is None for exit code 0, else plain words."""
+
+    output: str
+    problem: Optional[str]
+
+
+def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Command:
+    """Start a command in its own session, without input, in the root folder; what stops it from starting is kept."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=env,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:  # ValueError: a null byte in a path
+        words = error.strerror if isinstance(error, OSError) else None
+        return Command(None, bytearray(), bytearray((words or str(error)).encode()))
+    return Command(process, bytearray(), bytearray())
+
+
+def finish_commands(commands: List[Command], seconds: float) -> List[Outcome]:
+    """Wait for all; one that has not ended in time is killed with everything in its session's group."""
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        for command in commands:
+            if command.process is not None:
+                _register(selector, command)
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _ in selector.select(max(deadline - time.monotonic(), 0.0)):
+                _keep(selector, key)
+    return [_finish(command, max(deadline - time.monotonic(), 0.0), seconds) for command in commands]
+
+
+def _register(selector: selectors.BaseSelector, command: Command) -> None:
+    process = command.process
+    if process is not None and process.stdout is not None and process.stderr is not None:
+        selector.register(process.stdout, selectors.EVENT_READ, command.output)
+        selector.register(process.stderr, selectors.EVENT_READ, command.errors)
+
+
+def _keep(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    """Read what is there and keep the end of it: a program that prints without end must not fill our memory."""
+    piece = os.read(key.fd, _KEPT_BYTES)
+    if piece:
+        key.data.extend(piece)
+        del key.data[:-_KEPT_BYTES]
+    else:
+        selector.unregister(key.fileobj)
+
+
+def _finish(command: Command, left: float, limit: float) -> Outcome:
+    output = command.output.decode("utf-8", "replace")
+    errors = command.errors.decode("utf-8", "replace")
+    process = command.process
+    if process is None:
+        return Outcome("", errors)
+    try:
+        code = process.wait(left)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+        return Outcome(output, "no end within %g s" % limit)
+    finally:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+    return Outcome(output, None if code == 0 else choose_line(errors) or "ended with code %d" % code)
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill it without waiting for long: a process that hangs in a driver does not die."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(1.0)
+    except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+        # Python warns of a Popen that is dropped while it runs; this one is given up on purpose.
+        process.returncode = process.returncode if process.returncode is not None else -signal.SIGKILL
+
+
+def choose_line(errors: str) -> str:
+    """Return the line of an error output that says most: the last, but for programs that put the reason first."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("pyenv:", "Fatal Python error")):
+            return line
+    return lines[-1] if lines else ""
+
+
+def find_marked(output: str, marker: str) -> Optional[str]:
+    """Return what follows the marker in the last line that begins with it; everything else is noise."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(marker):
+            return line[len(marker) :]
+    return None

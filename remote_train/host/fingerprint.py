@@ -1,0 +1,54 @@
+"""What a remembered set of facts rests on, as one short hash: the hot path of a conditional start.
+
+Stats and two small reads; nothing heavy is imported and no process is started.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, List, Optional
+
+from remote_train.host import system
+
+_DRIVER = "proc/driver/nvidia"
+
+
+def fingerprint(python: Dict[str, Any]) -> str:
+    """Return the fingerprint of this host with the `python` object of its facts."""
+    return fingerprint_now(python["path"], python.get("torch_file"))
+
+
+def fingerprint_now(python_path: str, torch_version_file: Optional[str], root: str = "/") -> str:
+    """Return a hash that changes when facts may have: NVIDIA's driver and cards are looked for below `root`.
+
+    It changes with a reboot, another interpreter or torch behind these paths, another driver, other GPUs.
+    """
+    parts: List[Any] = [system.boot_id(), python_path, _stamp(python_path), torch_version_file]
+    parts.append(_stamp(torch_version_file) if torch_version_file else None)
+    parts.append(_read_line(os.path.join(root, _DRIVER, "version")))
+    # The names are the cards' bus addresses; their contents change while the driver wakes up.
+    parts.append(_list_names(os.path.join(root, _DRIVER, "gpus")))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _stamp(path: str) -> Optional[List[int]]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline()
+    except OSError:
+        return ""
+
+
+def _list_names(path: str) -> List[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []

@@ -1,0 +1,125 @@
+"""The Pythons of this host: which of the candidates runs, and which torch it has, without importing torch (1.5 s).
+
+A candidate is started once to say its version and where torch lies; torch/version.py is then read as text.
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+from typing import Any, Dict, List, Optional, Sequence
+
+from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
+
+OLDEST = (3, 8)
+START_SECONDS = 20.0
+MARKER = "remote-train python: "
+
+# Runs in any Python, 2.7 too, so that one that is too old can be told apart from one that is broken. The
+# current folder leaves the search path: a folder named torch there is no torch.
+_PROBE = """
+import sys
+sys.path = [p for p in sys.path if p]
+import json
+where = None
+if sys.version_info >= (3, 4):
+    from importlib.util import find_spec
+    spec = find_spec("torch")
+    where = list(spec.submodule_search_locations or [])[:1] if spec else None
+sys.stdout.write("\\n%s" + json.dumps([list(sys.version_info[:3]), sys.executable, where]) + "\\n")
+""" % (MARKER,)
+
+_SHIMS = "/shims/"
+_VERSION = re.compile(r"^__version__\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
+_CUDA = re.compile(r"^cuda\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
+
+_MORE_PLACES = ("~/.venv", "~/venv", "~/.pyenv/versions/*")
+_CONDAS = ("~/miniconda3", "~/mambaforge", "~/miniforge3", "~/anaconda3", "~/micromamba", "/opt/conda")
+_MOST_PLACES = 60
+
+
+def start_candidates(candidates: Sequence[str]) -> List[Command]:
+    """Start every candidate; hand the result to `finish_candidates`."""
+    return [start_command([find_candidate(name), "-c", _PROBE]) for name in candidates]
+
+
+def finish_candidates(candidates: Sequence[str], outcomes: Sequence[Outcome]) -> List[Dict[str, Any]]:
+    """Return path, version, torch, torch_cuda, torch_file and error of each candidate, in their order."""
+    return [_describe(find_candidate(name), end) for name, end in zip(candidates, outcomes)]
+
+
+def read_pythons(candidates: Sequence[str]) -> List[Dict[str, Any]]:
+    """Start every candidate at once and return what each is."""
+    return finish_candidates(candidates, finish_commands(start_candidates(candidates), START_SECONDS))
+
+
+def find_candidate(name: str) -> str:
+    """Return the path of a candidate as given: `~` expanded, a bare name looked up, links left alone.
+
+    A virtual environment's python is a link, and only under its own name is it that environment.
+    """
+    path = os.path.expanduser(name)
+    if os.sep not in path:
+        return shutil.which(path) or path
+    return os.path.join(os.path.expanduser("~"), path)
+
+
+def choose_python(pythons: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the first with torch, else the first that runs, else the first."""
+    for key in ("torch", "version"):
+        for python in pythons:
+            if python[key] is not None and (key == "version" or python["error"] is None):
+                return python
+    return pythons[0]
+
+
+def _describe(path: str, outcome: Outcome) -> Dict[str, Any]:
+    python: Dict[str, Any] = dict.fromkeys(("path", "version", "torch", "torch_cuda", "torch_file", "error"))
+    python["path"] = path
+    answer = find_marked(outcome.output, MARKER)
+    if answer is None:
+        python["error"] = outcome.problem or "it is not a Python: it did not answer"
+        return python
+    version, executable, where = json.loads(answer)
+    python["version"] = ".".join(str(number) for number in version)
+    if _SHIMS in path and executable:
+        # A shim chooses by the folder it is called in: what was asked now must be what runs later.
+        python["path"] = executable
+    if tuple(version) < OLDEST:
+        python["error"] = "Python %s is too old: %d.%d is the oldest that works" % (
+            python["version"],
+            *OLDEST,
+        )
+    elif not where:
+        python["error"] = "torch is not installed"
+    else:
+        python.update(read_torch(os.path.join(where[0], "version.py")))
+    return python
+
+
+def read_torch(path: str) -> Dict[str, Optional[str]]:
+    """Return torch, torch_cuda, torch_file and error, from the text of torch/version.py."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(65536)
+    except OSError as error:
+        return {"error": "torch is broken: %s: %s" % (path, error.strerror)}
+    version, cuda = _VERSION.search(text), _CUDA.search(text)
+    if version is None:
+        return {"error": "torch is broken: no version in %s" % path}
+    return {"torch": version.group(1), "torch_cuda": cuda.group(1) if cuda else None, "torch_file": path}
+
+
+def search_pythons() -> List[Dict[str, str]]:
+    """Return `path` and `torch` of interpreters in the usual places, for a hint; starts none of them."""
+    patterns = [*_MORE_PLACES, *_CONDAS, *(base + "/envs/*" for base in _CONDAS)]
+    places = [place for pattern in patterns for place in sorted(glob.glob(os.path.expanduser(pattern)))]
+    found = []
+    for place in places[:_MOST_PLACES]:
+        files = glob.glob(os.path.join(glob.escape(place), "lib/python3*/site-packages/torch/version.py"))
+        python = os.path.join(place, "bin", "python")
+        torch = read_torch(files[0]).get("torch") if files else None
+        if torch and os.access(python, os.X_OK):
+            found.append({"path": python, "torch": torch})
+    return found

@@ -1,0 +1,85 @@
+/* NVML and libcuda as remote_train/host/gpus.py calls them, in one library; FAKE_NVIDIA says what is broken. */
+#include <stdlib.h>
+#include <string.h>
+#include <stdio.h>
+#include <unistd.h>
+
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int pid; unsigned long long used; unsigned int gpu, compute; } process_t;
+typedef struct { unsigned int sms, others[7]; unsigned long long memory; } attributes_t;
+
+static long handles[8] = {0, 1, 2, 3, 4, 5, 6, 7}; /* 0 and 1 are cards, 4 and 5 instances of card 0 */
+
+static int is(const char *what) {
+    const char *plan = getenv("FAKE_NVIDIA");
+    return plan && strcmp(plan, what) == 0;
+}
+
+int nvmlInit_v2(void) {
+    if (is("hang")) for (;;) pause();
+    if (is("crash")) abort();
+    return is("mismatch") ? 18 : is("unloaded") ? 9 : is("odd") ? 999 : 0;
+}
+const char *nvmlErrorString(int code) { return code == 999 ? "Unknown Error" : "?"; }
+int nvmlSystemGetDriverVersion(char *out, unsigned int size) { snprintf(out, size, "570.86.15"); return 0; }
+int nvmlDeviceGetCount_v2(unsigned int *count) { *count = is("empty") ? 0 : 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, long **device) { *device = &handles[index]; return 0; }
+int nvmlDeviceGetUUID(long *device, char *out, unsigned int size) {
+    if (*device >= 4) snprintf(out, size, "MIG-0000000%ld", *device);
+    else snprintf(out, size, "GPU-0%ld010203-0405-0607-0809-0a0b0c0d0e0f", *device);
+    return 0;
+}
+int nvmlDeviceGetName(long *device, char *out, unsigned int size) {
+    snprintf(out, size, *device >= 4 ? "NVIDIA A100 MIG 1g.5gb" : "NVIDIA GeForce RTX 4070 Ti");
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(long *device, memory_t *memory) {
+    if (is("lost") && *device == 1) return 15;
+    memory->total = 12884901888ULL; memory->used = *device ? 0 : 1073741824ULL;
+    memory->free = memory->total - memory->used;
+    return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(long *device, int *major, int *minor) { *major = 8; *minor = 9; return 0; }
+int nvmlDeviceGetMigMode(long *device, unsigned int *now, unsigned int *later) {
+    if (!is("mig")) return 3;
+    *now = *later = *device == 0;
+    return 0;
+}
+int nvmlDeviceGetMaxMigDeviceCount(long *device, unsigned int *count) { *count = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(long *device, unsigned int place, long **instance) {
+    if (place > 1) return 6;
+    *instance = &handles[4 + place];
+    return 0;
+}
+int nvmlDeviceGetAttributes_v2(long *device, attributes_t *out) { out->sms = 14; out->memory = 4864; return 0; }
+
+static int list(long *device, unsigned int *count, process_t *rows, int compute) {
+    *count = 0;
+    if (*device != 0) return 0;
+    rows[0].pid = compute ? 300 : 100; rows[0].used = compute ? 500000000ULL : 4000000ULL;
+    rows[1].pid = 200; rows[1].used = ~0ULL; /* draws and computes; memory not available */
+    *count = 2;
+    return 0;
+}
+#ifndef OLD
+int nvmlDeviceGetComputeRunningProcesses_v3(long *d, unsigned int *n, process_t *r) { return list(d, n, r, 1); }
+int nvmlDeviceGetGraphicsRunningProcesses_v3(long *d, unsigned int *n, process_t *r) { return list(d, n, r, 0); }
+#else
+int nvmlDeviceGetComputeRunningProcesses(long *d, unsigned int *n, process_t *r) {
+    struct { unsigned int pid; unsigned long long used; } *rows = (void *)r;
+    *n = *d ? 0 : 2; rows[0].pid = 300; rows[0].used = 500000000ULL; rows[1].pid = 301; rows[1].used = 7;
+    return 0;
+}
+#endif
+
+int cuInit(unsigned int flags) { return is("no cuda") ? 100 : 0; }
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = 1 - ordinal; return 0; } /* CUDA's order is its own */
+int cuDeviceGetUuid(unsigned char *uuid, int device) {
+    for (int i = 0; i < 16; i++) uuid[i] = i ? i : device;
+    return 0;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 16 ? 60 + device : attribute == 13 ? 2610000 : attribute == 75 ? 8 : 9;
+    return 0;
+}
