@@ -21,7 +21,7 @@ from remote_train.consent import choose_environment
 from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
 from remote_train.follow import Following, Wish
 from remote_train.memory import stat_cache_path
-from remote_train.package import Package, Rules, make_package
+from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
 from remote_train.reconnect import Patience, reconnect

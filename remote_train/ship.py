@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from remote_train.package import Package
+    from remote_train.package.packing import Package
     from remote_train.session import Session
 
 BATCH_ITEMS = 2000

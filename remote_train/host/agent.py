@@ -5,6 +5,8 @@ One thread, one loop. Control overtakes logs, logs overtake bulk, and all DATA r
 When nothing came from the laptop for SILENCE_SECONDS it ends.
 """
 
+from __future__ import annotations
+
 import collections
 import os
 import select
@@ -12,11 +14,15 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from remote_train.host import wire
 from remote_train.host.credit import Credit
 from remote_train.host.inotify import Watch, open_watch
+from remote_train.host.operations import Operations
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 0.5
@@ -175,8 +181,6 @@ class Connection:
 
 def serve(fd_in: int, fd_out: int) -> None:
     """Speak the protocol on two descriptors until the other side is gone."""
-    from remote_train.host.operations import Operations  # noqa: PLC0415  (operations import Connection)
-
     connection = Connection(fd_in, fd_out)
     operations = Operations(connection)
     connection.on_frame = operations.handle

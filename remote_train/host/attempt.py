@@ -5,11 +5,16 @@ An exit record decides; without one the identity (boot_id, pid, start time of th
 and then the cookie on any process that is left: those run on unsupervised.
 """
 
+from __future__ import annotations
+
 import os
-from typing import Any, Dict, List, Optional
 
 from remote_train.host import layout, system
 from remote_train.host.durable import read_record
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
 
 
 def read_exit(folder: str) -> Optional[Dict[str, Any]]:

@@ -4,8 +4,13 @@ The window is the delivered rate x (round trip + 0.25 s), never under 256 KiB: a
 queue stands before the next frame, on any link, and a fast link is still filled. Pure: the clock is passed in.
 """
 
+from __future__ import annotations
+
 from collections import deque
-from typing import Deque, Optional, Tuple
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Deque, Optional, Tuple
 
 FLOOR = 256 * 1024
 QUEUE_SECONDS = 0.25

@@ -1,12 +1,18 @@
 """Follow one attempt for a laptop: its outputs, its clock, its changes of state, and its end."""
 
+from __future__ import annotations
+
 import os
-from typing import Any, Dict, List, Optional
 
 from remote_train.host import attempt, layout
-from remote_train.host.agent import Connection
 from remote_train.host.durable import read_record
 from remote_train.host.sources import Tail
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+    from remote_train.host.agent import Connection
 
 
 class Follower:

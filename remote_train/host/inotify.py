@@ -1,8 +1,13 @@
 """inotify by ctypes: be woken when an output grows. Where there is none, `open_watch` returns None: poll."""
 
+from __future__ import annotations
+
 import ctypes
 import os
-from typing import Optional
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Optional
 
 _NONBLOCK = os.O_NONBLOCK
 _CLOEXEC = os.O_CLOEXEC

@@ -8,9 +8,14 @@ persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop lock
 """
 
+from __future__ import annotations
+
 import os
 import re
-from typing import Optional
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Optional
 
 FORMAT = 1
 

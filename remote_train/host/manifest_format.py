@@ -6,14 +6,22 @@ which JSON carries as `\udcXX`. Folders are not carried: they exist because file
 here; the only import is the standard library, because the host runs this file too.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
-from typing import Dict, List, Set, Union
 
-Row = List[Union[str, int]]
-Rows = List[Row]
-Delta = Dict[str, List[object]]
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Dict, List, Set, Union
+
+    Row = List[Union[str, int]]
+    Rows = List[Row]
+    Delta = Dict[str, List[object]]
+else:
+    Row = Rows = list
+    Delta = dict
 
 MAX_ROWS = 200_000
 MAX_PATH_BYTES = 4096

@@ -1,19 +1,26 @@
 """One picture of the processes, and who descends from whom. Pure: values in, values out; both halves fill it."""
 
-from typing import Dict, Iterable, List, NamedTuple, Set
+from __future__ import annotations
 
+import collections
 
-class Process(NamedTuple):
-    """One process as the system listed it; `start` tells it from a later one with the same pid."""
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, NamedTuple, Set
 
-    pid: int
-    parent: int
-    group: int
-    start: str
-    zombie: bool
+    class Process(NamedTuple):
+        """One process as the system listed it; `start` tells it from a later one with the same pid."""
 
+        pid: int
+        parent: int
+        group: int
+        start: str
+        zombie: bool
 
-Table = Dict[int, Process]
+    Table = Dict[int, Process]
+else:
+    Process = collections.namedtuple("Process", "pid parent group start zombie")  # noqa: PYI024  (as above)
+    Table = dict
 
 
 def walk_down(table: Table, roots: Iterable[int]) -> Set[int]:

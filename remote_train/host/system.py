@@ -5,14 +5,19 @@ REMOTE_TRAIN_SYSTEM=posix forces the second, so that CI runs both on one machine
 (boot id, pid, start time): pids are used again. A zombie counts as gone; its parent still has to reap it.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 import time
-from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 from remote_train.host import layout
 from remote_train.host.process_table import Table, walk_down
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 if os.environ.get("REMOTE_TRAIN_SYSTEM") == "posix" or sys.platform != "linux":
     from remote_train.host.system_posix import (

@@ -1,10 +1,15 @@
 """The Linux half of system.py: /proc, prctl and pidfd. Starts no process, imports ctypes only to become subreaper."""
 
+from __future__ import annotations
+
 import os
 import signal
-from typing import Callable, List, Optional, Set
 
 from remote_train.host.process_table import Process, Table
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Callable, List, Optional, Set
 
 # The kernel hands orphans to the supervisor (PR_SET_CHILD_SUBREAPER), so nothing has to be remembered.
 ORPHANS_RETURN = True

@@ -5,9 +5,16 @@ total length and SHA-256; ACK tells the sender of DATA how many bytes of it were
 HEARTBEAT is empty. Pure: bytes in, frames out. Every size is capped here, and no peer can raise a cap.
 """
 
+from __future__ import annotations
+
 import json
 import struct
-from typing import Any, Dict, List, Tuple
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Tuple
+
+    Frame = Tuple[int, int, bytes]
 
 PROTOCOL = 1
 
@@ -27,8 +34,6 @@ CHUNK = 256 * 1024
 HEARTBEAT_SECONDS = 4.0
 SILENCE_SECONDS = 14.0
 """A peer that said nothing for this long is dead: three heartbeats and the round trip of the last one."""
-
-Frame = Tuple[int, int, bytes]
 
 
 class FrameError(Exception):

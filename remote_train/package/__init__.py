@@ -1,0 +1,1 @@
+"""Which files of a project travel, under which rules, and the manifest that names them."""
