@@ -20,12 +20,13 @@ from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
 from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
 from remote_train.follow import Following, Wish
-from remote_train.memory import stat_cache_path
+from remote_train.memory import stat_cache_path, told_path
+from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
 from remote_train.reconnect import Patience, reconnect
-from remote_train.records import Run, create_run, drop_run, make_run_id
+from remote_train.records import Run, create_run, drop_run, make_run_id, read_json, write_json
 from remote_train.ship import FactsChanged, Shipment, make_start_message
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         except BaseException:
             _let_go(reaching)
             raise
+        tell_package(place.root, package, listener)
         reached = reaching.result()
     try:
         plan = _plan(job, reached, package)
@@ -138,6 +140,25 @@ def _let_go(reaching: Future[Reached]) -> None:
         reaching.result().session.close()
     except (RemoteTrainError, ConnectionLost):
         return
+
+
+def tell_package(root: Path, package: Package, listener: Listener) -> None:
+    """Tell what travels, and what stays behind unless that was told before: it is news only once."""
+    notices = [
+        f"{notice.path}: {notice.message}" if notice.path else notice.message for notice in package.notices
+    ]
+    for data in package.ignored:
+        least = "at least " if data.at_least else ""
+        notices.append(
+            f"{data.folder} stays here, git ignores it ({data.files} files, {least}{render_size(data.size)}); "
+            f"to take it along: {data.line} under [package]"
+        )
+    path = told_path(root)
+    told = read_json(path).get("notices", [])
+    if notices != told:
+        write_json(path, {"notices": notices})
+    facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
+    listener.tell("package", notices=[text for text in notices if text not in told], **facts)
 
 
 def _plan(job: Job, reached: Reached, package: Package) -> Plan:

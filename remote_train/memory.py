@@ -26,6 +26,11 @@ def stat_cache_path(project_root: Path) -> Path:
     return client_root() / "stat" / f"{_safe(str(project_root))}.json"
 
 
+def told_path(project_root: Path) -> Path:
+    """Return where it is remembered what was said of a project's package."""
+    return client_root() / "told" / f"{_safe(str(project_root))}.json"
+
+
 def consent_path(project_root: Path) -> Path:
     """Return where the user's yes to a project's wishes is remembered."""
     return client_root() / "consent" / f"{_safe(str(project_root))}.json"

@@ -233,7 +233,7 @@ def test_the_limit_is_checked_before_anything_is_read(checkout: Tree, cache: Pat
 
 
 def test_a_large_package_is_told(checkout: Tree, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remote_train.package.MANY_FILES", 3)
+    monkeypatch.setattr("remote_train.package.packing.MANY_FILES", 3)
     checkout.write_all(dict.fromkeys("abcd", ""))
     (notice,) = make_package(checkout.root, Rules(), cache).notices
     assert (notice.kind, notice.message) == ("size", "a large package: 4 files, 0 B")
