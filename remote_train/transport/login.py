@@ -1,0 +1,308 @@
+"""What a login decides, without any SSH library: whose key may answer, which keys we offer, how a refusal reads.
+
+Also the two small things that every login needs around the library: a socket that swallows the ident line which `dial`
+has already sent, and the deadline.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import shlex
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_train.errors import HostKeyRefused, LoginRefused
+from remote_train.transport import known_hosts
+from remote_train.transport.dial import IDENT
+from remote_train.transport.known_hosts import KnownHostsFile, Verdict, make_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from remote_train.transport import Ask, Notify, SshTarget
+
+LOGIN_SECONDS = 30.0  # DESIGN §8: everything after the banner, human prompts not counted
+DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
+TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+
+# ---- the host's key ----
+
+
+@dataclass(frozen=True)
+class HostIdentity:
+    """All that is known beforehand about who a host is."""
+
+    target: SshTarget
+    files: tuple[KnownHostsFile, ...]
+    pin: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that its key may be known under."""
+        return known_hosts.make_host_names(
+            self.target.addresses, self.target.port, self.target.host_key_alias
+        )
+
+    @property
+    def key_types(self) -> tuple[str, ...]:
+        """The key types to ask the server for first."""
+        return known_hosts.known_key_types(self.files, self.names)
+
+    def judge(self, key_type: str, key: bytes) -> Verdict:
+        """Judge the key offered: a pin decides alone, but for revocation; else the files, as ssh reads them."""
+        verdict = known_hosts.match_key(self.files, self.names, key_type, key)
+        if verdict.kind == "revoked":
+            return verdict
+        if self.pin:
+            return Verdict("match" if known_hosts.match_pin(self.pin, key) else "changed")
+        if verdict.kind != "unknown" or self.target.host_key_alias:
+            return verdict
+        # Like ssh: a key known for the address on port 22 is good on any other port, but a different one proves nothing.
+        plain = known_hosts.match_key(self.files, [a.lower() for a in self.target.addresses], key_type, key)
+        return plain if plain.kind in {"match", "revoked"} else verdict
+
+
+def read_identity(target: SshTarget, pin: str | None, notify: Notify | None) -> HostIdentity:
+    """Read what the known_hosts files say now."""
+    identity = HostIdentity(target, known_hosts.read_known_hosts(target.known_hosts_files), pin)
+    if notify:
+        for notice in known_hosts.find_entries(identity.files, identity.names)[1]:
+            notify(notice)
+    return identity
+
+
+def make_host_key_error(
+    identity: HostIdentity, address: str, key_type: str, key: bytes
+) -> HostKeyRefused | None:
+    """Return the refusal of a host's key with both fingerprints, where it was looked up and what to type; None: good."""
+    verdict, offered = identity.judge(key_type, key), f"{key_type} {make_fingerprint(key)}"
+    if verdict.kind == "match":
+        return None
+    who = identity.target.name + (f" ({address})" if address != identity.target.name else "")
+    if verdict.kind == "changed" and not verdict.known:
+        message = f"the key of {who} is not the pinned one: it offers {offered}, host_key is {identity.pin}"
+        hint = f'if its key was really replaced: host_key = "{make_fingerprint(key)}" in hosts.toml'
+    else:
+        words = {"revoked": _word_revoked, "changed": _word_changed, "unknown": _word_unknown}
+        message, hint = words[verdict.kind](who, offered, verdict, identity)
+    known = [f"{e.key_type} {make_fingerprint(e.key)}" for e in verdict.known]
+    return HostKeyRefused(
+        message, hint=hint, verdict=verdict.kind, offered=offered, known=known, where=verdict.where
+    )
+
+
+def _word_revoked(who: str, offered: str, verdict: Verdict, identity: HostIdentity) -> tuple[str, str]:
+    message = f"the key that {who} offers ({offered}) is revoked in {verdict.where}"
+    return message, f"do not connect; ask whoever runs {identity.target.name}"
+
+
+def _word_changed(who: str, offered: str, verdict: Verdict, identity: HostIdentity) -> tuple[str, str]:
+    entry = verdict.known[0]
+    file = entry.where.rpartition(":")[0]
+    remove = f"ssh-keygen -R {shlex.quote(identity.names[0])} -f {shlex.quote(file)}"
+    message = f"the key of {who} has changed: it offers {offered}, {entry.where} has {entry.key_type} {make_fingerprint(entry.key)}"
+    return (
+        message,
+        f"someone may be listening in; if you know why it changed: {remove}, then {_ssh(identity)}",
+    )
+
+
+def _word_unknown(who: str, offered: str, verdict: Verdict, identity: HostIdentity) -> tuple[str, str]:
+    message = f"the key of {who} is not known: it offers {offered}"
+    if verdict.authority_only:
+        message += (
+            f"; {verdict.where} trusts a certificate authority for it, which this transport cannot check"
+        )
+        return message, 'transport = "openssh" for this host in hosts.toml'
+    pin = f'host_key = "{offered.split()[1]}" in hosts.toml'
+    return message, f"connect once with {_ssh(identity)}, which asks and remembers it, or put {pin}"
+
+
+def _ssh(identity: HostIdentity) -> str:
+    target = identity.target
+    port = [] if target.port == known_hosts.SSH_PORT else ["-p", str(target.port)]
+    return shlex.join(["ssh", *port, f"{target.user}@{target.addresses[0]}"])
+
+
+def ask_about_key(identity: HostIdentity, refusal: HostKeyRefused, ask: Ask) -> bool:
+    """Ask a person whether an unknown key may be trusted; only for a verdict of unknown, never for a changed key."""
+    if refusal.facts["verdict"] != "unknown":
+        return False
+    question = f"{refusal.message[:1].upper()}{refusal.message[1:]}.\nTrust it and remember it for {identity.names[0]}?"
+    return ask(question)
+
+
+def write_trusted_key(identity: HostIdentity, key_type: str, key: bytes, notify: Notify | None) -> None:
+    """Remember an accepted key in the user's first known_hosts file; say so where that fails."""
+    if not identity.target.known_hosts_files:
+        return
+    try:
+        known_hosts.write_known_host(identity.target.known_hosts_files[0], identity.names[0], key_type, key)
+    except (OSError, ValueError) as error:
+        if notify:
+            notify(
+                f"the key of {identity.target.name} is trusted for now, but could not be remembered: {error}"
+            )
+
+
+# ---- our keys ----
+
+
+@dataclass
+class Attempts:
+    """What was offered to the host, what was not and why, and what the host said."""
+
+    tried: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    said: str = ""
+
+
+def choose_key_files(identity_files: Sequence[Path]) -> list[Path]:
+    """Return the private keys to offer, in order: the configured ones, else the default ones."""
+    return [Path(path).expanduser() for path in identity_files or [Path(name) for name in DEFAULT_KEYS]]
+
+
+def show_path(path: Path) -> str:
+    """Return a path with the home folder as ~."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def read_public_key(path: Path) -> bytes:
+    """Return the public half of a private key, also of an encrypted one, from PATH.pub or the file itself; or b""."""
+    for place in (path.with_name(path.name + ".pub"), path):
+        try:
+            text = place.read_bytes()
+        except OSError:
+            continue
+        if key := parse_public_line(text) or parse_openssh_public(text):
+            return key
+    return b""
+
+
+def parse_public_line(line: bytes) -> bytes:
+    """Return the key bytes of a `TYPE BASE64 COMMENT` line; b"" when it is none."""
+    words = line.decode("ascii", "replace").split()
+    return known_hosts.parse_key(words[0], words[1]) if len(words) > 1 else b""
+
+
+def parse_openssh_public(text: bytes) -> bytes:
+    """Return the public key that an OpenSSH private key file holds in clear; b"" for any other file."""
+    lines = [line for line in text.splitlines() if line and not line.startswith(b"-----")]
+    try:
+        data = base64.b64decode(b"".join(lines), validate=True)
+        position = len(OPENSSH_MAGIC)
+        for _ in ("cipher", "kdf", "kdf options"):
+            position += 4 + struct.unpack_from(">I", data, position)[0]
+        count, length = struct.unpack_from(">II", data, position)
+    except (binascii.Error, struct.error):
+        return b""
+    return (
+        data[position + 8 : position + 8 + length] if data.startswith(OPENSSH_MAGIC) and count == 1 else b""
+    )
+
+
+def make_login_error(target: SshTarget, attempts: Attempts) -> LoginRefused:
+    """Return the refusal of a login: which keys were offered, which were not, what the host accepts and said."""
+    offered = ", ".join(attempts.tried) or "no key (none usable was found)"
+    message = f"{target.name} did not let {target.user} in; offered: {offered}"
+    if attempts.skipped:
+        message += "; not offered: " + ", ".join(attempts.skipped)
+    if attempts.methods:
+        message += "; the host accepts: " + ", ".join(attempts.methods)
+    if attempts.said:
+        message += f'; it said "{attempts.said}"'
+    hint = f"ssh-copy-id puts a key there; check with {_ssh(HostIdentity(target, ()))}"
+    if attempts.methods and "publickey" not in attempts.methods:
+        hint = (
+            'this transport logs in by key only; transport = "openssh" in hosts.toml uses ssh for this host'
+        )
+    facts = {"tried": attempts.tried, "skipped": attempts.skipped, "methods": attempts.methods}
+    return LoginRefused(message, hint=hint, **facts)
+
+
+# ---- around the library ----
+
+
+class LoginSocket(socket.socket):
+    """The dialled socket: swallows the ident that the library writes again, and can gather writes into one.
+
+    While `eager`, every packet is acknowledged at once: before the command runs, sshd leaves Nagle's algorithm on, and
+    each of its small answers would wait 40 ms for a delayed acknowledgement.
+    """
+
+    def __init__(self, dialled: socket.socket) -> None:
+        super().__init__(fileno=dialled.detach())
+        self.eager = True
+        self._ident: bytes = IDENT
+        self._gathered: list[bytes] | None = None
+        self._order = threading.Lock()  # packets are numbered: none may overtake those held back
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]  # the library sends bytes only
+        """Send, gather or swallow; return the number of bytes taken."""
+        if self._ident:
+            assert data == self._ident, "the library's first write is our ident"  # noqa: S101 - our own invariant
+            self._ident = b""
+            return len(data)
+        with self._order:
+            if self._gathered is None:
+                return super().send(data, flags)
+            self._gathered.append(bytes(data))
+            return len(data)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Receive, and acknowledge at once while eager."""
+        data = super().recv(size, flags)
+        if self.eager and TCP_QUICKACK is not None:
+            self.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+        return data
+
+    def gather(self) -> None:
+        """Hold back what is sent from now on."""
+        with self._order:
+            self._gathered = self._gathered or []
+
+    def release(self) -> None:
+        """Send what was held back as one write."""
+        with self._order:
+            held, self._gathered = b"".join(self._gathered or ()), None
+            while held:
+                try:
+                    held = held[super().send(held) :]
+                except TimeoutError:  # the library polls with a short timeout
+                    continue
+
+
+class Deadline:
+    """Calls `expire` in a thread once `seconds` have passed, not counting the time between pause and resume."""
+
+    def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
+        self.expired = False
+        self._left = seconds
+        self._expire = expire
+        self.resume()
+
+    def resume(self) -> None:
+        """Let the time run."""
+        self._since = time.monotonic()
+        self._timer = threading.Timer(self._left, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def pause(self) -> None:
+        """Stop the time; also how a deadline that was kept is ended."""
+        self._timer.cancel()
+        self._left = max(0.0, self._left - (time.monotonic() - self._since))
+
+    def _end(self) -> None:
+        self.expired = True
+        self._expire()
