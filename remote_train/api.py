@@ -19,8 +19,7 @@ from remote_train.find import find
 from remote_train.follow import Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
-from remote_train.launch import OUTPUTS_ALWAYS, Request, Started, prepare
-from remote_train.launch import launch as launch_prepared
+from remote_train.launching import OUTPUTS_ALWAYS, Request, Started, start
 from remote_train.listener import Listener, Silent
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
@@ -168,15 +167,9 @@ class Training:
         return 0
 
 
-def start(request: Request, listener: Listener, ask: Ask | None) -> Training:
-    """Do what `remote-train run --detach` does: decide, record and start; the caller follows."""
-    prepared = prepare(request, listener, ask)
-    try:
-        started = launch_prepared(prepared, listener)
-    except BaseException:
-        prepared.reached.session.close()
-        raise
-    return Training(started.run, prepared.reached.link, started)
+def training_of(started: Started) -> Training:
+    """Return the training that `launch.start` has just started."""
+    return Training(started.run, started.prepared.reached.link, started)
 
 
 def launch(script: str, *args: str, host: str | None = None, **options: Any) -> Training:  # noqa: ANN401
@@ -186,7 +179,7 @@ def launch(script: str, *args: str, host: str | None = None, **options: Any) -> 
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(f"launch() has no option {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
-    return start(Request(script=script, args=args, hosts=hosts, **options), Silent(), None)
+    return training_of(start(Request(script=script, args=args, hosts=hosts, **options), Silent(), None))
 
 
 def find_training(

@@ -16,7 +16,7 @@ from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from remote_train.package.packing import Package
@@ -37,10 +37,14 @@ class FactsChanged(Exception):
 class Shipment:
     """One package on its way to one host."""
 
-    def __init__(self, session: Session, root: Path, package: Package) -> None:
+    def __init__(
+        self, session: Session, root: Path, package: Package, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self.session = session
         self.root = root
         self.package = package
+        self.meanwhile = meanwhile
+        """Called while the host works on the start."""
         self.sent_bytes = 0
         self.sent_files = 0
         self._uploads: list[int] = []
@@ -59,6 +63,7 @@ class Shipment:
         while True:
             number = self.session.submit("start", **message)
             following = self.session.submit("follow", **follow)
+            self.meanwhile()
             answer = self.session.wait(number, START_SECONDS)
             self._settle_uploads()
             if answer.get("changed"):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from remote_train.cli.app import HostsFile, Json, app, make_ask, make_screen, settings
+from remote_train.cli.options import HostsFile, Json, app, make_ask, make_screen, settings
 
 hosts = typer.Typer(help="The hosts you can train on.", no_args_is_help=True)
 app.add_typer(hosts, name="hosts")

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from remote_train.cli.app import app, settings
+from remote_train.cli import hosts, run, runs
+from remote_train.cli.options import app, settings
+from remote_train.cli.signals import Ended, end_on_signals
 from remote_train.errors import EXIT_BUG, ConnectionGivenUp, ConnectionLost, RemoteTrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
+
+COMMANDS = (run, runs, hosts)
+"""Modules whose commands have registered themselves on `app`."""
 
 CUT_OFF = 141
 
@@ -24,22 +28,9 @@ COMMAND_LINE_ERROR: type[Exception] = next(
 """The base of what typer raises for a wrong command line; typer has click or, from 0.24 on, its own copy of it."""
 
 
-class Ended(BaseException):
-    """A signal asked us to end; what runs on a host goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Ended(number)
-
-
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    end_on_signals()
     code = _run()
     # Threads that wait for a silent host must not keep the prompt.
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from remote_train.cli.app import (
+from remote_train.cli.options import (
     GiveUp,
     HostsFile,
     Json,
@@ -20,8 +20,8 @@ from remote_train.cli.app import (
     make_listener,
     make_screen,
     settings,
-    stay,
 )
+from remote_train.cli.run import stay
 
 
 def _parse_ranks(text: str, processes: int) -> set[int]:

@@ -1,18 +1,20 @@
 """Find and read the user's hosts.toml. Never the project's folder: that may be a clone of a stranger's.
 
-Where the file is, and what a missing one means, stands here; its schema is in `config_schema`.
+Where the file is, and what a missing one means, stands here; its schema is in `hosts_schema`.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_config_path
 
 from remote_train.config.host_spec import LOCAL, Hosts, HostSpec, make_local
+from remote_train.config.proven import make_key, recall, remember
 from remote_train.config.ssh_aliases import read_aliases
+from remote_train.config.toml_file import read_private_text
 from remote_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,10 +42,27 @@ def read_hosts(path: Path | None, environ: Mapping[str, str] | None = None) -> H
         if _find_named(path, environ) is None:
             return Hosts()
         raise ConfigError([f"{place}: does not exist"], hint="named by --hosts-file or $" + HOSTS_VARIABLE)
-    # pydantic costs 50 ms, which a user without hosts.toml must not pay.
+    aliases = read_aliases(Path.home())
+    key = make_key("hosts", [read_private_text(place), *aliases])
+    held = recall(key)
+    if held is not None:
+        return _make_hosts(held, place)
+    # Only a file that is new or has changed pays for pydantic.
     from remote_train.config.hosts_schema import read_hosts_file  # noqa: PLC0415 - see the line above
 
-    return read_hosts_file(place, read_aliases(Path.home()))
+    hosts = read_hosts_file(place, aliases)
+    remember(
+        key, {"default": hosts.default, "hosts": {name: vars(host) for name, host in hosts.hosts.items()}}
+    )
+    return hosts
+
+
+def _make_hosts(held: dict[str, Any], place: Path) -> Hosts:
+    hosts = {
+        name: HostSpec(**{**fields, "address": tuple(fields["address"])})
+        for name, fields in held["hosts"].items()
+    }
+    return Hosts(default=tuple(held["default"]), hosts=hosts, path=place)
 
 
 def _find_named(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -5,6 +5,7 @@ Where a project begins stands here; the schema of its file is in `project_schema
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.project_spec import ProjectPlace, ProjectSpec
+from remote_train.config.proven import make_key, recall, remember
 from remote_train.config.toml_file import MAX_BYTES, TomlFile, read_toml
 from remote_train.errors import ConfigError, PackageError
 
@@ -59,10 +61,25 @@ def read_project(root: Path) -> ProjectSpec:
             ],
             hint="keep one of them",
         )
-    # pydantic costs 50 ms, which a project without a file must not pay.
+    file, prefix = found[0]
+    key = make_key("project", [str(file.path), json.dumps(file.data, default=str), name])
+    held = recall(key)
+    if held is not None:
+        return _make_spec(held, file.path)
+    # Only a file that is new or has changed pays for pydantic.
     from remote_train.config.project_schema import make_project  # noqa: PLC0415 - see the line above
 
-    return make_project(*found[0], name)
+    spec = make_project(file, prefix, name)
+    remember(key, {**vars(spec), "source": None})
+    return spec
+
+
+def _make_spec(held: dict[str, Any], source: Path) -> ProjectSpec:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in held.items()
+    }
+    fields["device_args"] = {device: tuple(args) for device, args in held["device_args"].items()}
+    return ProjectSpec(**{**fields, "source": source})
 
 
 def make_project_name(folder: str) -> str:

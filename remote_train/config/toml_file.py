@@ -66,6 +66,11 @@ def read_toml(path: Path, *, private: bool = False) -> TomlFile:
         raise ConfigError([_render_syntax_error(path, text, str(error))]) from None
 
 
+def read_private_text(path: Path) -> str:
+    """Read a file of this user's without parsing it; the checks are those of a private `read_toml`."""
+    return _decode(path, _read_bytes(path, private=True))
+
+
 def _read_bytes(path: Path, *, private: bool) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever.

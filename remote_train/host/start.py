@@ -45,12 +45,8 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
     if not layout.is_run_id(run) or not isinstance(attempt, int) or attempt < 1:
         raise Refusal("usage", "not a run id: %r" % (run,))
     folder = layout.attempt_dir(root, run, attempt)
-    claim = read_record(os.path.join(folder, layout.CLAIM))
-    if (
-        claim is not None
-        and claim.get("token") == request["token"]
-        and read_state(folder)["state"] != "created"
-    ):
+    _check_token(folder, run, request["token"])
+    if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
         return read_state(folder)
     rows = store.read_package(root, plan["package"])
     if rows is None:

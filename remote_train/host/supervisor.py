@@ -78,7 +78,7 @@ class Supervisor:
             self._measure()
             self.child = None if self._asked_to_stop() else self._spawn()
         except OSError as error:
-            self._finish(None, "cannot run %s: %s" % (self.plan["python"], error.strerror))
+            self._finish(None, "%s: %s" % (error.filename or self.plan["python"], error.strerror))
             return
         if self.child is None:
             self.stopped = True
@@ -132,11 +132,11 @@ class Supervisor:
         if pid == 0:
             self._become_launcher(command, report_write)
         os.close(report_write)
-        failed = os.read(report_read, 16)
+        failed, _, place = os.read(report_read, 4096).partition(b" ")
         os.close(report_read)
         if failed:
             os.waitpid(pid, 0)
-            raise OSError(int(failed), os.strerror(int(failed)), command[0])
+            raise OSError(int(failed), os.strerror(int(failed)), os.fsdecode(place))
         return pid
 
     def _become_launcher(self, command: List[str], report: int) -> None:
@@ -151,7 +151,8 @@ class Supervisor:
             self._give_output()
             os.execvpe(command[0], command, self.environment)  # noqa: S606  (no shell is the point)
         except OSError as error:
-            os.write(report, str(error.errno).encode())
+            place = error.filename or command[0]  # the working directory, or what could not be executed
+            os.write(report, b"%d " % (error.errno or 0) + os.fsencode(place)[:4000])
         os._exit(127)
 
     def _give_output(self) -> None:

@@ -200,6 +200,21 @@ def make_rules(request: Request, job: Job) -> Rules:
     )
 
 
+def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
+    """Decide, record and start a run; whoever called follows it, or lets it be."""
+    prepared = prepare(request, listener, ask)
+    try:
+        return launch(prepared, listener)
+    except BaseException:
+        prepared.reached.session.close()
+        raise
+
+
+def import_followers() -> None:
+    """Import what follows a run; done while the host starts it, it costs the launch nothing."""
+    import remote_train.attach  # noqa: F401, PLC0415  (see above)
+
+
 def launch(prepared: Prepared, listener: Listener) -> Started:
     """Record the run here, start it there exactly once, and return it with its first connection."""
     reached, request = prepared.reached, prepared.request
@@ -259,7 +274,7 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
     state: dict[str, Any] | None = None
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
-        shipment = Shipment(session, prepared.root, prepared.package)
+        shipment = Shipment(session, prepared.root, prepared.package, import_followers)
         try:
             state = shipment.start(base, message, following.make_request(session))
         except FactsChanged:

@@ -1,80 +1,34 @@
-"""The commands and their options."""
+"""`run`: start a training, and stay with it."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+import gc
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-import remote_train
+from remote_train.cli.options import (
+    GiveUp,
+    HostsFile,
+    Json,
+    NoPull,
+    app,
+    choose_give_up,
+    make_ask,
+    make_listener,
+    make_screen,
+    settings,
+)
+from remote_train.cli.signals import Ended
 
 if TYPE_CHECKING:
     from remote_train.api import Training
     from remote_train.listener import Listener
     from remote_train.show.screen import Screen
-    from remote_train.transport import Ask
 
 BARE = "\0--"
-HELP = {"help_option_names": ["-h", "--help"]}
-
-
-@dataclass
-class Settings:
-    """What the whole process was asked for."""
-
-    debug: bool = False
-    json: bool = False
-
-
-settings = Settings()
-app = typer.Typer(
-    name="remote-train",
-    help="Send a PyTorch training run to a GPU box over SSH, and follow it as if it were local.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings=HELP,
-    rich_markup_mode=None,
-)
-
-RunArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[RUN]", help="Id, unique prefix, HOST:ID; default: this project's latest."),
-]
-HostsFile = Annotated[
-    Path | None, typer.Option("--hosts-file", envvar="REMOTE_TRAIN_HOSTS", help="Use this hosts.toml.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
-GiveUp = Annotated[
-    float | None,
-    typer.Option(
-        "--give-up",
-        metavar="SECONDS",
-        help="Leave after so long without a connection; the run goes on. [default: never on a terminal, else 600]",
-    ),
-]
-NoPull = Annotated[
-    bool, typer.Option("--no-pull", help="Do not bring the newest checkpoint home at the end.")
-]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"remote-train {remote_train.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    settings.debug = debug
 
 
 class RunCommand(TyperCommand):
@@ -154,7 +108,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a training on a host, or on this machine's CPU when none can be reached."""
-    from remote_train.launch import Request, prepare
+    from remote_train.launching import Request, prepare, start
 
     settings.json = json
     if launcher not in (None, "torchrun", "python"):
@@ -189,51 +143,18 @@ def run(
 
             show_plan(prepare(request, listener, make_ask()), as_json=json)
             return
-        from remote_train.api import start
-
-        training = start(request, listener, make_ask())
+        started = start(request, listener, make_ask())
         if detach:
-            screen.say(f"it runs; `remote-train logs -f {training.id}` follows it")
+            screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
             return
-        stay(training, screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
+        from remote_train.api import training_of
 
-
-def make_screen() -> Screen:
-    """Return the screen of this process."""
-    import os
-
-    from remote_train.show import live
-
-    return live.make_screen(colour="NO_COLOR" not in os.environ)
-
-
-def make_listener(screen: Screen, *, prefix_ranks: bool = False) -> Listener:
-    """Return who is told what happens: a person, or a program with --json."""
-    from remote_train.show.live import JsonListener, LiveListener
-
-    if settings.json:
-        return JsonListener(sys.stdout.buffer)
-    return LiveListener(screen, prefix_ranks=prefix_ranks)
-
-
-def make_ask() -> Ask | None:
-    """Return a way to ask the person at the terminal a yes-or-no question; None where nobody can answer."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return None
-    return lambda question: typer.confirm(question, default=False, err=True)
-
-
-def choose_give_up(given: float | None) -> float | None:
-    """Return the patience: endless for a person, ten minutes for a program."""
-    if given is not None:
-        return given
-    return None if sys.stdout.isatty() or sys.stderr.isatty() else 600.0
+        stay(training_of(started), screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
 
 
 def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
     """Follow a run; Ctrl-C detaches, and on this machine a second one a moment later stops it."""
-    from remote_train.cli.main import Ended
-
+    gc.enable()  # off since the process began
     try:
         training.follow(listener, **wishes)
     except KeyboardInterrupt:
@@ -252,8 +173,6 @@ def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) 
 
 def _offer_stop(training: Training, screen: Screen, listener: Listener) -> None:
     """Wait a moment for a second Ctrl-C; one that comes within half a second only means the first."""
-    import time
-
     screen.say("Ctrl-C once more within 3 s stops it")
     began = time.monotonic()
     try:
@@ -262,6 +181,3 @@ def _offer_stop(training: Training, screen: Screen, listener: Listener) -> None:
         if time.monotonic() - began >= 0.5:
             training.stop(listener=listener)
             screen.say(f"{training.id} was stopped")
-
-
-from remote_train.cli import hosts, runs  # noqa: E402, F401  (their commands register themselves on `app`)

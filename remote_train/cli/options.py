@@ -1,0 +1,106 @@
+"""What the commands share: the application, the options they have in common, and who is told what happens."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import remote_train
+
+if TYPE_CHECKING:
+    from remote_train.listener import Listener
+    from remote_train.show.screen import Screen
+    from remote_train.transport import Ask
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass
+class Settings:
+    """What the whole process was asked for."""
+
+    debug: bool = False
+    json: bool = False
+
+
+settings = Settings()
+app = typer.Typer(
+    name="remote-train",
+    help="Send a PyTorch training run to a GPU box over SSH, and follow it as if it were local.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=HELP,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="Id, unique prefix, HOST:ID; default: this project's latest."),
+]
+HostsFile = Annotated[
+    Path | None, typer.Option("--hosts-file", envvar="REMOTE_TRAIN_HOSTS", help="Use this hosts.toml.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
+GiveUp = Annotated[
+    float | None,
+    typer.Option(
+        "--give-up",
+        metavar="SECONDS",
+        help="Leave after so long without a connection; the run goes on. [default: never on a terminal, else 600]",
+    ),
+]
+NoPull = Annotated[
+    bool, typer.Option("--no-pull", help="Do not bring the newest checkpoint home at the end.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"remote-train {remote_train.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    settings.debug = debug
+
+
+def make_screen() -> Screen:
+    """Return the screen of this process."""
+    import os
+
+    from remote_train.show import live
+
+    return live.make_screen(colour="NO_COLOR" not in os.environ)
+
+
+def make_listener(screen: Screen, *, prefix_ranks: bool = False) -> Listener:
+    """Return who is told what happens: a person, or a program with --json."""
+    from remote_train.show.live import JsonListener, LiveListener
+
+    if settings.json:
+        return JsonListener(sys.stdout.buffer)
+    return LiveListener(screen, prefix_ranks=prefix_ranks)
+
+
+def make_ask() -> Ask | None:
+    """Return a way to ask the person at the terminal a yes-or-no question; None where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: typer.confirm(question, default=False, err=True)
+
+
+def choose_give_up(given: float | None) -> float | None:
+    """Return the patience: endless for a person, ten minutes for a program."""
+    if given is not None:
+        return given
+    return None if sys.stdout.isatty() or sys.stderr.isatty() else 600.0
