@@ -83,7 +83,10 @@ class Following:
         """Keep the host's record of the attempt."""
         record = state.get("attempt")
         if record and self.mirror.writing:
-            self.wish.run.attempt(self.wish.attempt).write(layout.ATTEMPT, record)
+            mirror = self.wish.run.attempt(self.wish.attempt)
+            mirror.write(layout.ATTEMPT, record)
+            if state.get("peak"):
+                mirror.write(layout.PEAK, state["peak"])
         self.listener.tell("state", state=state.get("state"), run=self.wish.run.id)
 
     def run(self) -> Outcome:

@@ -1,16 +1,17 @@
 """Measured matrix product peaks, kept in the state root: a peak is measured once per device, threads and torch."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
-from typing import Any, Dict, Optional
 
-from remote_train.host import layout, matmul_peak
-from remote_train.host.commands import find_marked, finish_commands, start_command
+from remote_train.host import layout
 from remote_train.host.durable import read_record, write_record
 
-MEASURE_SECONDS = 60.0
-_DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16", "tf32", "float32")}
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
 
 
 def peak_key(name: str, threads: int, torch: str, device: str) -> str:
@@ -28,25 +29,6 @@ def write_peak(state_root: str, key: str, peak: Dict[str, Any]) -> None:
     path = _path(state_root, key)
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     write_record(path, peak)
-
-
-def measure_peak(python: str, device: str, threads: int, env: Dict[str, str]) -> Dict[str, Any]:
-    """Return FLOP/s by dtype as `matmul_peak` prints them, or {"error": words}; takes up to 60 s.
-
-    `env` is the training's environment, so that its thread settings and libraries count.
-    """
-    dtypes = _DTYPES.get(device.partition(":")[0])
-    if dtypes is None:
-        return {"error": "there is no peak to measure on a device named %s" % device}
-    # Our code may lie in an archive, so the script travels as text.
-    source = matmul_peak.__loader__.get_source(matmul_peak.__name__)  # type: ignore[union-attr]
-    command = start_command([python, "-c", source, device, str(threads), *dtypes], env)
-    outcome = finish_commands([command], MEASURE_SECONDS)[0]
-    answer = find_marked(outcome.output, matmul_peak.MARKER)
-    if answer is None:
-        return {"error": outcome.problem or "it printed no measurement"}
-    peak: Dict[str, Any] = json.loads(answer)
-    return peak
 
 
 def _path(state_root: str, key: str) -> str:

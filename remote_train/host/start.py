@@ -15,7 +15,7 @@ import time
 from remote_train.host import layout, store, system
 from remote_train.host.attempt import read_state
 from remote_train.host.durable import read_record, write_record
-from remote_train.host.supervisor import Supervisor, make_environment
+from remote_train.host.supervisor import Supervisor, make_environment, recall_peak
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
         _fork_supervisor(folder, record, environment, lock)
     finally:
         os.close(lock)
-    return read_state(folder)
+    state = read_state(folder)
+    if state.get("peak") is None:
+        # The first metric may come before the supervisor has copied it.
+        state["peak"] = recall_peak(root, plan.get("measure"))
+    return state
 
 
 def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:

@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from remote_train.host import layout, system
+from remote_train.host import layout, peaks_cache, system
 from remote_train.host.durable import read_record, sync_folder, write_record
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -44,6 +44,16 @@ def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[s
     torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", str(plan["processes"]), "--max-restarts", "0", "--no-python"]
     return [*torchrun, agent_python, "-I", "-S", shim, folder, python, *argv]
+
+
+def make_peak_key(wanted: Dict[str, Any]) -> str:
+    """Return the key of the peak that a plan asks for."""
+    return peaks_cache.peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
+
+
+def recall_peak(root: str, wanted: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """Return the peak that a plan asks for, if it was measured before."""
+    return peaks_cache.read_peak(root, make_peak_key(wanted)) if wanted else None
 
 
 class Supervisor:
@@ -108,20 +118,17 @@ class Supervisor:
         wanted = self.plan.get("measure")
         if not wanted:
             return
-        from remote_train.host import peaks_cache  # noqa: PLC0415  (imports subprocess: only this path pays)
-
-        root = self.record["root"]
-        key = peaks_cache.peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
-        peak = peaks_cache.read_peak(root, key)
+        peak = recall_peak(self.record["root"], wanted)
         if peak is None:
+            from remote_train.host import peak_probe  # noqa: PLC0415  (imports subprocess: only this path pays)
+
             self.announce("measuring")
             environment = dict(self.environment)
             environment.pop(layout.COOKIE, None)
-            peak = peaks_cache.measure_peak(
-                self.plan["python"], wanted["device"], wanted["threads"], environment
-            )
+            python = self.plan["python"]
+            peak = peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment)
             if "error" not in peak:
-                peaks_cache.write_peak(root, key, peak)
+                peaks_cache.write_peak(self.record["root"], make_peak_key(wanted), peak)
         write_record(self.path(layout.PEAK), peak)
 
     def _spawn(self) -> int:

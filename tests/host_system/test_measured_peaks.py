@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train.host import matmul_peak, peaks_cache
+from remote_train.host import matmul_peak, peak_probe, peaks_cache
 from remote_train.host.commands import finish_commands, start_command
 from tests.host_system.conftest import REPOSITORY
 
@@ -20,7 +20,7 @@ CPU_SHAPES = matmul_peak.SHAPES["cpu"]
 @pytest.mark.torch
 def test_the_cpu_of_this_machine() -> None:
     pytest.importorskip("torch")
-    peak = peaks_cache.measure_peak(sys.executable, "cpu", 1, dict(os.environ))
+    peak = peak_probe.measure_peak(sys.executable, "cpu", 1, dict(os.environ))
 
     assert peak["threads"] == 1
     assert peak["shape"] in CPU_SHAPES
@@ -32,13 +32,13 @@ def test_the_cpu_of_this_machine() -> None:
 def test_a_python_without_torch_says_so(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
-    peak = peaks_cache.measure_peak(sys.executable, "cpu", 1, environment)
+    peak = peak_probe.measure_peak(sys.executable, "cpu", 1, environment)
 
     assert peak == {"error": "ImportError: no torch here"}
-    assert peaks_cache.measure_peak("/nowhere/python", "cpu", 1, environment) == {
+    assert peak_probe.measure_peak("/nowhere/python", "cpu", 1, environment) == {
         "error": "No such file or directory"
     }
-    assert "tpu" in peaks_cache.measure_peak(sys.executable, "tpu", 1, environment)["error"]
+    assert "tpu" in peak_probe.measure_peak(sys.executable, "tpu", 1, environment)["error"]
 
 
 def test_it_measures_from_inside_an_archive(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_it_measures_from_inside_an_archive(tmp_path: Path) -> None:
             file.write(source, f"remote_train/host/{source.name}")
         file.writestr("remote_train/__init__.py", "")
     (tmp_path / "torch.py").write_text("raise ImportError('as far as it should get')\n")
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from remote_train.host.peaks_cache import measure_peak; print(measure_peak(sys.executable, 'cpu', 1, {'PYTHONPATH': sys.argv[2]}))"
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from remote_train.host.peak_probe import measure_peak; print(measure_peak(sys.executable, 'cpu', 1, {'PYTHONPATH': sys.argv[2]}))"
     command = start_command([sys.executable, "-I", "-c", script, str(archive), str(tmp_path)])
     outcome = finish_commands([command], 30.0)[0]
 
