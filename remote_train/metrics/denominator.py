@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.peaks import DeviceFacts, Peak, choose_peak
@@ -46,7 +47,10 @@ def choose_device_peak(
         if isinstance(value, int | float) and key.startswith(("float", "bfloat"))
     }
     threads = (measured or {}).get("threads")
-    return choose_peak(device, dtype, overrides=tflops, measured=figures or None, threads=threads)
+    peak = choose_peak(device, dtype, overrides=tflops, measured=figures or None, threads=threads)
+    if peak is not None and peak.source.startswith("measured") and (measured or {}).get("busy"):
+        return replace(peak, source=f"{peak.source}, while the machine was busy")
+    return peak
 
 
 def choose_usual_dtype(device: DeviceFacts) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PREFIX = "remote-train: "
 REDRAW_SECONDS = 0.1
+ROOM = 3  # columns kept free behind the status: a terminal echoes Ctrl-C as ^C, which must not wrap
 _ERASE = "\r\x1b[K"
 _GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader left; the terminal hung up
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -160,7 +161,7 @@ class Screen:
         return self.stderr_is_terminal and self._status is not None and free
 
     def _draw(self) -> None:
-        line = truncate_cells(neutral_text(self._status or ""), self.width() - 1)
+        line = truncate_cells(neutral_text(self._status or ""), self.width() - ROOM)
         if line == self._drawn:
             return
         self._write(self._take_erase() + self._paint("2", line))
