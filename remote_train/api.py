@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.attach import Attached, finish_run, follow_again
 from remote_train.errors import RemoteTrainError
 from remote_train.find import find
-from remote_train.follow import Wish
+from remote_train.follow import Following, Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
 from remote_train.launching import OUTPUTS_ALWAYS, Request, Started, start
@@ -27,7 +27,7 @@ from remote_train.stop import stop_run
 from remote_train.watch import read_metrics, read_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from remote_train.metrics.record import MetricRecord
@@ -68,6 +68,8 @@ class Training:
 
         `shown` are the ranks whose output goes to the listener, from the beginning or the last `tail` lines.
         """
+        if tail is not None and not self.is_complete():
+            self.catch_up()  # the last lines are the host's last lines
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
@@ -80,27 +82,30 @@ class Training:
         if self.started is not None:
             started, self.started = self.started, None
             started.following.listener = listener
+            started.following.mirror.writing = writing
             attached = Attached(started.following, listener)
             attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
             return attached
-        self.show_mirror(listener, shown, tail)
-        wish = self._wish(shown, give_up)
-        return follow_again(self.run, self.attempt, self.link, listener, wish, writing=writing)
+        following = Following(self._wish(shown, give_up), self.link, listener, writing=writing)
+        # Another process may write the mirror meanwhile: what is shown ends where the following begins.
+        self.show_mirror(listener, shown, tail, following.mirror.offsets)
+        return follow_again(following, listener)
 
     def _wish(self, shown: set[int], give_up: float | None, *, until_end: bool = True) -> Wish:
         processes = int(self.run.read()["attempts"][-1]["plan"]["processes"])
         outputs = [*map(str, range(processes)), *OUTPUTS_ALWAYS]
         return Wish(self.run, self.attempt, outputs, shown, until_end=until_end, give_up=give_up)
 
-    def show_mirror(self, listener: Listener, shown: set[int], tail: int | None) -> None:
-        """Give the listener what is mirrored of these ranks, from the beginning or the last `tail` lines."""
+    def show_mirror(
+        self, listener: Listener, shown: set[int], tail: int | None, ends: Mapping[str, int] | None = None
+    ) -> None:
+        """Give the listener what is mirrored of these ranks: all or the last `tail` lines, up to the byte in `ends`."""
         for rank in sorted(shown):
             path = self.run.attempt(self.attempt).output(str(rank))
-            skip = tail_offset(str(path), tail) if tail is not None else 0
-            for piece in read_pieces(path):
-                if skip < len(piece):
-                    listener.output(rank, piece[skip:])
-                skip = max(0, skip - len(piece))
+            begin = tail_offset(str(path), tail) if tail is not None else 0
+            end = ends[str(rank)] if ends is not None else None
+            for piece in read_pieces(path, begin, end):
+                listener.output(rank, piece)
 
     def catch_up(self) -> None:
         """Bring the mirror up to what the host has now; does not wait for the end."""
@@ -108,7 +113,7 @@ class Training:
             if not writing:
                 return
             wish = self._wish(set(), 0.0, until_end=False)
-            attached = follow_again(self.run, self.attempt, self.link, Silent(), wish, writing=True)
+            attached = follow_again(Following(wish, self.link, Silent(), writing=True), Silent())
             outcome = attached.run()
             if attached.following.session is not None:
                 attached.following.session.close()
@@ -117,6 +122,8 @@ class Training:
 
     def is_complete(self) -> bool:
         """Tell whether the run is over and every byte of its output is here."""
+        if self.run.read()["state"] == "not started":
+            return True
         mirror = self.run.attempt(self.attempt)
         ended = mirror.read(layout.EXIT)
         outputs = (ended or {}).get("outputs", {})

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, TrainingFailed
-from remote_train.follow import Following, Outcome, Wish
 from remote_train.outcome import make_verdict
 from remote_train.pull import Pull, PullWish
 from remote_train.session import Data, Event
 from remote_train.watch import Watch, make_watch, read_pieces
 
 if TYPE_CHECKING:
+    from remote_train.follow import Following, Outcome, Wish
     from remote_train.listener import Listener
-    from remote_train.reach import HostLink
-    from remote_train.records import Run
     from remote_train.session import Session
 
 TAIL_LINES = 20
@@ -38,7 +36,7 @@ class Attached:
         if self.watch is None and record is not None:
             self.watch = Watch(self.wish.attempt, record, peak)
         if self.watch is not None:
-            for piece in read_pieces(mirror.output("0")):
+            for piece in read_pieces(mirror.output("0"), end=self.following.mirror.offsets["0"]):
                 self.watch.feed("0", piece)
 
     def _take(self, name: str, data: bytes) -> None:
@@ -147,14 +145,9 @@ def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
     return b"\n".join(held.rstrip(b"\n").split(b"\n")[-lines:])
 
 
-def follow_again(
-    run: Run, attempt: int, link: HostLink, listener: Listener, wish: Wish, *, writing: bool
-) -> Attached:
-    """Return an attachment to a run that is on its host already."""
-    following = Following(wish, link, listener, writing=writing)
+def follow_again(following: Following, listener: Listener) -> Attached:
+    """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
-    session = link.connect()
-    following.begin(session)
-    mirror = run.attempt(attempt)
-    attached.watch_from(mirror.read("attempt.json"), None)
+    following.begin(following.link.connect())
+    attached.watch_from(None, None)
     return attached

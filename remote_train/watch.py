@@ -101,12 +101,16 @@ def make_watch(attempt: int, mirror: Attempt) -> Watch | None:
     return watch
 
 
-def read_pieces(path: Path) -> Iterator[bytes]:
-    """Yield a file's bytes; nothing when it is not there."""
-    if path.exists():
-        with path.open("rb") as file:
-            while piece := file.read(READ):
-                yield piece
+def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Yield a file's bytes from `begin` up to `end`, None meaning its end; nothing when it is not there."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(begin)
+        left = end - begin if end is not None else None
+        while piece := file.read(READ if left is None else max(0, min(READ, left))):
+            left = left - len(piece) if left is not None else None
+            yield piece
 
 
 def read_metrics(attempt: int, mirror: Attempt) -> Iterator[MetricRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from remote_train.cli.options import (
 )
 from remote_train.cli.run import stay
 
+if TYPE_CHECKING:
+    from remote_train.api import Training
+
 
 def _parse_ranks(text: str, processes: int) -> set[int]:
     if text == "all":
@@ -32,6 +35,19 @@ def _parse_ranks(text: str, processes: int) -> set[int]:
     raise typer.BadParameter(
         f"{text!r}: this run has ranks 0 to {processes - 1}, or `all`", param_hint="--rank"
     )
+
+
+def catch_up(training: Training) -> str | None:
+    """Bring the mirror up to date; return why it could not be, for records that are shown as last seen."""
+    from remote_train.errors import ConnectionLost, RemoteTrainError
+
+    try:
+        if not training.is_complete():
+            training.state()
+            training.catch_up()
+    except (RemoteTrainError, ConnectionLost) as error:
+        return str(error)
+    return None
 
 
 @app.command()
@@ -57,13 +73,14 @@ def logs(
     shown = _parse_ranks(rank, int(training.run.read()["attempts"][-1]["plan"]["processes"]))
     with make_screen() as screen:
         listener = make_listener(screen, prefix_ranks=len(shown) > 1)
-        if not training.is_complete() and not follow:
-            training.catch_up()
         if follow:
             patience = choose_give_up(give_up)
             stay(training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull)
-        else:
-            training.show_mirror(listener, shown, tail)
+            return
+        trouble = catch_up(training)
+        training.show_mirror(listener, shown, tail)
+        if trouble is not None:
+            screen.warn(f"as last seen; {trouble}")
 
 
 @app.command()
@@ -92,17 +109,13 @@ def show(run: RunArgument = None, hosts_file: HostsFile = None, json: Json = Fal
     """Show everything that is known of one run."""
     from remote_train.api import find_training
     from remote_train.cli.answers import show_run
-    from remote_train.errors import ConnectionLost, RemoteTrainError
 
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
-    try:
-        if not training.is_complete():
-            training.state()
-            training.catch_up()
-    except (RemoteTrainError, ConnectionLost) as error:
+    trouble = catch_up(training)
+    if trouble is not None:
         with make_screen() as screen:
-            screen.warn(f"as last seen; {error}")
+            screen.warn(f"as last seen; {trouble}")
     show_run(training.describe(), as_json=json)
 
 
@@ -180,13 +193,10 @@ def metrics(
     """Print a run's metrics, one record a line: JSON, or CSV."""
     from remote_train.api import find_training
     from remote_train.cli.answers import print_metrics
-    from remote_train.errors import ConnectionLost, RemoteTrainError
 
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
-    try:
-        if not training.is_complete():
-            training.catch_up()
-    except (RemoteTrainError, ConnectionLost) as error:
-        sys.stderr.write(f"remote-train: as last seen; {error}\n")
+    trouble = catch_up(training)
+    if trouble is not None:
+        sys.stderr.write(f"remote-train: as last seen; {trouble}\n")
     print_metrics(training.metrics(), csv=csv)
