@@ -153,21 +153,15 @@ def run(
 
 
 def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
-    """Follow a run; Ctrl-C detaches, and on this machine a second one a moment later stops it."""
+    """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
     gc.enable()  # off since the process began
     try:
         training.follow(listener, **wishes)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended) as cut:
         screen.status(None)
-        screen.say(
-            f"detached, {training.id} goes on; `remote-train logs -f {training.id}` attaches again, "
-            f"`remote-train stop {training.id}` stops it"
-        )
-        if training.link.is_local:
+        listener.tell("detached", run=training.id)
+        if training.link.is_local and isinstance(cut, KeyboardInterrupt):
             _offer_stop(training, screen, listener)
-        raise
-    except Ended:
-        screen.status(None)
         raise
 
 

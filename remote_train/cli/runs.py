@@ -99,7 +99,10 @@ def ps(
 
     settings.json = json
     project = None if everything else current_project()
-    found = list_runs(project) or list_runs()
+    found = list_runs(project)
+    if not found and not json:
+        sys.stderr.write("remote-train: no run of this project; `remote-train ps --all` lists every run\n")
+        return
     troubles = refresh_all(found, lambda run: link_of(run, hosts_file, make_ask()))
     show_runs([make_row(run, troubles.get(run.id)) for run in found], as_json=json)
 

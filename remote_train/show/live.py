@@ -68,6 +68,10 @@ class LiveListener:
         hint = facts.get("hint")
         self.screen.warn(f"{facts['text']}\n{hint}" if hint else str(facts["text"]))
 
+    def passed_over(self, facts: Mapping[str, Any]) -> None:
+        """Say why a host that was asked for first does not train."""
+        self.screen.warn(f"passed over: {facts['reason']}")
+
     def fallback(self, facts: Mapping[str, Any]) -> None:
         """Say loudly that this machine trains."""
         reasons = "\n".join(facts["reasons"])
@@ -106,6 +110,13 @@ class LiveListener:
         if not self._explained and record.get("mfu") is not None and deriver.explanation:
             self._explained = True
             self.screen.say(deriver.explanation)
+
+    def detached(self, facts: Mapping[str, Any]) -> None:
+        """Say that the run goes on, and what can be done with it."""
+        run = facts["run"]
+        self.screen.say(
+            f"detached, {run} goes on\nattach again: remote-train logs -f {run}\nstop it:      remote-train stop {run}"
+        )
 
     def silent(self, facts: Mapping[str, Any]) -> None:
         """Say that the host is not heard, and that this is no end."""
@@ -154,11 +165,13 @@ class LiveListener:
 _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "note": LiveListener.note,
     "warn": LiveListener.warn,
+    "passed_over": LiveListener.passed_over,
     "fallback": LiveListener.fallback,
     "package": LiveListener.package,
     "started": LiveListener.started,
     "state": LiveListener.state,
     "metric": LiveListener.metric,
+    "detached": LiveListener.detached,
     "silent": LiveListener.silent,
     "back": LiveListener.back,
     "pulled": LiveListener.pulled,

@@ -78,7 +78,7 @@ def render_run(run: Row, look: Look) -> str:
     """Return `show RUN` as labelled lines.
 
     Keys: run, project, host, state, exit, attempts, script, package, commit, dirty, device, last (a metric record),
-    steps, eta, checkpoints (names), paths (label to path), next (commands to type).
+    explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
@@ -87,6 +87,7 @@ def render_run(run: Row, look: Look) -> str:
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),
+        *_list_values(run, ("explanation",)),
         *_list_values(run, ("checkpoints",)),
         *_list_paths(run.get("paths")),
         *_list_values(run, ("next",)),
