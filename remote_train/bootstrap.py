@@ -30,11 +30,12 @@ def say(word):
 if sys.version_info < (3, 8):
     say("FAIL its Python is %d.%d at %s, 3.8 is needed" % (sys.version_info[:2] + (sys.executable,)))
     sys.exit(13)
-a = os.path.join(os.path.expanduser("~"), ".local", "state", "remote-train", "agents", h)
+r = os.path.join(os.path.expanduser("~"), ".local", "state", "remote-train")
+a = os.path.join(r, "agents", h)
 if not os.path.isdir(a):
-    import json, zlib, hashlib, struct
-    os.umask(0o77)
-    t = a + "." + str(os.getpid())
+    import json, zlib, hashlib, struct, shutil
+    m = os.umask(0o77)
+    t = a + "." + n
     try:
         os.makedirs(t)
     except OSError as e:
@@ -46,6 +47,7 @@ if not os.path.isdir(a):
         while len(b) < k:
             c = os.read(0, k - len(b))
             if not c:
+                shutil.rmtree(t)
                 sys.exit(1)
             b += c
         return b
@@ -60,8 +62,15 @@ if not os.path.isdir(a):
     try:
         os.rename(t, a)
     except OSError:
+        shutil.rmtree(t)
         if not os.path.isdir(a):
             raise
+    os.umask(m)
+for p in (r, os.path.dirname(a), a):
+    s = os.stat(p)
+    if s.st_uid != os.getuid() or s.st_mode & 0o22:
+        say("FAIL %s is not ours, or others may write there: chmod 700 it" % p)
+        sys.exit(13)
 sys.path.insert(0, a)
 from remote_train.host.agent import main
 main(n)
@@ -131,6 +140,8 @@ def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) 
     """Return the error for a host that did not bring our agent up, in its own words."""
     if word is not None:
         return HostUnfit(f"{host}: {word.removeprefix('FAIL ')}", hint="set `python` for it in hosts.toml")
+    if b"Unknown option: -I" in stderr:
+        return make_unfit(host, b"", b"", "its Python is older than 3.4, 3.8 is needed")
     said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
     words = said[-1][:300] if said else "nothing"
     return HostUnfit(

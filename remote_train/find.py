@@ -74,7 +74,8 @@ def adopt(link: HostLink, run_id: str) -> tuple[Run, HostLink]:
     attempt = state.get("attempt")
     if not attempt:
         raise UsageError(
-            f"{link.host.name} has no run named {run_id}", hint="`remote-train ps --host NAME` lists its runs"
+            f"{link.host.name} has no run named {run_id}",
+            hint="`remote-train ps -a` lists the runs that this laptop knows",
         )
     plan = attempt["plan"]
     home = client_root() / "adopted"

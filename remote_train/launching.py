@@ -20,6 +20,7 @@ from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
 from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
 from remote_train.follow import Following, Wish
+from remote_train.host import layout
 from remote_train.memory import stat_cache_path, told_path
 from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
@@ -89,6 +90,7 @@ class Started:
 
 def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
+    check_name(request.name)
     place = find_project(request.cwd, Path.home())
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
@@ -108,21 +110,34 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         data=request.data,
         checkpoints=request.checkpoints,
     )
-    with ThreadPoolExecutor(1, thread_name_prefix="reach") as pool:
-        reaching = pool.submit(reach_first, links, local, listener)
-        try:
-            package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
-        except BaseException:
-            _let_go(reaching)
-            raise
+    if links and not links[0].is_local:
+        listener.tell("reaching", hosts=[link.host.name for link in links])
+    pool = ThreadPoolExecutor(1, thread_name_prefix="reach")
+    reaching = pool.submit(reach_first, links, local)
+    pool.shutdown(wait=False)  # a Ctrl-C does not wait for a host that is silent
+    try:
+        package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
         tell_package(place.root, package, listener)
         reached = reaching.result()
+    except BaseException:
+        reaching.add_done_callback(_let_go)
+        raise
+    tell_reached(reached, listener)
     try:
         plan = _plan(job, reached, package)
     except BaseException:
         reached.session.close()
         raise
     return Prepared(place.root, request, job, package, reached, plan, secret_env)
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a name that could not be a run's; it becomes a folder, here and on the host."""
+    if name is not None and not layout.is_run_id(name):
+        raise UsageError(
+            f"--name {name!r}: a run's name begins with a lower-case letter or a digit and has only those and . _ -",
+            hint="at most 63 characters, for example baseline-2",
+        )
 
 
 def _find_family(request: Request, spec: ProjectSpec, place: ProjectPlace) -> Family | None:
@@ -136,10 +151,18 @@ def _find_family(request: Request, spec: ProjectSpec, place: ProjectPlace) -> Fa
 
 def _let_go(reaching: Future[Reached]) -> None:
     """Close a session that nobody will use; the error being raised is the one to show."""
-    try:
+    if reaching.exception() is None:
         reaching.result().session.close()
-    except (RemoteTrainError, ConnectionLost):
+
+
+def tell_reached(reached: Reached, listener: Listener) -> None:
+    """Tell who trains, and why not the first that was asked for."""
+    listener.tell("reached", host=reached.link.host.name)
+    if reached.fell_back:
+        listener.tell("fallback", reasons=reached.reasons)
         return
+    for reason in reached.reasons:
+        listener.tell("passed_over", reason=reason)
 
 
 def tell_package(root: Path, package: Package, listener: Listener) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
-    Kinds: note, warn, hosts, fallback, package, started, state, peak, metric, silent, back, ended, pulled, stopping.
+    Kinds: note, warn, reaching, reached, passed_over, fallback, package, started, state, peak, metric, detached, silent, back, ended,
+    pulled, stopping, stopped.
     """
 
     def output(self, rank: int, data: bytes) -> None:

@@ -27,7 +27,7 @@ class Mirror:
         """Append to an output's mirror. A full disk here stops the mirror, never the stream."""
         if self.writing and self.failure is None:
             try:
-                self._open(name).write(data)
+                _write_all(self._open(name), data)
             except OSError as error:
                 self.failure = error
         self.offsets[name] += len(data)
@@ -61,6 +61,13 @@ class Mirror:
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """Write everything or raise OSError: a nearly full disk takes a part first, and says so only by a number."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def hash_file(path: Any) -> str:  # noqa: ANN401  (str or Path)

@@ -39,10 +39,15 @@ def make_verdict(run: str, host: str, outcome: Outcome) -> RemoteTrainError | No
         return None
     return TrainingFailed(
         f"the training {render_end(ended.get('code'), ended.get('signal'))}{_rank(ended)}",
-        hint=f"the whole output: `remote-train logs {run}`",
+        hint=f"the whole output: `remote-train logs {_rank_option(ended)}{run}`",
         rank=(ended.get("first_failure") or {}).get("rank"),
         **facts,
     )
+
+
+def _rank_option(ended: dict[str, Any]) -> str:
+    rank = (ended.get("first_failure") or {}).get("rank")
+    return f"--rank {rank} " if rank else ""
 
 
 def _rank(ended: dict[str, Any]) -> str:

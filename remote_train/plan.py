@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.families import merge_device_args
+from remote_train.config.nearest import render_nearest
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
 from remote_train.metrics.denominator import choose_device, choose_device_peak
 
@@ -107,6 +108,8 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
     processes = job.processes or _count_gpus(gpus, facts)
     launcher = choose_launcher(job, device, processes)
     argv, notes = make_argv(job, device, paths)
+    if gpus is None and job.gpus != "1":
+        notes.append(f"--gpus {job.gpus} is for CUDA: {host.name} trains on its CPU, processes: {processes}")
     threads, default_env = make_threads(job, host, facts, processes)
     links = make_links(job, host)
     cpu = {"model": facts["cpu"]["model"], "threads": threads}
@@ -155,17 +158,19 @@ def parse_gpus(text: str, facts: Facts) -> dict[str, Any]:
     known = facts["gpus"]
     if text == "all":
         return {"count": len(known)}
-    if text.isdigit() and "," not in text:
+    if text.isascii() and text.isdecimal():
         count = int(text)
         if not 1 <= count <= len(known):
             raise HostUnfit(f"{count} GPUs are asked for and the host has {len(known)}")
         return {"count": count}
     ids = [item.strip() for item in text.split(",") if item.strip()]
-    names = {str(gpu["index"]) for gpu in known} | {gpu["uuid"] for gpu in known}
-    unknown = [item for item in ids if item not in names]
-    if not ids or unknown:
+    cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
+    unknown = [item for item in ids if item not in cards]
+    twice = len({cards.get(item) for item in ids}) < len(ids)
+    if not ids or unknown or twice:
+        what = "a GPU is named twice" if twice and not unknown else "no such GPU"
         raise UsageError(
-            f"--gpus {text}: no such GPU: {', '.join(unknown) or 'nothing named'}",
+            f"--gpus {text}: {what}: {', '.join(unknown or ids) or 'nothing named'}",
             hint="give a number, `all`, or indices like `0,` and UUIDs, with commas between",
         )
     return {"ids": ids}
@@ -221,8 +226,9 @@ def check_script(script: str, cwd: str, paths: Sequence[str]) -> None:
     if posixpath.isabs(script) or place.startswith(".."):
         raise UsageError(f"{script} lies outside the project", hint="run from the project's folder")
     if place not in set(paths):
+        near = [path for path in paths if posixpath.dirname(path) == posixpath.dirname(place)]
         raise PackageError(
-            f"{script} is not among the files that travel",
+            f"{script} is not among the files that travel{render_nearest(place, near)}",
             hint=f"does it exist here, and does git ignore it? `git check-ignore -v {script}` tells",
         )
 

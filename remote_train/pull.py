@@ -104,7 +104,10 @@ class Pull:
         return choose_latest(rows) if wish.latest else rows
 
     def _check_space(self, target: Path, rows: Sequence[Row]) -> None:
-        target.mkdir(parents=True, exist_ok=True)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise make_local_error(target, error) from error
         need = sum(row["size"] for row in rows if not self._is_here(row, target / row["path"]))
         free = shutil.disk_usage(target).free
         if need > free:
@@ -146,19 +149,18 @@ class Pull:
         return False
 
     def _fetch(self, row: Row, place: Path, wish: PullWish) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}.remote-train-partial")
         try:
-            source = self._receive(row, partial, wish)
-            partial.replace(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                source = self._receive(row, partial, wish)
+                partial.replace(place)
+            finally:
+                partial.unlink(missing_ok=True)
+            sync_folder(str(place.parent))
+            self._note(place, source)
         except OSError as error:
-            if error.errno in SPACE:
-                raise LocalSpace(f"{place}: {error.strerror}", hint="free space and pull again") from error
-            raise PullIncomplete(f"{place}: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(str(place.parent))
-        self._note(place, source)
+            raise make_local_error(place, error) from error
         self.listener.tell("pulled", path=str(place), size=source["size"], sha256=source["sha256"])
 
     def _note(self, place: Path, source: Row) -> None:
@@ -179,6 +181,7 @@ class Pull:
                     stream, source = self._ask(row, file.tell(), source)
                     summary = self._take(stream, file, digest)
                 except ConnectionLost as error:
+                    self.session.close()
                     patience = Patience(self.run.id, wish.give_up, self.listener)
                     self.session = reconnect(self.link, str(error), patience, lambda _session: None)
             length = file.tell()
@@ -219,11 +222,23 @@ def parse_row(row: object) -> Row:
     path, size, mtime = row.get("path"), row.get("size"), row.get("mtime_ns")
     if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime, int) or size < 0:
         raise ProtocolError("a listing with a malformed row")
-    parts = path.split("/")
-    bad = any(part in {"", ".", ".."} or "\0" in part or len(os.fsencode(part)) > 255 for part in parts)
-    if bad or len(path) > 4096:
+    if len(path) > 4096 or not all(map(_is_name, path.split("/"))):
         raise ProtocolError(f"a listing with the path {path[:200]!r}")
     return {"path": path, "size": size, "mtime_ns": mtime}
+
+
+def _is_name(part: str) -> bool:
+    try:
+        return part not in {"", ".", ".."} and "\0" not in part and len(os.fsencode(part)) <= 255
+    except UnicodeEncodeError:
+        return False
+
+
+def make_local_error(place: Path, error: OSError) -> LocalSpace | PullIncomplete:
+    """Return what a user is told when this machine would not take a file."""
+    if error.errno in SPACE:
+        return LocalSpace(f"{place}: {error.strerror}", hint="free space and pull again")
+    return PullIncomplete(f"{place}: {error.strerror}", hint="pull to another folder with --to")
 
 
 def choose_latest(rows: Sequence[Row]) -> list[Row]:

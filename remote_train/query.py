@@ -166,6 +166,7 @@ def check_host(link: HostLink) -> dict[str, Any]:
     except Unreachable as error:
         return {
             **row,
+            "exit_code": error.exit_code,
             "reachable": False,
             "verdict": f"unreachable: {error.message}",
             "next": "is it on, and is the address right?",

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from remote_train.bootstrap import Agent
     from remote_train.config.host_spec import HostSpec
-    from remote_train.listener import Listener
     from remote_train.transport import Ask
 
 FACTS_SECONDS = 60.0
@@ -142,6 +141,8 @@ class Reached:
     facts: dict[str, Any]
     reasons: list[str] = field(default_factory=list)
     """Why the hosts before it were passed over."""
+    fell_back: bool = False
+    """It is this machine, because none of the hosts asked for can be reached."""
 
 
 def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
@@ -153,7 +154,7 @@ def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
     return list(dict.fromkeys([os.path.join(place, "bin", "python") for place in places] + [sys.executable]))  # noqa: PTH118
 
 
-def reach_first(links: Sequence[HostLink], local: HostLink | None, listener: Listener) -> Reached:
+def reach_first(links: Sequence[HostLink], local: HostLink | None) -> Reached:
     """Return the first host that is reached and fit; the local CPU when none is reachable and `local` is given.
 
     Raises Unreachable, HostUnfit, or what the first failed login says.
@@ -176,7 +177,6 @@ def reach_first(links: Sequence[HostLink], local: HostLink | None, listener: Lis
         raise HostUnfit("\n".join(unfit + absent), hint=_unfit_hint(unfit))
     if local is None:
         raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
-    listener.tell("fallback", reasons=absent)
     return _reach_local(local, absent)
 
 
@@ -213,6 +213,8 @@ def _name_others(session: Session, facts: dict[str, Any]) -> str:
 def _unfit_hint(unfit: Sequence[str]) -> str:
     if any("torch was found" in why for why in unfit):
         return "set `python` for that host in hosts.toml"
+    if all("has no torch" in why or "does not work" in why for why in unfit):
+        return "set `python` for that host in hosts.toml to one that has torch, or install it there"
     return 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
 
 
@@ -226,7 +228,7 @@ def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
             "\n".join([*reasons, *unfit, *absent]),
             hint="install torch into the project's .venv, or activate an environment that has it",
         )
-    reached.reasons = reasons
+    reached.reasons, reached.fell_back = reasons, bool(reasons)
     return reached
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from remote_train.errors import ConnectionGivenUp, ConnectionLost, Unreachable
+from remote_train.errors import ConnectionGivenUp, ConnectionLost, HostUnfit, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 TELL_AFTER = 2.0
+UNFIT_TRIES = 5
+"""A connection that breaks while our agent comes up looks like a host without one: believed when it repeats."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ def reconnect(link: HostLink, why: str, patience: Patience, begin: Callable[[Ses
     """
     lost = time.monotonic()
     told = False
-    failures = 0
+    failures = unfit = 0
     while True:
         try:
             session = link.connect()
             begin(session)
-        except (ConnectionLost, Unreachable) as error:
+        except (ConnectionLost, Unreachable, HostUnfit) as error:
+            unfit = unfit + 1 if isinstance(error, HostUnfit) else 0
+            if unfit >= UNFIT_TRIES:
+                raise
             why = str(error)
         else:
             if told:

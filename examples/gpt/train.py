@@ -297,9 +297,9 @@ class Trainer:
             log, evaluate, save = (self.step % n == 0 or self.step == config.steps for n in every)
             if not (log or evaluate or save or self.step == first):
                 continue
-            if place.world > 1:
-                dist.all_reduce(loss)
-            mean = loss.item() / place.world  # waits for the device
+            # The loss of this process's batches: an all_reduce of it, so near the end, is what gloo's threads may still
+            # hold when Python shuts down, and then they abort a run that is done.
+            mean = loss.item()  # waits for the device
             seconds = (time.perf_counter() - since) / (self.step - last)
             pace = f"{seconds * 1e3:.1f} ms | {tokens / seconds:,.0f} tok/s"
             place.say(f"step {self.step}/{config.steps} | loss {mean:.4f} | {pace}")
@@ -335,13 +335,12 @@ def main() -> None:
     """Join the other processes, if there are any, train, and leave them in order."""
     config = parse_config(sys.argv[1:])
     place = choose_place(config)
+    cuda = place.device.type == "cuda"
     if place.world > 1:
-        dist.init_process_group("nccl" if place.device.type == "cuda" else "gloo")
-    try:
-        run(config, place)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=place.device if cuda else None)
+    run(config, place)
+    if place.world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -117,14 +117,16 @@ def _render(value: object) -> str:
     return str(value)
 
 
-def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> None:
-    """Print records as JSON lines or CSV; unknown is null, or empty."""
+def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> int:
+    """Print records as JSON lines or CSV, unknown is null, or empty; return how many there were."""
+    count = 0
     if not csv:
-        for record in records:
+        for count, record in enumerate(records, 1):  # noqa: B007  (the count is the answer)
             write_event(sys.stdout.buffer, "metric", record.as_json())
-        return
+        return count
     names: Sequence[str] = [field.name for field in fields(MetricRecord)]
     writer = csv_writer.DictWriter(sys.stdout, names)
     writer.writeheader()
-    for record in records:
+    for count, record in enumerate(records, 1):  # noqa: B007  (as above)
         writer.writerow(record.as_json())
+    return count

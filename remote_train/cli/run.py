@@ -32,14 +32,29 @@ BARE = "\0--"
 
 
 class RunCommand(TyperCommand):
-    """`run`: options of ours stand before SCRIPT, everything after it is the script's, `--` and `--help` too."""
+    """`run`: options of ours stand before SCRIPT or `-m MODULE`, everything after it is the script's, `--help` too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (click's context, or typer's own)
-        """Keep the first `--` visible: in front of SCRIPT's place it means that there is none."""
-        if "--" in args:
+        """Mark with BARE where SCRIPT would stand: behind `-m MODULE`, or at a `--` in its place."""
+        place = self._find_module(args)
+        if place is not None:
+            args = [*args[:place], BARE, *args[place:]]
+        elif "--" in args:
             place = args.index("--")
             args = [*args[:place], BARE, *args[place + 1 :]]
         return super().parse_args(ctx, args)
+
+    def _find_module(self, args: list[str]) -> int | None:
+        """Return the place behind `-m MODULE` among our own options, None where it is not there."""
+        values = {
+            name for option in self.params for name in option.opts if not getattr(option, "is_flag", True)
+        }
+        place = 0
+        while place < len(args) and args[place].startswith("-") and args[place] != "--":
+            if args[place] == "-m":
+                return place + 2
+            place += 2 if args[place] in values else 1
+        return None
 
 
 @app.command(cls=RunCommand, context_settings={"allow_interspersed_args": False})

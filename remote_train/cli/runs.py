@@ -202,4 +202,5 @@ def metrics(
     trouble = catch_up(training)
     if trouble is not None:
         sys.stderr.write(f"remote-train: as last seen; {trouble}\n")
-    print_metrics(training.metrics(), csv=csv)
+    if not print_metrics(training.metrics(), csv=csv):
+        sys.stderr.write(f"remote-train: the output of {training.id} has no metrics so far\n")

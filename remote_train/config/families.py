@@ -47,7 +47,8 @@ def read_family(folder: Path, script: str, args: Sequence[str]) -> Family | None
 
 def parse_nanogpt(script: str, args: Sequence[str], configs: Mapping[str, str]) -> Family:
     """Parse the settings as configurator.py would: the script's own, then config files and --key=value in order."""
-    own = _parse_assignments(script[: script.index("configurator.py")])
+    found = _CONFIGURATOR.search(script)  # the line itself: a docstring may name the file long before
+    own = _parse_assignments(script[: found.start()] if found else script)
     settings = dict(own)
     for argument in args:
         if _is_config_file(argument):

@@ -1,7 +1,9 @@
 """How many DATA bytes may be on their way, so that no control or log frame waits half a second behind bulk.
 
 The window is the delivered rate x (round trip + 0.25 s), never under 256 KiB: at most a quarter of a second of
-queue stands before the next frame, on any link, and a fast link is still filled. Pure: the clock is passed in.
+queue stands before the next frame, on any link, and a fast link is still filled. The round trip is the shortest
+seen; it is measured anew every 10 s with next to nothing on its way, because one measured behind our own queue
+would lengthen that queue, and so on. Pure: the clock is passed in.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ if TYPE_CHECKING:
     from typing import Deque, Optional, Tuple
 
 FLOOR = 256 * 1024
+PROBE = 64 * 1024
+"""Bytes on their way while the round trip is measured anew."""
 QUEUE_SECONDS = 0.25
-RATE_SECONDS = 1.0
+QUEUE_BYTES = 24 * 1024 * 1024
+"""The laptop holds at most this much that it has not looked at yet, however fast the link."""
+RATE_SECONDS = 0.5
 FORGET_SECONDS = 10.0
 CEILING = 256 * 1024 * 1024
 
@@ -29,11 +35,13 @@ class Credit:
         self._arrivals: Deque[Tuple[float, int]] = deque()
         self._round_trip: Optional[float] = None
         self._round_trip_at = 0.0
+        self._probe_from: Optional[int] = 0
         self._window = FLOOR
 
     def room(self) -> int:
         """Return how many bytes may be sent now."""
-        return max(0, self._window - (self._sent - self._acked))
+        window = self._window if self._probe_from is None else PROBE
+        return max(0, window - (self._sent - self._acked))
 
     def sent(self, count: int, now: float) -> None:
         """Note that `count` bytes were queued for sending."""
@@ -45,17 +53,21 @@ class Credit:
         if not self._acked <= total <= self._sent:
             return
         self._acked = total
-        sent_at = None
+        mark = None
         while self._marks and self._marks[0][0] <= total:
-            sent_at = self._marks.popleft()[1]
-        if sent_at is not None:
-            self._note_round_trip(now - sent_at, now)
+            mark = self._marks.popleft()
+        if mark is not None:
+            self._note_round_trip(mark[0], now - mark[1], now)
         self._window = self._make_window(now)
 
-    def _note_round_trip(self, seconds: float, now: float) -> None:
-        stale = now - self._round_trip_at > FORGET_SECONDS
-        if self._round_trip is None or seconds <= self._round_trip or stale:
+    def _note_round_trip(self, position: int, seconds: float, now: float) -> None:
+        """Take a sample that is shorter than all before, or the first of a probe; begin a probe when it is time."""
+        probed = self._probe_from is not None and position > self._probe_from
+        if self._round_trip is None or seconds <= self._round_trip or probed:
             self._round_trip, self._round_trip_at = seconds, now
+            self._probe_from = None
+        elif self._probe_from is None and now - self._round_trip_at > FORGET_SECONDS:
+            self._probe_from = self._sent
 
     def _make_window(self, now: float) -> int:
         arrivals = self._arrivals
@@ -67,5 +79,5 @@ class Credit:
         if seconds <= 0:
             return self._window
         rate = (self._acked - first) / seconds
-        wanted = rate * ((self._round_trip or 0.0) + QUEUE_SECONDS)
+        wanted = rate * (self._round_trip or 0.0) + min(rate * QUEUE_SECONDS, QUEUE_BYTES)
         return int(min(CEILING, max(FLOOR, wanted)))

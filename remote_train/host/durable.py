@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
-from remote_train.host.layout import FORMAT
+from remote_train.host.layout import FORMAT, RESERVE
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional
+
+SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+RESERVE_BYTES = 64 * 1024
 
 
 def sync_folder(path: str) -> None:
@@ -53,3 +57,20 @@ def read_record(path: str) -> Optional[Dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def keep_reserve(folder: str) -> None:
+    """Hold back a little space in an attempt's folder, so that its stop and its end can be written on a full disk."""
+    try:
+        with open(os.path.join(folder, RESERVE), "wb") as file:
+            file.write(bytes(RESERVE_BYTES))
+    except OSError:
+        drop_reserve(folder)
+
+
+def drop_reserve(folder: str) -> None:
+    """Give the space that was held back."""
+    try:
+        os.unlink(os.path.join(folder, RESERVE))
+    except FileNotFoundError:
+        return

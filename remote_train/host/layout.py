@@ -5,7 +5,7 @@ blobs/ab/cdef…          file contents, by SHA-256
 packages/ID.json        manifests, by their own hash
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
-runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop lock
+runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop lock reserve
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ CLOCK = "clock.jsonl"
 PEAK = "peak.json"
 EXIT = "exit.json"
 STOP = "stop"
+RESERVE = "reserve"
 LOCK = "lock"
 RANK_ENDS = "ends.jsonl"
 

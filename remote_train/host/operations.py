@@ -6,13 +6,12 @@ Requests that change something may be repeated. Paths and sizes from the laptop 
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
 
 from remote_train.host import attempt, layout, sources, store, system, wire
-from remote_train.host.durable import write_record
+from remote_train.host.durable import SPACE, drop_reserve, write_record
 from remote_train.host.follow import Follower
 from remote_train.host.start import Refusal, start
 
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
     Operation = Callable[["Operations", Dict[str, Any]], Optional[Dict[str, Any]]]
 
-SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-STOP_WAIT = 15.0
+STOP_WAIT = 10.0
+"""Less than wire.SILENCE_SECONDS: nothing is heard of us while we end what a dead supervisor left."""
 
 
 class Operations:
@@ -85,8 +84,11 @@ class Operations:
     def open(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Choose the state root; comes first on every connection."""
         self.root = layout.state_root(request.get("state_dir"))
-        self.unopened = "cannot use the state folder %s" % self.root
-        store.open_root(self.root)
+        try:
+            store.open_root(self.root)
+        except OSError as error:
+            self.unopened = "%s: %s" % (self.root, error.strerror)
+            raise
         self.unopened = None
         return {"protocol": wire.PROTOCOL, "boot_id": system.boot_id()}
 
@@ -204,9 +206,10 @@ class Operations:
             survivors = system.sweep(None, record["cookie"], STOP_WAIT) if record else []
             return {"state": state["state"], "survivors": survivors}
         grace = max(0.0, float(request.get("grace", 30.0)))
-        write_record(os.path.join(folder, layout.STOP), {"grace": grace, "asked": time.time()})
+        written = _write_stop(folder, {"grace": grace, "asked": time.time()})
         if state["supervised"]:
-            system.kill_process(record["pid"], record["start_time"], signal.SIGUSR1)
+            number = signal.SIGUSR1 if written else signal.SIGTERM
+            system.kill_process(record["pid"], record["start_time"], number)
             return {"state": "stopping", "survivors": []}
         survivors = system.sweep(None, record["cookie"], STOP_WAIT)
         return {"state": "lost", "survivors": survivors}
@@ -234,6 +237,24 @@ class Operations:
         """Drop what was arriving; runs are not touched."""
         for upload in self.uploads.values():
             upload.abandon()
+
+
+def _write_stop(folder: str, request: Dict[str, Any]) -> bool:
+    """Write the stop file, on a full disk into the space held back for it; False when even that is gone."""
+    path = os.path.join(folder, layout.STOP)
+    try:
+        write_record(path, request)
+    except OSError as error:
+        if error.errno not in SPACE:
+            raise
+        drop_reserve(folder)
+    else:
+        return True
+    try:
+        write_record(path, request)
+    except OSError:
+        return False
+    return True
 
 
 class ManifestUpload:
@@ -265,9 +286,11 @@ class ManifestUpload:
         import zlib  # noqa: PLC0415
 
         del self.operations.uploads[self.stream]
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(b"".join(self.parts), self.LIMIT)
-        stored = store.store_package(self.operations.root, self.package, self.base, json.loads(text))
+        try:
+            delta = json.loads(zlib.decompressobj().decompress(b"".join(self.parts), self.LIMIT))
+        except (zlib.error, RecursionError) as error:
+            raise store.StoreError("the manifest arrived damaged: %s" % error) from None
+        stored = store.store_package(self.operations.root, self.package, self.base, delta)
         self.operations.connection.send({"id": self.id, "ok": {"stored": stored}})
 
     def abandon(self) -> None:

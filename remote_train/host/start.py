@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from remote_train.host.store import Rows
 
-OTHER_STARTER_SECONDS = 20.0
+OTHER_STARTER_SECONDS = 300.0
+"""How long to wait for an agent that holds the lock and writes the snapshot; it may be a large one."""
 
 
 class Refusal(Exception):
@@ -55,7 +56,7 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
     if missing:
         return {"need": "blobs", "blobs": missing}
     gpus = _choose_gpus(plan)
-    lock = _claim(folder, run, request["token"])
+    lock = _claim(folder, run, request["token"], progress)
     if lock is None:
         return read_state(folder)
     try:
@@ -89,31 +90,34 @@ def _without_unknown(gpu: Dict[str, Any]) -> Dict[str, Any]:
     return {key: value for key, value in gpu.items() if value is not None}
 
 
-def _claim(folder: str, run: str, token: str) -> Optional[int]:
+def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> Optional[int]:
     """Return the lock's descriptor when this attempt is ours to start, None when it was started meanwhile."""
     os.makedirs(folder, 0o700, exist_ok=True)
     fd = os.open(os.path.join(folder, layout.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + OTHER_STARTER_SECONDS
-    while not _try_lock(fd):
-        # Held by an agent that is starting it, or by the supervisor it became.
+    try:
+        _wait_lock(fd, folder, progress)
         _check_token(folder, run, token)
-        if os.path.exists(os.path.join(folder, layout.ATTEMPT)) or time.monotonic() > deadline:
-            os.close(fd)
-            return None
-        time.sleep(0.02)
-    claim = os.path.join(folder, layout.CLAIM)
-    if os.path.exists(claim):
-        try:
-            _check_token(folder, run, token)
-        except Refusal:
-            os.close(fd)
-            raise
-    else:
-        write_record(claim, {"token": token})
-    if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+        ours = not os.path.exists(os.path.join(folder, layout.ATTEMPT))
+        claim = os.path.join(folder, layout.CLAIM)
+        if ours and not os.path.exists(claim):
+            write_record(claim, {"token": token})
+    except (OSError, Refusal):
+        os.close(fd)
+        raise
+    if not ours:
         os.close(fd)
         return None
     return fd
+
+
+def _wait_lock(fd: int, folder: str, progress: Callable[[], None]) -> None:
+    """Return with the lock, or without it once there is a supervisor, who then holds it."""
+    deadline = time.monotonic() + OTHER_STARTER_SECONDS
+    while not _try_lock(fd) and not os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+        if time.monotonic() > deadline:
+            raise Refusal("start-failed", "another connection has been starting it for too long")
+        progress()
+        time.sleep(0.02)
 
 
 def _try_lock(fd: int) -> bool:

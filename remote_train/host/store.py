@@ -97,12 +97,17 @@ class BatchWriter:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the batch."""
-        plain = self._inflate.decompress(data, wire_limit) if self._inflate else data
-        while True:
+        if self._inflate is None:
+            self._take(data)
+        while self._inflate is not None and data:
+            try:
+                plain = self._inflate.decompress(data, wire_limit)
+            except zlib.error as error:
+                raise StoreError("a batch arrived damaged: %s" % error) from None
             self._take(plain)
-            if not (self._inflate and self._inflate.unconsumed_tail):
-                return
-            plain = self._inflate.decompress(self._inflate.unconsumed_tail, wire_limit)
+            data = self._inflate.unconsumed_tail
+            if self._inflate.unused_data:
+                raise StoreError("more bytes arrived than were announced")
 
     def _take(self, data: bytes) -> None:
         view = memoryview(data)
@@ -129,9 +134,12 @@ class BatchWriter:
     def abandon(self) -> None:
         """Drop a blob that was being written."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
             os.unlink(self._temporary)
+            try:
+                file.close()
+            except OSError:  # its last bytes found no space: they are not wanted any more
+                return
 
 
 wire_limit = 4 << 20
@@ -190,8 +198,9 @@ def _clone(source: int, target: int) -> bool:
 class _Copier:
     """Copy blobs to files; reflinks while the file system can, else plain copies (never hard links)."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[], None]) -> None:
         self._can_clone = True
+        self._progress = progress
 
     def copy(self, source: str, target: str, mode: int, size: int) -> None:
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -217,13 +226,14 @@ class _Copier:
             written = os.write(write_fd, data)
             while written < len(data):
                 written += os.write(write_fd, data[written:])
-            if len(data) <= size < SMALL and len(data) == size:
+            if len(data) == size < SMALL:
                 return
+            self._progress()
 
 
 def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], None]) -> None:
     """Write the package's files into the new folder `target`; `progress` is called now and then."""
-    copier = _Copier()
+    copier = _Copier(progress)
     made = {""}
     os.mkdir(target, 0o700)
     for number, row in enumerate(rows):

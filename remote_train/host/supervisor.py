@@ -13,7 +13,14 @@ import signal
 import time
 
 from remote_train.host import layout, peaks_cache, system
-from remote_train.host.durable import read_record, sync_folder, write_record
+from remote_train.host.durable import (
+    SPACE,
+    drop_reserve,
+    keep_reserve,
+    read_record,
+    sync_folder,
+    write_record,
+)
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -22,6 +29,10 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.5
 DEFAULT_GRACE = 30.0
 SWEEP_SECONDS = 10.0
+BUSY_LOAD = 0.5
+"""Load per thread above which a peak measured on a CPU is not kept."""
+SPACE_SECONDS = 2.0
+"""Between two tries to write the end on a disk that is full."""
 
 
 def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
@@ -69,6 +80,7 @@ class Supervisor:
         self.child: Optional[int] = None
         self.stop_deadline: Optional[float] = None
         self.stopped = False
+        self.terminated = False
         self.sizes: Dict[str, int] = {}
         self.family = system.Family(os.getpid())
 
@@ -84,6 +96,7 @@ class Supervisor:
     def run(self) -> None:
         """Measure what must be measured, train, and write the end."""
         wake = self._watch_signals()
+        keep_reserve(self.folder)
         try:
             self._measure()
             self.child = None if self._asked_to_stop() else self._spawn()
@@ -94,9 +107,16 @@ class Supervisor:
             self.stopped = True
             self._finish(None, None)
             return
-        self.record["child"] = self.child
-        self.announce("running")
+        self._announce_running()
         self._finish(self._supervise(wake), None)
+
+    def _announce_running(self) -> None:
+        self.record["child"] = self.child
+        try:
+            self.announce("running")
+        except OSError as error:  # a full disk must not cost a training its supervisor
+            if error.errno not in SPACE:
+                raise
 
     def _watch_signals(self) -> int:
         """Return a descriptor that becomes readable when a child ends or a stop is asked for."""
@@ -111,8 +131,7 @@ class Supervisor:
         return read_fd
 
     def _note_signal(self, number: int, _frame: object) -> None:
-        if number == signal.SIGTERM and not os.path.exists(self.path(layout.STOP)):
-            write_record(self.path(layout.STOP), {"grace": DEFAULT_GRACE, "by": "SIGTERM"})
+        self.terminated = self.terminated or number == signal.SIGTERM
 
     def _measure(self) -> None:
         wanted = self.plan.get("measure")
@@ -123,11 +142,14 @@ class Supervisor:
             from remote_train.host import peak_probe  # noqa: PLC0415  (imports subprocess: only this path pays)
 
             self.announce("measuring")
+            busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
             environment = dict(self.environment)
             environment.pop(layout.COOKIE, None)
             python = self.plan["python"]
             peak = peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment)
-            if "error" not in peak:
+            if busy:
+                peak["busy"] = True  # true for this run at best: the next one measures again
+            elif "error" not in peak:
                 peaks_cache.write_peak(self.record["root"], make_peak_key(wanted), peak)
         write_record(self.path(layout.PEAK), peak)
 
@@ -198,7 +220,7 @@ class Supervisor:
                 found = status
 
     def _asked_to_stop(self) -> bool:
-        return os.path.exists(self.path(layout.STOP))
+        return self.terminated or os.path.exists(self.path(layout.STOP))
 
     def _answer_stop(self) -> None:
         if not self._asked_to_stop() or self.child is None:
@@ -222,10 +244,15 @@ class Supervisor:
                 sizes[name[:-4]] = os.stat(os.path.join(self.path(layout.RANKS), name)).st_size
         if sizes == self.sizes:
             return
-        self.sizes = sizes
         line = {"mono": time.monotonic() - self.started, "wall": time.time(), "sizes": sizes}
-        with open(self.path(layout.CLOCK), "ab") as file:
-            file.write(json.dumps(line).encode("ascii") + b"\n")
+        try:
+            with open(self.path(layout.CLOCK), "ab", buffering=0) as file:
+                file.write(json.dumps(line).encode("ascii") + b"\n")
+        except OSError as error:  # the training goes on with less known of its times
+            if error.errno not in SPACE:
+                raise
+        else:
+            self.sizes = sizes
 
     def _finish(self, status: Optional[int], start_error: Optional[str]) -> None:
         """Leave no process, make the outputs durable, and only then write the exit record."""
@@ -243,7 +270,22 @@ class Supervisor:
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
-        write_record(self.path(layout.EXIT), outcome)
+        self._write_end(outcome)
+
+    def _write_end(self, outcome: Dict[str, Any]) -> None:
+        """Write the exit record into the space held back for it; where that is gone too, once there is some."""
+        drop_reserve(self.folder)
+        while not self._try_end(outcome):
+            time.sleep(SPACE_SECONDS)
+
+    def _try_end(self, outcome: Dict[str, Any]) -> bool:
+        try:
+            write_record(self.path(layout.EXIT), outcome)
+        except OSError as error:
+            if error.errno not in SPACE:
+                raise
+            return False
+        return True
 
     def _sync_outputs(self) -> Dict[str, int]:
         sizes = {}

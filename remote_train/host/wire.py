@@ -28,6 +28,7 @@ HEADER = struct.Struct(">IBI")
 TOTAL = struct.Struct(">Q")
 MAX_PAYLOAD = 1 << 20
 MAX_DEPTH = 16
+_INFINITY = float("inf")
 CHUNK = 256 * 1024
 """Bytes of one DATA frame: long enough to be cheap, short enough that control does not wait for it."""
 
@@ -74,6 +75,13 @@ def _refuse_constant(name: str) -> object:
     raise FrameError("the number %s is not JSON" % name)
 
 
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if value in (_INFINITY, -_INFINITY):
+        raise FrameError("the number %s is too large" % text[:40])
+    return value
+
+
 def _check_depth(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise FrameError("JSON nested deeper than %d" % MAX_DEPTH)
@@ -89,7 +97,7 @@ def _check_depth(value: object, depth: int) -> None:
 def parse_object(payload: bytes) -> Dict[str, Any]:
     """Return the JSON object of a CONTROL or END payload."""
     try:
-        value = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_parse_float)
     except (ValueError, RecursionError) as error:
         raise FrameError("a control frame that is not JSON: %s" % str(error)[:200]) from None
     if not isinstance(value, dict):

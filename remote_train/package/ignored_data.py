@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remote_train.package.ignore_rules import escape_glob, render_line
-from remote_train.package.left_out import is_left_out
+from remote_train.package.left_out import is_left_out, read_is_record
 from remote_train.package.secret_names import is_secret_folder, is_secret_name
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read_ignored_data(
     for path in sorted(ignored, key=lambda path: (not _is_data_folder(path), path)):
         if path.endswith("/"):
             _look_into(root, path.removesuffix("/"), groups, budget, taken)
-        elif path not in taken:
+        elif path not in taken and not _is_of_a_run(root, path):
             folder, _, name = path.rpartition("/")
             _add_file(f"{root}/{path}", name, groups.setdefault(folder, _Group(_is_data_folder(path))))
     found = [(folder, group) for folder, group in groups.items() if group.files]
@@ -120,11 +120,19 @@ def _look_into(
         group.at_least |= budget[0] <= 0
         if is_left_out(folder, children) or is_secret_folder(folder.rpartition("/")[2]):
             continue
+        if _is_of_a_run(root, folder):
+            continue
         for name, is_folder in children.items():
             if is_folder:
                 waiting.append(f"{folder}/{name}")
             elif f"{folder}/{name}" not in taken:
                 _add_file(f"{root}/{folder}/{name}", name, group)
+
+
+def _is_of_a_run(root: str, path: str) -> bool:
+    """Say whether a path lies in the records of a run of ours: what was pulled is no data that a run needs."""
+    parts = path.split("/")
+    return len(parts) > 1 and parts[0] == "runs" and read_is_record(root, "/".join(parts[:2]))
 
 
 def _read_some(folder: str, budget: list[int]) -> dict[str, bool]:

@@ -68,6 +68,14 @@ class LiveListener:
         hint = facts.get("hint")
         self.screen.warn(f"{facts['text']}\n{hint}" if hint else str(facts["text"]))
 
+    def reaching(self, facts: Mapping[str, Any]) -> None:
+        """Say who is waited for; a host that is silent takes seconds."""
+        self.screen.status(f"reaching {', '.join(facts['hosts'])}")
+
+    def reached(self, _facts: Mapping[str, Any]) -> None:
+        """Take that away."""
+        self.screen.status(None)
+
     def passed_over(self, facts: Mapping[str, Any]) -> None:
         """Say why a host that was asked for first does not train."""
         self.screen.warn(f"passed over: {facts['reason']}")
@@ -147,7 +155,7 @@ class LiveListener:
             self.screen.say(
                 f"stopping {facts['run']}: TERM now, and after {grace} everything of it is killed"
             )
-        else:
+        elif facts["state"] != "ended":  # that is said when it is certain that nothing is left
             self.screen.say(f"{facts['run']} is not running ({facts['state']})")
 
     def ended(self, facts: Mapping[str, Any]) -> None:
@@ -165,6 +173,8 @@ class LiveListener:
 _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "note": LiveListener.note,
     "warn": LiveListener.warn,
+    "reaching": LiveListener.reaching,
+    "reached": LiveListener.reached,
     "passed_over": LiveListener.passed_over,
     "fallback": LiveListener.fallback,
     "package": LiveListener.package,

@@ -1,0 +1,313 @@
+"""Pull: whole and verified or not at all, and nothing of the user's is ever lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_train import reconnect as reconnecting
+from remote_train.errors import (
+    ConnectionGivenUp,
+    ConnectionLost,
+    LocalSpace,
+    PullIncomplete,
+    VerificationFailed,
+)
+from remote_train.pull import Pull, PullWish
+from tests.core.cutting_link import CuttingLink, Ears
+from tests.host.account_kit import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from remote_train.pull import Row
+    from remote_train.records import Run
+    from tests.host.account_kit import Account, Started
+
+MAKING = """
+import os
+os.makedirs("out/deep/er", exist_ok=True)
+os.makedirs("checkpoint-10"); os.makedirs("checkpoint-9")
+open("out/ckpt.pt", "wb").write(b"model" * 100000)
+open("out/deep/er/a b \\u00e9.pt", "wb").write(b"deep")
+open("out/empty.pt", "wb").close()
+open("notes.txt", "w").write("notes")
+for n in (9, 10):
+    for name in ("model.safetensors", "trainer_state.json"):
+        open("checkpoint-%d/%s" % (n, name), "w").write("%d %s" % (n, name))
+os.symlink("/etc/passwd", "evil.pt")
+os.mkfifo("pipe.pt")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnecting, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(reconnecting, "LONGEST_PAUSE", 0.02)
+
+
+class Puller:
+    """A finished run and what pulls it."""
+
+    def __init__(self, account: Account, script: str = MAKING) -> None:
+        self.started: Started = account.start(script)
+        self.ended = self.started.end()
+        assert self.ended["code"] == 0, self.started.output()
+        self.run: Run = account.client_run(self.started)
+        self.code = self.started.folder / "code"
+        self.pulls: list[Pull] = []
+
+    def pull(self, link: CuttingLink | None = None, kind: type[Pull] = Pull) -> Pull:
+        link = link or CuttingLink()
+        self.pulls.append(kind(self.run, 1, link, link.connect(), Ears()))
+        return self.pulls[-1]
+
+    def ears(self) -> Ears:
+        ears = self.pulls[-1].listener
+        assert isinstance(ears, Ears)
+        return ears
+
+    def here(self, folder: Path | None = None) -> dict[str, bytes]:
+        root = folder or self.run.files
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def there(self, *paths: str) -> dict[str, bytes]:
+        return {path: (self.code / path).read_bytes() for path in paths}
+
+
+@pytest.fixture
+def puller(account: Account) -> Iterator[Puller]:
+    made = Puller(account)
+    yield made
+    for pull in made.pulls:
+        pull.session.close()
+
+
+CHECKPOINTS = ("out/ckpt.pt", "out/deep/er/a b \u00e9.pt", "out/empty.pt")
+FOLDERS = tuple(
+    f"checkpoint-{n}/{name}" for n in (9, 10) for name in ("model.safetensors", "trainer_state.json")
+)
+
+
+def test_checkpoints_by_their_usual_names(puller: Puller) -> None:
+    pulled = puller.pull().bring(PullWish())
+    assert puller.here() == puller.there(*CHECKPOINTS, *FOLDERS)
+    assert pulled.bytes == sum(map(len, puller.here().values()))
+    assert {facts["sha256"] for kind, facts in puller.ears().told if kind == "pulled"} == {
+        sha256(data) for data in puller.here().values()
+    }
+
+
+def test_everything_is_everything_the_run_made_and_not_its_package(puller: Puller) -> None:
+    puller.pull().bring(PullWish(everything=True))
+    assert puller.here() == puller.there(*CHECKPOINTS, *FOLDERS, "notes.txt")
+
+
+def test_globs_and_another_folder(puller: Puller, tmp_path: Path) -> None:
+    puller.pull().bring(PullWish(match=("*.txt", "out/*.pt"), to=tmp_path / "there" / "yet"))
+    expected = puller.there("notes.txt", "out/ckpt.pt", "out/empty.pt")
+    assert puller.here(tmp_path / "there" / "yet") == expected
+    assert not puller.run.files.exists()
+
+
+def test_the_latest_folder_comes_whole(puller: Puller) -> None:
+    for path in (puller.code / "checkpoint-10").iterdir():
+        os.utime(path, ns=(2**61, 2**61))
+    puller.pull().bring(PullWish(latest=True))
+    assert puller.here() == puller.there(
+        "checkpoint-10/model.safetensors", "checkpoint-10/trainer_state.json"
+    )
+
+
+def test_a_second_pull_fetches_nothing_and_a_new_version_replaces_the_old(puller: Puller) -> None:
+    puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    again = puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert (again.files, [path.name for path in again.unchanged]) == ([], ["ckpt.pt"])
+    (puller.code / "out" / "ckpt.pt").write_bytes(b"newer")
+    newer = puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert [path.read_bytes() for path in newer.files] == [b"newer"]
+
+
+def test_what_the_user_has_there_is_kept(puller: Puller) -> None:
+    mine = puller.run.files / "out" / "ckpt.pt"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(PullIncomplete, match=r"ckpt\.pt"):
+        puller.pull().bring(PullWish())
+    assert mine.read_bytes() == b"mine"
+    others = set(CHECKPOINTS + FOLDERS) - {"out/ckpt.pt"}
+    assert {path: data for path, data in puller.here().items() if data != b"mine"} == puller.there(*others)
+
+
+def test_what_the_user_changed_after_a_pull_is_kept(puller: Puller) -> None:
+    puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    mine = puller.run.files / "out" / "ckpt.pt"
+    mine.write_bytes(b"edited")
+    (puller.code / "out" / "ckpt.pt").write_bytes(b"newer")
+    with pytest.raises(PullIncomplete):
+        puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert mine.read_bytes() == b"edited"
+
+
+def test_a_file_where_a_folder_must_be_is_an_error_of_ours(puller: Puller) -> None:
+    puller.run.files.mkdir()
+    (puller.run.files / "out").write_text("a file")
+    with pytest.raises(PullIncomplete):
+        puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert (puller.run.files / "out").read_text() == "a file"
+
+
+class Disturbed(Pull):
+    """Something happens on the host when the first bytes have been asked for."""
+
+    times = 1
+    disturb: Any = None
+
+    def _take(self, stream: int, file: Any, digest: Any) -> dict[str, Any]:
+        if self.times > 0:
+            self.times -= 1
+            self.disturb()
+        return super()._take(stream, file, digest)
+
+
+@pytest.fixture
+def big(account: Account) -> Iterator[Puller]:
+    """More than one window of credit: the agent cannot have sent it before the disturbance."""
+    made = Puller(account, "open('big.pt', 'wb').write(b'old' * 3_000_000)")
+    yield made
+    for pull in made.pulls:
+        pull.session.close()
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(big: Puller) -> None:
+    pull = big.pull(kind=Disturbed)
+    assert isinstance(pull, Disturbed)
+    pull.disturb = lambda: (big.code / "big.pt").write_bytes(b"new" * 2_000_000)
+    pull.bring(PullWish())
+    assert big.here() == {"big.pt": b"new" * 2_000_000}
+
+
+def test_a_file_that_never_holds_still_is_left_and_named(big: Puller) -> None:
+    pull = big.pull(kind=Disturbed)
+    assert isinstance(pull, Disturbed)
+    pull.times = 99
+    sizes = iter(range(99))
+    pull.disturb = lambda: (big.code / "big.pt").write_bytes(b"new" * (2_000_000 + next(sizes)))
+    with pytest.raises(PullIncomplete, match=r"big\.pt changed"):
+        pull.bring(PullWish())
+    assert big.here() == {}
+
+
+def test_a_file_that_is_replaced_while_it_is_read_arrives_whole(big: Puller) -> None:
+    def replace() -> None:
+        (big.code / "tmp").write_bytes(b"new" * 10)
+        (big.code / "tmp").replace(big.code / "big.pt")
+
+    pull = big.pull(kind=Disturbed)
+    assert isinstance(pull, Disturbed)
+    pull.disturb = replace
+    pull.bring(PullWish())
+    assert big.here()["big.pt"] in (b"old" * 3_000_000, b"new" * 10)
+
+
+def test_a_file_that_is_removed_before_it_is_read_is_noted(big: Puller) -> None:
+    class Removing(Pull):
+        def list_files(self, wish: PullWish) -> list[Row]:
+            rows = super().list_files(wish)
+            (big.code / "big.pt").unlink()
+            return rows
+
+    assert big.pull(kind=Removing).bring(PullWish()).files == []
+    assert "note" in big.ears().kinds()
+    assert big.here() == {}
+
+
+def test_cuts_do_not_lose_what_has_come(big: Puller) -> None:
+    """Eight connections that break after another megabyte each; the ninth brings the rest."""
+    link = CuttingLink([(1_000_000 + number, None) for number in range(8)])
+    big.pull(link).bring(PullWish())
+    assert big.here() == {"big.pt": b"old" * 3_000_000}
+    assert link.connections == 9
+
+
+def test_a_file_replaced_between_two_connections_is_never_mixed(big: Puller) -> None:
+    class Replacing(CuttingLink):
+        def connect(self) -> Any:
+            if self.connections == 1:
+                (big.code / "big.pt").write_bytes(b"NEW" * 3_000_000)
+            return super().connect()
+
+    big.pull(Replacing([(2_000_000, None)])).bring(PullWish())
+    assert big.here() == {"big.pt": b"NEW" * 3_000_000}
+
+
+def test_giving_up_leaves_nothing_half_written(big: Puller) -> None:
+    class Gone(CuttingLink):
+        def connect(self) -> Any:
+            if self.connections == 1:
+                raise ConnectionLost("gone")
+            return super().connect()
+
+    pull = big.pull(Gone([(1_000_000, None)]))
+    with pytest.raises(ConnectionGivenUp):
+        pull.bring(PullWish(give_up=0.05))
+    assert big.here() == {}
+
+
+def test_wrong_bytes_are_never_published(big: Puller) -> None:
+    class Damaged(Pull):
+        def _take(self, stream: int, file: Any, digest: Any) -> dict[str, Any]:
+            return {**super()._take(stream, file, digest), "sha256": "0" * 64}
+
+    with pytest.raises(VerificationFailed):
+        big.pull(kind=Damaged).bring(PullWish())
+    assert big.here() == {}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no tmpfs may be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_full_disk_is_said_and_the_old_file_stays(
+    account: Account, small_disk: Path, monkeypatch: pytest.MonkeyPatch, checked: bool
+) -> None:
+    """Once seen before the first byte, once in the middle (somebody else filled the disk)."""
+    puller = Puller(account, "open('a.pt', 'wb').write(b'old' * 300_000)")
+    wish = PullWish(to=small_disk)
+    puller.pull().bring(wish)
+    (puller.code / "a.pt").write_bytes(b"new" * 2_000_000)
+    if not checked:
+        monkeypatch.setattr(Pull, "_check_space", lambda *_: None)
+    with pytest.raises(LocalSpace):
+        puller.pull().bring(wish)
+    assert puller.here(small_disk) == {"a.pt": b"old" * 300_000}
+    for pull in puller.pulls:
+        pull.session.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(puller: Puller, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((PullIncomplete, LocalSpace)):
+        puller.pull().bring(PullWish(to=tmp_path / "file" / "below"))
+
+
+def test_names_that_are_no_utf8_come_as_they_are(account: Account) -> None:
+    puller = Puller(account, r"open(b'a\xff.pt', 'wb').write(b'x')")
+    puller.pull().bring(PullWish())
+    assert [os.fsencode(path.name) for path in puller.run.files.iterdir()] == [b"a\xff.pt"]
+    puller.pulls[0].session.close()
