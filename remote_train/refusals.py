@@ -14,6 +14,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
         errors.HostSpace,
         errors.NameTaken,
         errors.StartFailed,
+        errors.RunLost,
         errors.VerificationFailed,
         errors.ProtocolError,
     )

@@ -11,7 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import PackageError, ProtocolError, VerificationFailed
+from remote_train.errors import PackageError, ProtocolError, RunLost, VerificationFailed
 from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -77,7 +77,7 @@ class Shipment:
         """The host could not follow what it did not start."""
         try:
             self.session.wait(number)
-        except ProtocolError:
+        except (ProtocolError, RunLost):
             return
 
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:

@@ -53,7 +53,7 @@ def parse_cpu_list(text: str) -> Set[int]:
     found: Set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
+        if first.isascii() and first.isdigit() and (last or first).isascii() and (last or first).isdigit():
             found.update(range(int(first), int(last or first) + 1))
     return found
 

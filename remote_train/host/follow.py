@@ -7,6 +7,7 @@ import os
 from remote_train.host import attempt, layout
 from remote_train.host.durable import read_record
 from remote_train.host.sources import Tail
+from remote_train.host.start import Refusal
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Follower:
                 raise ValueError("offset %d of %s: it has %d bytes" % (tail.offset, tail.path, size))
         state = attempt.read_state(self.folder)
         if state["state"] == "unknown":
-            raise ValueError("no such run here: %s" % self.run)
+            raise Refusal("run-lost", "there is no run named %s any more" % self.run)
         self.connection.watch_path(self.folder)
         self.connection.watch_path(os.path.join(self.folder, layout.RANKS))
         for tail in self.tails:

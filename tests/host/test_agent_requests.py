@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train.bootstrap import make_bootstrap, parse_verdict
-from remote_train.errors import ConnectionLost, HostUnfit, ProtocolError, VerificationFailed
+from remote_train.errors import ConnectionLost, HostUnfit, ProtocolError, RunLost, VerificationFailed
 from remote_train.host import wire
 from remote_train.refusals import NoSuchFile
 from remote_train.session import Session, open_session
@@ -109,7 +109,6 @@ def test_junk_ends_the_agent_and_says_why(account: Account, junk: bytes) -> None
     ("op", "fields"),
     [
         ("follow", {"run": "../..", "attempt": 1, "outputs": []}),
-        ("follow", {"run": "nobody", "attempt": 1, "outputs": []}),
         ("follow", {"run": "r", "attempt": 1, "outputs": [{"stream": 1, "name": "../../x", "offset": 0}]}),
         ("follow", {"run": "r", "attempt": 1, "outputs": [{"stream": 1, "name": "0", "offset": 7}]}),
         ("get", {"run": "r", "attempt": "1", "path": "x", "offset": 0, "stream": 1}),
@@ -127,6 +126,14 @@ def test_a_malformed_request_is_answered_and_not_fatal(account: Account, op: str
     with pytest.raises((ProtocolError, VerificationFailed, NoSuchFile)):
         session.request(op, **fields)
     session.submit("open", state_dir=None)
+    assert session.request("list")["runs"] == []
+
+
+def test_following_a_run_that_is_not_there_is_answered(account: Account) -> None:
+    session = account.connect()
+    session.submit("open", state_dir=None)
+    with pytest.raises(RunLost, match="nobody"):
+        session.request("follow", run="nobody", attempt=1, outputs=[])
     assert session.request("list")["runs"] == []
 
 
@@ -183,6 +190,7 @@ def test_an_idle_session_lives_by_heartbeats(account: Account) -> None:
     assert session.request("list")["runs"] == []
 
 
+@pytest.mark.slow
 def test_heartbeats_go_both_ways(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """The laptop beats faster than the agent would fall silent, and is itself not patient for long."""
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 0.5)

@@ -241,7 +241,9 @@ def test_a_full_disk_neither_ends_the_training_nor_hides_its_end(account: Accoun
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     account.root.mkdir(parents=True, mode=0o700)
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(account.root)], check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", str(account.root)], check=False
+    )
     if mount.returncode != 0:
         pytest.skip("no tmpfs may be mounted here")
     try:
@@ -281,7 +283,9 @@ def test_a_stop_works_on_a_full_disk(account: Account) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     account.root.mkdir(parents=True, mode=0o700)
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(account.root)], check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", str(account.root)], check=False
+    )
     if mount.returncode != 0:
         pytest.skip("no tmpfs may be mounted here")
     try:

@@ -1,0 +1,70 @@
+"""Shipping: how files are batched, and what a file that changed under way does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remote_train import ship
+from remote_train.errors import PackageError, ProtocolError
+from remote_train.host.manifest_format import make_package_id
+from remote_train.package.packing import Package
+from remote_train.ship import Shipment, make_batches
+from tests.host.account_kit import make_rows, sha256
+
+if TYPE_CHECKING:
+    from tests.host.account_kit import Account
+
+sizes = st.lists(st.integers(0, 3 << 20), max_size=30)
+
+
+@given(sizes, st.integers(1, 5))
+def test_every_content_travels_once_and_large_ones_alone(found: list[int], items: int) -> None:
+    rows = [
+        [f"{number:03}", "f", 0o644, size, sha256(b"%d" % (number % 20))] for number, size in enumerate(found)
+    ]
+    before = ship.BATCH_ITEMS
+    ship.BATCH_ITEMS = items
+    try:
+        batches = list(make_batches(rows))
+    finally:
+        ship.BATCH_ITEMS = before
+    sent = [row[4] for batch, _ in batches for row in batch]
+    assert sorted(sent) == sorted({str(row[4]) for row in rows})
+    for batch, packed in batches:
+        assert packed == (batch[0][3] < ship.LARGE)
+        assert len(batch) <= (items if packed else 1)
+        assert all(row[3] < ship.LARGE for row in batch) or not packed
+
+
+@pytest.mark.parametrize("change", ["other", "shorter", "longer", "gone"])
+def test_a_file_that_changed_since_it_was_hashed_stops_the_start(account: Account, change: str) -> None:
+    session = account.connect()
+    root, package = account.package({"train.py": "open('began', 'w')"})
+    path = root / "train.py"
+    data = path.read_bytes()
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"other": data[::-1], "shorter": data[:-1], "longer": data + b" "}[change])
+    follow = {"run": "run", "attempt": 1, "outputs": []}
+    if change == "longer":  # what was hashed is still its beginning: exactly that travels
+        state = Shipment(session, root, package).start({}, account.message(package.package_id), follow)
+        assert state["following"]["state"] in ("starting", "running", "ended")
+        return
+    with pytest.raises(PackageError):
+        Shipment(session, root, package).start({}, account.message(package.package_id), follow)
+    session.close()
+    assert account.connect().request("list")["runs"] == []
+
+
+def test_a_host_that_asks_for_what_is_not_in_the_package_is_refused(account: Account) -> None:
+    session = account.connect()
+    rows = make_rows({"train.py": b"pass"})
+    package = Package(rows, make_package_id(rows), 4, (), (), None)
+    shipment = Shipment(session, account.home, package)
+    with pytest.raises(ProtocolError, match="not in the package"):
+        shipment._send_needed({"need": "blobs", "blobs": ["0" * 64]}, rows)
