@@ -18,7 +18,16 @@ from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project, read_project
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
-from remote_train.errors import ConnectionLost, NameTaken, RemoteTrainError, UsageError
+from remote_train.errors import (
+    ConnectionGivenUp,
+    ConnectionLost,
+    HostKeyRefused,
+    LoginRefused,
+    NameTaken,
+    ProtocolError,
+    RemoteTrainError,
+    UsageError,
+)
 from remote_train.follow import Following, Wish
 from remote_train.host import layout
 from remote_train.memory import stat_cache_path, told_path
@@ -36,6 +45,9 @@ if TYPE_CHECKING:
     from remote_train.config.project_spec import ProjectSpec
     from remote_train.listener import Listener
     from remote_train.transport import Ask
+
+AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
+"""Errors after which a start may have happened all the same."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -119,8 +131,10 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
         tell_package(place.root, package, listener)
         reached = reaching.result()
-    except BaseException:
+    except BaseException as error:
         reaching.add_done_callback(_let_go)
+        if not isinstance(error, Exception):
+            listener.tell("note", text="nothing was started")
         raise
     tell_reached(reached, listener)
     try:
@@ -255,15 +269,25 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     except NameTaken:
         drop_run(run)
         raise
-    except (RemoteTrainError, KeyboardInterrupt) as error:
+    except BaseException as error:
         reached.session.close()
-        run.update(state="not started" if isinstance(error, RemoteTrainError) else "unknown")
+        _note_unstarted(run, reached.link.host.name, error, listener)
         raise
     run.update(state="running")
     listener.tell(
         "started", run=run.id, host=reached.link.host.name, plan=prepared.plan, state=state["state"]
     )
     return Started(run, prepared, following, state)
+
+
+def _note_unstarted(run: Run, host: str, error: BaseException, listener: Listener) -> None:
+    """Record that a run was not started, or that only its host knows."""
+    if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
+        run.update(state="not started")
+        return
+    run.update(state="unknown")
+    hint = f"`remote-train show {run.id}` asks there"
+    listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
 
 
 def make_record(prepared: Prepared, now: float) -> dict[str, Any]:

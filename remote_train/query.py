@@ -154,54 +154,41 @@ def next_commands(run: str, state: str) -> list[str]:
 
 def check_host(link: HostLink) -> dict[str, Any]:
     """Return what `hosts check` found at one host, step by step, and a verdict with the next step."""
-    row: dict[str, Any] = {
-        "host": link.host.name,
-        "address": list(link.host.address),
-        "ok": False,
-        "exit_code": 13,
-    }
+    row = {"host": link.host.name, "address": list(link.host.address), "ok": False, "exit_code": 13}
     began = time.monotonic()
     try:
         session = link.connect()
-    except Unreachable as error:
-        return {
-            **row,
-            "exit_code": error.exit_code,
-            "reachable": False,
-            "verdict": f"unreachable: {error.message}",
-            "next": "is it on, and is the address right?",
-        }
-    except RemoteTrainError as error:
-        return {
-            **row,
-            "exit_code": error.exit_code,
-            "reachable": True,
-            "login": False,
-            "verdict": error.message,
-            "next": error.hint,
-        }
-    except ConnectionLost as error:
-        return {**row, "reachable": True, "login": False, "verdict": str(error), "next": "try again"}
+    except (RemoteTrainError, ConnectionLost) as error:
+        return {**row, **_describe_refusal(error)}
+    row["reachable"] = True
     try:
-        connected = time.monotonic() - began
+        row["login"] = f"in {time.monotonic() - began:.2f} s"
         facts = link.read_facts(session, fresh=True)
     except (RemoteTrainError, ConnectionLost) as error:
-        return {
-            **row,
-            "reachable": True,
-            "login": True,
-            "verdict": str(error),
-            "next": getattr(error, "hint", None),
-        }
+        return {**row, "verdict": str(error), "next": getattr(error, "hint", None)}
     finally:
         session.close()
     why = find_unfit(link.host, facts)
     return {
         **row,
-        "reachable": True,
-        "login": f"in {connected:.2f} s",
         "facts": facts,
-        "verdict": "ready" if why is None else why,
-        "next": None if why is None else "see `python` and `device` in hosts.toml",
+        "verdict": why or "ready",
+        "next": "see `python` and `device` in hosts.toml" if why else None,
         "ok": why is None,
+    }
+
+
+def _describe_refusal(error: RemoteTrainError | ConnectionLost) -> dict[str, Any]:
+    """Return how far a connection came that did not come about."""
+    if isinstance(error, ConnectionLost):
+        return {"reachable": True, "login": False, "verdict": str(error), "next": "try again"}
+    if isinstance(error, Unreachable):
+        verdict, next_step = f"unreachable: {error.message}", "is it on, and is the address right?"
+        return {"exit_code": error.exit_code, "reachable": False, "verdict": verdict, "next": next_step}
+    return {
+        "exit_code": error.exit_code,
+        "reachable": True,
+        "login": False,
+        "verdict": error.message,
+        "next": error.hint,
     }

@@ -174,6 +174,7 @@ def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) 
         training.follow(listener, **wishes)
     except (KeyboardInterrupt, Ended) as cut:
         screen.status(None)
+        screen.wipe()
         listener.tell("detached", run=training.id)
         if training.link.is_local and isinstance(cut, KeyboardInterrupt):
             _offer_stop(training, screen, listener)

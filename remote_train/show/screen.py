@@ -131,6 +131,12 @@ class Screen:
             self._write(self._take_erase())
         self.tick()
 
+    def wipe(self) -> None:
+        """Take away what the terminal echoed (`^C`) in the line where our next message will stand."""
+        if self.stderr_is_terminal and self._at_start:
+            self._take_erase()
+            self._write(_ERASE)
+
     def tick(self) -> None:
         """Draw the status if it is due: at most ten times a second. For the caller's loop when nothing comes."""
         if self._may_draw() and self.clock() - self._drawn_at >= REDRAW_SECONDS:

@@ -39,11 +39,11 @@ TREE: dict[str, str | bytes] = {
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A git checkout with 5,000 files, a submodule, links, secrets, and work that is not committed."""
+def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A git checkout with files (5,000 where it matters), a submodule, links, secrets, and work that is not committed."""
     library = write_project(tmp_path / "library", {"lib.py": "VALUE = 42\n", "more/x.txt": "x\n"}, git=True)
     root = tmp_path / "my project"
-    many = {f"many/{n % 50:02d}/{n:04d}.txt": f"{n}\n" for n in range(5000)}
+    many = {f"many/{n % 50:02d}/{n:04d}.txt": f"{n}\n" for n in range(getattr(request, "param", 100))}
     write_project(root, TREE | many)
     (root / "tools/run.sh").chmod(0o755)
     (root / "link.py").symlink_to("model.py")
@@ -69,6 +69,7 @@ def read_tree(root: Path) -> dict[str, bytes | str]:
     return found
 
 
+@pytest.mark.parametrize("checkout", [5000], indirect=True)
 def test_what_arrives_and_what_does_not(laptop: Laptop, box: Box, checkout: Path) -> None:
     done = laptop.ok(checkout, "run", "train.py")
 
@@ -109,6 +110,7 @@ def test_ignored_data_is_named_and_the_line_to_add_works(laptop: Laptop, box: Bo
     assert arrived == (checkout / "data/train.bin").read_bytes()
 
 
+@pytest.mark.parametrize("checkout", [5000], indirect=True)
 def test_one_changed_file_is_all_that_is_sent(laptop: Laptop, box: Box, checkout: Path) -> None:
     first = laptop.ok(checkout, "run", "--json", "train.py").event("package")
     before = box.blobs()

@@ -76,6 +76,8 @@ def test_ctrl_c_while_a_host_is_silent_does_not_wait_for_it(laptop: Laptop, wait
 
             assert terminal.end(3.0) == 130  # the host has 5 s
 
+    assert "reaching box" in terminal.raw.decode()
+    assert "nothing was started" in terminal.text
     assert "Traceback" not in terminal.text
     assert not (waiting / "runs").exists()
 
@@ -133,6 +135,7 @@ def test_ctrl_c_on_a_host_offers_no_stop(laptop: Laptop, waiting: Path) -> None:
 
     assert "goes on" in terminal.text
     assert "once more" not in terminal.text
+    assert "^C" not in terminal.text
     laptop.ok(waiting, "stop", "--grace", "0")
 
 
@@ -147,22 +150,22 @@ def test_a_closed_terminal_leaves_the_run_alone(laptop: Laptop, box: Box, waitin
     assert box.processes(run_of(waiting)) != []
 
 
-@pytest.mark.parametrize("extra", [[], ["--json"]])
+@pytest.mark.parametrize(("lines", "extra"), [("1", []), ("40", ["--json"])])
 def test_a_reader_that_has_enough_ends_it_quietly(
-    laptop: Laptop, box: Box, project: Path, extra: list[str]
+    laptop: Laptop, box: Box, project: Path, lines: str, extra: list[str]
 ) -> None:
     write_project(
         project,
         {"train.py": "import time\nwhile True:\n    print('x' * 80, flush=True)\n    time.sleep(0.001)\n"},
     )
     process = laptop.popen(project, "run", *extra, "train.py")
-    head = subprocess.run(["head", "-1"], stdin=process.stdout, capture_output=True, check=True)
+    head = subprocess.run(["head", "-n", lines], stdin=process.stdout, capture_output=True, check=True)
     process.stdout.close()
     process.stdout = None
 
     _, err = process.communicate(timeout=20)
 
-    assert head.stdout.count(b"\n") == 1
+    assert head.stdout.count(b"\n") == int(lines)
     assert process.returncode in {0, 141}
     assert "Traceback" not in err.decode()
     assert "BrokenPipe" not in err.decode()
