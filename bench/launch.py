@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from bench import launch_profile
 from bench.echo import measure_proxy
-from bench.machines import HOST, MEASURED, SHARED, make_project, running_machines
+from bench.machines import HOST, MEASURED, SHARED, make_project, read_file_system, running_machines
 from bench.report import (
     Budget,
     has_torch,
@@ -323,7 +323,7 @@ def report(samples: Samples, machine: dict[str, str], options: argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; return the exit code."""
     options = parse_options(arguments)
-    machine = read_machine()
+    machine = read_machine() | {"file system": read_file_system(options.dir)}
     began = time.monotonic()
     try:
         with running_machines(options.dir) as machines:

@@ -120,6 +120,7 @@ class Machines:
         )
         for run in runs[:-1]:
             shutil.rmtree(run)
+        os.sync()  # what is deleted here is not to be paid for by what is timed next
 
     def settle(self) -> None:
         """Wait until nothing that was started runs any more; end what does not end by itself."""
@@ -190,6 +191,14 @@ def _configure(machines: Machines) -> None:
     peak = f"[hosts.{HOST}.peak_tflops]\nfp32 = 1.0\n"
     hosts.write_text(f"[hosts.{HOST}]\n{fit}{peak}[hosts.{MEASURED}]\n{fit}")
     hosts.chmod(0o600)
+
+
+def read_file_system(place: Path | None) -> str:
+    """Return the kind of file system that the temporary folder will lie on; snapshots of many files depend on it."""
+    folder = (place or Path(tempfile.gettempdir())).resolve()
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    holding = [(point, kind) for point, kind in mounts if folder.is_relative_to(point)]
+    return max(holding, key=lambda mount: len(mount[0]))[1]
 
 
 def make_project(machines: Machines, name: str, files: int, seed: int) -> Project:

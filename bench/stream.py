@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.machines import HOST, make_project, running_machines
+from bench.machines import HOST, make_project, read_file_system, running_machines
 from bench.report import (
     Budget,
     has_torch,
@@ -319,7 +319,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; return the exit code."""
     options = parse_options(arguments)
-    machine = read_machine()
+    machine = read_machine() | {"file system": read_file_system(options.dir)}
     try:
         with running_machines(options.dir) as machines:
             streams = Streams(machines, options)

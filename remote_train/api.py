@@ -19,8 +19,9 @@ from remote_train.find import find
 from remote_train.follow import Following, Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
-from remote_train.launching import OUTPUTS_ALWAYS, Request, Started, start
+from remote_train.launching import OUTPUTS_ALWAYS, Started, start
 from remote_train.listener import Listener, Silent
+from remote_train.preparing import Request
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.stop import stop_run

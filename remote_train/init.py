@@ -12,6 +12,10 @@ from remote_train.config.project_file import render_project_file
 from remote_train.errors import LocalSpace, UsageError
 
 NAME = "remote-train.toml"
+EXAMPLE = """[hosts.box]
+address = "192.168.1.36"
+user = "me"
+python = "~/miniconda3/envs/torch/bin/python\""""
 USUAL = ("train.py", "main.py", "run.py")
 
 
@@ -37,9 +41,5 @@ def write_project_file(cwd: Path) -> list[str]:
         lines.append(
             f"{script} is of the {family.name} family: its device arguments and checkpoints are filled in"
         )
-    known = (
-        "knows your hosts"
-        if hosts.exists()
-        else "is where your hosts are described; hosts.example.toml shows how"
-    )
+    known = "knows your hosts" if hosts.exists() else f"is where your hosts are described, as in:\n{EXAMPLE}"
     return [*lines, f"{hosts} {known}"]

@@ -1,23 +1,12 @@
-"""`run`, from top to bottom: knock, package, reach, plan, record, start. Following it is `attach.py`."""
+"""`run`, from top to bottom: prepare (`preparing.py`), record, start exactly once. Following it is `attach.py`."""
 
 from __future__ import annotations
 
-import posixpath
 import secrets
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.bootstrap import read_agent
-from remote_train.config.families import read_family
-from remote_train.config.host_spec import make_local
-from remote_train.config.hostnames import choose_hosts
-from remote_train.config.hosts_file import read_hosts
-from remote_train.config.project import find_project, read_project
-from remote_train.config.ssh_aliases import read_aliases
-from remote_train.consent import choose_environment
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
@@ -26,23 +15,15 @@ from remote_train.errors import (
     NameTaken,
     ProtocolError,
     RemoteTrainError,
-    UsageError,
 )
 from remote_train.follow import Following, Wish
-from remote_train.host import layout
-from remote_train.memory import stat_cache_path, told_path
-from remote_train.package.manifest import render_size
-from remote_train.package.packing import Package, Rules, make_package
-from remote_train.plan import Job, Plan, make_plan
-from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
+from remote_train.plan import make_plan
+from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Patience, reconnect
-from remote_train.records import Run, create_run, drop_run, make_run_id, read_json, write_json
+from remote_train.records import Run, create_run, drop_run, make_run_id
 from remote_train.ship import FactsChanged, Shipment, make_start_message
 
 if TYPE_CHECKING:
-    from remote_train.config.families import Family
-    from remote_train.config.project import ProjectPlace
-    from remote_train.config.project_spec import ProjectSpec
     from remote_train.listener import Listener
     from remote_train.transport import Ask
 
@@ -50,44 +31,6 @@ AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 """Errors after which a start may have happened all the same."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `remote-train run` was asked for, as typed."""
-
-    script: str | None = None
-    module: str | None = None
-    args: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    local: bool = False
-    fallback: bool = True
-    name: str | None = None
-    gpus: str = "1"
-    processes: int | None = None
-    launcher: str | None = None
-    env: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
-    checkpoints: tuple[str, ...] = ()
-    hosts_file: Path | None = None
-    give_up: float | None = None
-    cwd: Path = field(default_factory=Path.cwd)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything known before anything is done."""
-
-    root: Path
-    request: Request
-    job: Job
-    package: Package
-    reached: Reached
-    plan: Plan
-    secret_env: dict[str, str]
 
 
 @dataclass
@@ -98,143 +41,6 @@ class Started:
     prepared: Prepared
     following: Following
     state: dict[str, Any]
-
-
-def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
-    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
-    check_name(request.name)
-    place = find_project(request.cwd, Path.home())
-    spec = read_project(place.root)
-    plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
-    links, local = make_route(request, place.root, ask)
-    job = Job(
-        project=spec,
-        root=str(place.root),
-        cwd="" if str(place.relative) == "." else str(place.relative),
-        script=request.script,
-        module=request.module,
-        args=request.args,
-        family=_find_family(request, spec, place),
-        gpus=request.gpus,
-        processes=request.processes,
-        launcher=request.launcher,
-        env=plain_env,
-        data=request.data,
-        checkpoints=request.checkpoints,
-    )
-    if links and not links[0].is_local:
-        listener.tell("reaching", hosts=[link.host.name for link in links])
-    pool = ThreadPoolExecutor(1, thread_name_prefix="reach")
-    reaching = pool.submit(reach_first, links, local)
-    pool.shutdown(wait=False)  # a Ctrl-C does not wait for a host that is silent
-    try:
-        package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
-        tell_package(place.root, package, listener)
-        reached = reaching.result()
-    except BaseException as error:
-        reaching.add_done_callback(_let_go)
-        if not isinstance(error, Exception):
-            listener.tell("note", text="nothing was started")
-        raise
-    tell_reached(reached, listener)
-    try:
-        plan = _plan(job, reached, package)
-    except BaseException:
-        reached.session.close()
-        raise
-    return Prepared(place.root, request, job, package, reached, plan, secret_env)
-
-
-def check_name(name: str | None) -> None:
-    """Refuse a name that could not be a run's; it becomes a folder, here and on the host."""
-    if name is not None and not layout.is_run_id(name):
-        raise UsageError(
-            f"--name {name!r}: a run's name begins with a lower-case letter or a digit and has only those and . _ -",
-            hint="at most 63 characters, for example baseline-2",
-        )
-
-
-def _find_family(request: Request, spec: ProjectSpec, place: ProjectPlace) -> Family | None:
-    """Return the family of the script that will run, if it is of one."""
-    script = request.script or (None if request.module else spec.script)
-    if script is None:
-        return None
-    args = (*spec.args, *request.args) if script == spec.script else request.args
-    return read_family(place.root / place.relative, script, args)
-
-
-def _let_go(reaching: Future[Reached]) -> None:
-    """Close a session that nobody will use; the error being raised is the one to show."""
-    if reaching.exception() is None:
-        reaching.result().session.close()
-
-
-def tell_reached(reached: Reached, listener: Listener) -> None:
-    """Tell who trains, and why not the first that was asked for."""
-    listener.tell("reached", host=reached.link.host.name)
-    if reached.fell_back:
-        listener.tell("fallback", reasons=reached.reasons)
-        return
-    for reason in reached.reasons:
-        listener.tell("passed_over", reason=reason)
-
-
-def tell_package(root: Path, package: Package, listener: Listener) -> None:
-    """Tell what travels, and what stays behind unless that was told before: it is news only once."""
-    notices = [
-        f"{notice.path}: {notice.message}" if notice.path else notice.message for notice in package.notices
-    ]
-    for data in package.ignored:
-        least = "at least " if data.at_least else ""
-        notices.append(
-            f"{data.folder} stays here, git ignores it ({data.files} files, {least}{render_size(data.size)}); "
-            f"to take it along: {data.line} under [package]"
-        )
-    path = told_path(root)
-    told = read_json(path).get("notices", [])
-    if notices != told:
-        write_json(path, {"notices": notices})
-    facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
-    listener.tell("package", notices=[text for text in notices if text not in told], **facts)
-
-
-def _plan(job: Job, reached: Reached, package: Package) -> Plan:
-    return make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))
-
-
-def paths_of(package: Package) -> list[str]:
-    """Return the paths that travel."""
-    return [str(row[0]) for row in package.rows]
-
-
-def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[HostLink], HostLink | None]:
-    """Return the hosts to try in order, already being dialled, and the local CPU if it may be fallen back to."""
-    agent = read_agent()
-    here = make_local()
-    local = HostLink(here, agent, ask, candidate_pythons(here, root))
-    if request.local:
-        if request.hosts:
-            raise UsageError("--local and --host contradict each other", hint="leave one of them out")
-        return [local], None
-    hosts = read_hosts(request.hosts_file)
-    chosen = choose_hosts(request.hosts, hosts, read_aliases(Path.home()))
-    links = make_links(chosen, agent, ask, root)
-    for link in links:
-        link.dial()
-    return links, local if request.fallback else None
-
-
-def make_rules(request: Request, job: Job) -> Rules:
-    """Return what travels: the project file's rules and the flags over them."""
-    spec = job.project
-    inside = [posixpath.join(job.cwd, glob) for glob in (job.family.include if job.family else ())]
-    kept_away = (*spec.data, *spec.persist, *request.data)
-    return Rules(
-        include=(*spec.include, *inside, *request.include),
-        exclude=(*spec.exclude, *request.exclude, *kept_away),
-        max_mb=spec.max_mb,
-        project_name=spec.project,
-    )
 
 
 def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
@@ -322,8 +128,10 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
         shipment = Shipment(session, prepared.root, prepared.package, import_followers)
+        shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
             state = shipment.start(base, message, following.make_request(session))
+            following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
         except FactsChanged:
             facts = link.read_facts(session, fresh=True)
             plan = make_plan(prepared.job, link.host, facts, plan.package, paths_of(prepared.package))

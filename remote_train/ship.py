@@ -45,6 +45,8 @@ class Shipment:
         self.package = package
         self.meanwhile = meanwhile
         """Called while the host works on the start."""
+        self.progress: Callable[[int], None] = lambda _sent: None
+        """Called with the bytes of files sent so far, once a megabyte."""
         self.sent_bytes = 0
         self.sent_files = 0
         self._uploads: list[int] = []
@@ -105,7 +107,6 @@ class Shipment:
             pieces = self._read_pieces(batch)
             self.session.upload(stream, compress_pieces(pieces) if packed else pieces)
             self.sent_files += len(batch)
-            self.sent_bytes += sum(row[3] for row in batch)
 
     def _read_pieces(self, batch: Sequence[Row]) -> Iterator[bytes]:
         """Yield the files' bytes; raise PackageError for one that is not what was hashed any more."""
@@ -117,11 +118,19 @@ class Shipment:
                     while left > 0 and (data := file.read(min(left, LARGE))):
                         digest.update(data)
                         left -= len(data)
+                        self._count(len(data))
                         yield data
             except OSError as error:
                 raise PackageError(f"{row[0]}: {error.strerror}", hint="start the run again") from error
             if digest.hexdigest() != row[4]:
                 raise PackageError(f"{row[0]} changed while it was sent", hint="start the run again")
+
+    def _count(self, size: int) -> None:
+        """Note what was sent; tell it at every megabyte."""
+        before = self.sent_bytes // LARGE
+        self.sent_bytes += size
+        if self.sent_bytes // LARGE > before:
+            self.progress(self.sent_bytes)
 
     def _settle_uploads(self) -> None:
         """Raise what went wrong with an upload; a base that is not there any more is not wrong."""

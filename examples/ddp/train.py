@@ -48,9 +48,14 @@ def main() -> None:
             print(f"rank {rank} of {world}: gradients agree", flush=True)
         with torch.no_grad():
             plain.weight -= 0.2 * plain.weight.grad  # type: ignore[operator]  # None before the first backward
+        mean = loss.detach() / world
+        dist.all_reduce(mean)
         if rank == 0:
-            print(f"step {step}/{STEPS} | loss {loss.item():.6f}", flush=True)
+            print(f"step {step}/{STEPS} | loss {mean.item():.6f}", flush=True)
     dist.destroy_process_group()
+    # Threads of gloo may still let go of a tensor while Python shuts down, and abort a process that has done its work
+    # (PyTorch issue 190489, 2.13: one run in twenty here): all is printed, so leave without that.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -297,9 +297,9 @@ class Trainer:
             log, evaluate, save = (self.step % n == 0 or self.step == config.steps for n in every)
             if not (log or evaluate or save or self.step == first):
                 continue
-            # The loss of this process's batches: an all_reduce of it, so near the end, is what gloo's threads may still
-            # hold when Python shuts down, and then they abort a run that is done.
-            mean = loss.item()  # waits for the device
+            if place.world > 1:
+                dist.all_reduce(loss)
+            mean = loss.item() / place.world  # waits for the device
             seconds = (time.perf_counter() - since) / (self.step - last)
             pace = f"{seconds * 1e3:.1f} ms | {tokens / seconds:,.0f} tok/s"
             place.say(f"step {self.step}/{config.steps} | loss {mean:.4f} | {pace}")
@@ -341,6 +341,8 @@ def main() -> None:
     run(config, place)
     if place.world > 1:
         dist.destroy_process_group()
+        # Threads of gloo may abort a process that is done while Python shuts down (PyTorch issue 190489): do without.
+        os._exit(0)
 
 
 if __name__ == "__main__":

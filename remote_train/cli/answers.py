@@ -16,7 +16,7 @@ from remote_train.show.jsonl import write_event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from remote_train.launching import Prepared
+    from remote_train.preparing import Prepared
     from remote_train.show.tables import Look
 
 

@@ -123,7 +123,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a training on a host, or on this machine's CPU when none can be reached."""
-    from remote_train.launching import Request, prepare, start
+    from remote_train.launching import start
+    from remote_train.preparing import Request, prepare
 
     settings.json = json
     if launcher not in (None, "torchrun", "python"):

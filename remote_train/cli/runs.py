@@ -92,9 +92,10 @@ def ps(
     json: Json = False,
 ) -> None:
     """List runs with their state, loss and MFU."""
+    from remote_train.api import Training
     from remote_train.cli.answers import show_runs
     from remote_train.find import current_project, link_of
-    from remote_train.query import make_row, refresh_all
+    from remote_train.query import FINAL, make_row, refresh_all
     from remote_train.records import list_runs
 
     settings.json = json
@@ -104,6 +105,10 @@ def ps(
         sys.stderr.write("remote-train: no run of this project; `remote-train ps --all` lists every run\n")
         return
     troubles = refresh_all(found, lambda run: link_of(run, hosts_file, make_ask()))
+    for run in found:
+        if run.read()["state"] not in FINAL and run.id not in troubles:
+            trouble = catch_up(Training(run, link_of(run, hosts_file, make_ask())))
+            troubles.update({run.id: trouble} if trouble else {})
     show_runs([make_row(run, troubles.get(run.id)) for run in found], as_json=json)
 
 

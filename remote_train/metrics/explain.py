@@ -35,12 +35,14 @@ def _share(record: MetricRecord, interval: tuple[float, float] | None) -> str | 
 
 def _per_cent(fraction: float) -> str:
     value = fraction * 100
-    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
+    if value >= 1:
+        return f"{value:.1f} %"
+    return f"{value:.2f} %" if value == 0 or value >= 0.095 else f"{value:.2g} %"
 
 
 def _tera(flops: float) -> str:
     value = flops / 1e12
-    return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:.1f} TFLOP/s" if value >= 10 else f"{value:.2g} TFLOP/s"
 
 
 def _short_name(name: str) -> str:

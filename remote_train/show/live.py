@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from remote_train.errors import RemoteTrainError
 
+WORTH_SAYING = 1_000_000
+"""Bytes sent from which on a person is told."""
+
 LINE_EVERY = 10.0
 """Seconds between metric lines where there is no terminal to keep one line current."""
 
@@ -119,6 +122,16 @@ class LiveListener:
             self._explained = True
             self.screen.say(deriver.explanation)
 
+    def sending(self, facts: Mapping[str, Any]) -> None:
+        """Keep in sight how much has travelled."""
+        self.screen.status(f"sending: {render_bytes(facts['bytes'])} so far")
+
+    def sent(self, facts: Mapping[str, Any]) -> None:
+        """Say what travelled, when that was worth waiting for."""
+        self.screen.status(None)
+        if facts["bytes"] >= WORTH_SAYING:
+            self.screen.say(f"sent {facts['files']:,} files, {render_bytes(facts['bytes'])}")
+
     def detached(self, facts: Mapping[str, Any]) -> None:
         """Say that the run goes on, and what can be done with it."""
         run = facts["run"]
@@ -179,6 +192,8 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "fallback": LiveListener.fallback,
     "package": LiveListener.package,
     "started": LiveListener.started,
+    "sending": LiveListener.sending,
+    "sent": LiveListener.sent,
     "state": LiveListener.state,
     "metric": LiveListener.metric,
     "detached": LiveListener.detached,

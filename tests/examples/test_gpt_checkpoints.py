@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.examples.example_runs import GPT, TINY, run_lines, start_gpt
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 pytestmark = pytest.mark.torch
@@ -36,18 +36,18 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
     return {name: leaf for key, part in items for name, leaf in flatten(part, f"{prefix}.{key}").items()}
 
 
-def find_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def is_equal(one: object, other: object) -> bool:
     import torch
 
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one == other
+
+
+def find_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ours, theirs = flatten(one), flatten(other)
     assert ours.keys() == theirs.keys()
-    return [
-        name
-        for name, value in ours.items()
-        if not (
-            torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
-        )
-    ]
+    return [name for name, value in ours.items() if not is_equal(value, theirs[name])]
 
 
 def kill_after(run: subprocess.Popen[bytes], words: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remote_train.config.project import read_project
@@ -12,6 +12,7 @@ from tests.examples.example_runs import EXAMPLES
 pytestmark = pytest.mark.torch
 
 
+@settings(deadline=None)  # the first call imports torch
 @given(warmup=st.integers(1, 50), more=st.integers(1, 500), lr=st.floats(1e-5, 1e-1))
 def test_the_rate_rises_to_its_height_and_falls_to_a_tenth(warmup: int, more: int, lr: float) -> None:
     from examples.gpt.train import Config, compute_lr

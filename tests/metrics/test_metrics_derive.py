@@ -102,7 +102,7 @@ def test_the_seed_run_on_a_laptops_cpu() -> None:
     assert deriver.progress == (8, 2000)
     assert deriver.evaluation == (7, 3.9903)
     assert deriver.explanation == (
-        "nanoGPT prints 0.01 %: that is of an A100's 312 TFLOP/s; of this 12th Gen Intel(R) Core(TM) i7-12700H's 0.56 it is 5.6 %"
+        "nanoGPT prints 0.01 %: that is of an A100's 312 TFLOP/s; of this 12th Gen Intel(R) Core(TM) i7-12700H's 0.56 TFLOP/s it is 5.6 %"
     )
 
 
@@ -133,7 +133,7 @@ def test_the_seed_run_on_the_4070_ti() -> None:
     assert record.peak_flops == pytest.approx(80.2e12, rel=0.001)
     assert (
         deriver.explanation
-        == "nanoGPT prints 10.0 %: that is of an A100's 312 TFLOP/s; of this RTX 4070 Ti's 80.2 it is 38.9 %"
+        == "nanoGPT prints 10.0 %: that is of an A100's 312 TFLOP/s; of this RTX 4070 Ti's 80.2 TFLOP/s it is 38.9 %"
     )
     assert deriver.progress == (30, 5000)
 
@@ -153,7 +153,7 @@ def test_without_start_lines_the_printed_figure_is_an_interval() -> None:
     assert (records[0].flops_per_second, records[0].mfu) == (None, None)
     assert deriver.interval == pytest.approx((15.6e9, 46.8e9))
     assert deriver.explanation == (
-        "nanoGPT prints 0.01 %: that is of an A100's 312 TFLOP/s; of this RTX 4070 Ti's 80.2 it is 0.019 % to 0.058 %"
+        "nanoGPT prints 0.01 %: that is of an A100's 312 TFLOP/s; of this RTX 4070 Ti's 80.2 TFLOP/s it is 0.019 % to 0.058 %"
     )
 
 
