@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_train.config.addresses import Address, find_user_fault, looks_like_address, parse_address
-from remote_train.errors import UsageError
 from remote_train.config.host_spec import Hosts, HostSpec
 from remote_train.config.hostnames import choose_hosts
+from remote_train.errors import UsageError
 
 GOOD = {
     "box": Address("box"),

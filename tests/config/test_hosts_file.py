@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from platformdirs import user_config_path
 
 from remote_train.config.hosts_file import Hosts, HostSpec, hosts_path, read_hosts
-from remote_train.errors import ConfigError
 from remote_train.config.toml_file import MAX_BYTES
+from remote_train.errors import ConfigError
 from tests.config.bad_files import BadFile, check_problems, read_bad_files
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remote_train.errors import ConfigError, PackageError
 from remote_train.config.families import Family, read_family
 from remote_train.config.project import (
     PROJECT_FILE,
@@ -19,6 +18,7 @@ from remote_train.config.project import (
     read_project,
 )
 from remote_train.config.project_file import render_project_file
+from remote_train.errors import ConfigError, PackageError
 from tests.config.bad_files import BadFile, check_problems, read_bad_files
 
 BAD = read_bad_files("bad_projects.txt")

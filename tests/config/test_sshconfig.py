@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from remote_train.errors import ConfigError, UsageError
 from remote_train.config.host_spec import HostSpec
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.config.ssh_options import (
@@ -22,6 +21,7 @@ from remote_train.config.ssh_options import (
     parse_options,
 )
 from remote_train.config.ssh_target import SshPlace, SshTarget, read_ssh_place, read_ssh_target
+from remote_train.errors import ConfigError, UsageError
 
 BOX = HostSpec(name="4070ti", address=("box",))
 PIN = "SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE"
