@@ -124,10 +124,17 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
     token = secrets.token_hex(16)
     plan, facts = prepared.plan, prepared.reached.facts
     base = link.memory.read_base(prepared.root)
+
+    def meanwhile() -> None:
+        """While the host works: what follows the run, and what it will hold. If it does not, it will say so."""
+        import_followers()
+        if base.get("package") != prepared.package.package_id:
+            link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
+
     state: dict[str, Any] | None = None
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
-        shipment = Shipment(session, prepared.root, prepared.package, import_followers)
+        shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
             state = shipment.start(base, message, following.make_request(session))
@@ -139,7 +146,5 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
             patience = Patience(run.id, prepared.request.give_up, following.listener)
             session = reconnect(link, str(error), patience, lambda _session: None)
-    if base.get("package") != prepared.package.package_id:
-        link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
     following.note_state(state)
     return state

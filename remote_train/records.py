@@ -68,7 +68,7 @@ class Run:
         """Change keys of run.json; a reader sees the old record or the new one."""
         record = {**self.read(), **changes}
         record.pop("format", None)
-        durable.write_record(str(self.folder / "run.json"), record)
+        durable.write_record(str(self.folder / "run.json"), record, sync=False)
         return record
 
     @property
@@ -125,7 +125,9 @@ class Attempt:
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Keep one of the host's records."""
-        durable.write_record(str(self.folder / name), {k: v for k, v in record.items() if k != "format"})
+        durable.write_record(
+            str(self.folder / name), {k: v for k, v in record.items() if k != "format"}, sync=False
+        )
 
     def prepare(self) -> None:
         """Make the folders."""
@@ -141,7 +143,9 @@ def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
         (folder / ".gitignore").write_text("*\n")
         # The first key marks the folder as ours: such folders are left out of packages.
         durable.write_record(
-            str(folder / "run.json"), {"remote_train_format": RUN_FORMAT, "run": run_id, **record}
+            str(folder / "run.json"),
+            {"remote_train_format": RUN_FORMAT, "run": run_id, **record},
+            sync=False,
         )
         index = client_root() / "index"
         index.mkdir(exist_ok=True)

@@ -25,28 +25,30 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """Replace `path` by `data`; a reader sees the old file or the new one, after a power cut too."""
+def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
+    """Replace `path` by `data`; a reader sees the old file or the new one, with `sync` after a power cut too."""
     temporary = "%s.%d.tmp" % (path, os.getpid())
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    sync_folder(os.path.dirname(path))
+    if sync:
+        sync_folder(os.path.dirname(path))
 
 
-def write_record(path: str, record: Dict[str, Any]) -> None:
+def write_record(path: str, record: Dict[str, Any], *, sync: bool = True) -> None:
     """Write a JSON record; its first key is the format number, so that old files always load."""
     whole = {"format": FORMAT}
     whole.update(record)
-    write_whole(path, json.dumps(whole, indent=1).encode("ascii") + b"\n")
+    write_whole(path, json.dumps(whole, indent=1).encode("ascii") + b"\n", sync=sync)
 
 
 def read_record(path: str) -> Optional[Dict[str, Any]]:

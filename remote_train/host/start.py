@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from remote_train.host import layout, store, system
+from remote_train.host import layout, snapshot, store, system
 from remote_train.host.attempt import read_state
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.supervisor import Supervisor, make_environment, recall_peak
@@ -100,7 +100,7 @@ def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> O
         ours = not os.path.exists(os.path.join(folder, layout.ATTEMPT))
         claim = os.path.join(folder, layout.CLAIM)
         if ours and not os.path.exists(claim):
-            write_record(claim, {"token": token})
+            write_record(claim, {"token": token}, sync=False)
     except (OSError, Refusal):
         os.close(fd)
         raise
@@ -146,13 +146,13 @@ def _write_code(
         import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
 
         shutil.rmtree(code)  # left by an agent that died while it wrote it
-    store.write_snapshot(root, rows, code, progress)
+    snapshot.write_snapshot(root, rows, code, progress)
     links = {place: os.path.expanduser(source) for place, source in plan.get("links", {}).items()}
     for place in plan.get("persist", []):
         source = os.path.join(root, layout.PERSIST, plan["project"], place)
         os.makedirs(source, 0o700, exist_ok=True)
         links[place] = source
-    store.link_folders(code, links)
+    snapshot.link_folders(code, links)
     os.makedirs(os.path.join(folder, layout.RANKS), 0o700, exist_ok=True)
 
 

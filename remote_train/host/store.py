@@ -1,9 +1,8 @@
-"""Blobs by hash, manifests by id, and the private snapshot that an attempt runs in."""
+"""Blobs by hash and manifests by id: what of a package is here, and how the rest arrives."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,13 +13,11 @@ from remote_train.host.manifest_format import ManifestError, apply_delta, check_
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple
 
     Rows = List[List[Any]]
 
-FICLONE = 0x40049409
 SMALL = 1 << 20
-PROGRESS_EVERY = 500
 MISSING_LIMIT = 5000
 
 
@@ -185,75 +182,3 @@ def missing_blobs(root: str, rows: Rows) -> List[str]:
             if len(missing) >= MISSING_LIMIT:
                 break
     return missing
-
-
-def _clone(source: int, target: int) -> bool:
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-    except OSError:
-        return False
-    return True
-
-
-class _Copier:
-    """Copy blobs to files; reflinks while the file system can, else plain copies (never hard links)."""
-
-    def __init__(self, progress: Callable[[], None]) -> None:
-        self._can_clone = True
-        self._progress = progress
-
-    def copy(self, source: str, target: str, mode: int, size: int) -> None:
-        read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            write_fd = os.open(target, flags, 0o700 if mode & 0o111 else 0o600)
-            try:
-                self._fill(read_fd, write_fd, size)
-            finally:
-                os.close(write_fd)
-        finally:
-            os.close(read_fd)
-
-    def _fill(self, read_fd: int, write_fd: int, size: int) -> None:
-        if size >= 4096 and self._can_clone:
-            if _clone(read_fd, write_fd):
-                return
-            self._can_clone = False
-        while True:
-            data = os.read(read_fd, min(SMALL, size + 1))
-            if not data:
-                return
-            written = os.write(write_fd, data)
-            while written < len(data):
-                written += os.write(write_fd, data[written:])
-            if len(data) == size < SMALL:
-                return
-            self._progress()
-
-
-def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], None]) -> None:
-    """Write the package's files into the new folder `target`; `progress` is called now and then."""
-    copier = _Copier(progress)
-    made = {""}
-    os.mkdir(target, 0o700)
-    for number, row in enumerate(rows):
-        folder = os.path.dirname(row[0])
-        if folder not in made:
-            os.makedirs(os.path.join(target, folder), 0o700, exist_ok=True)
-            made.add(folder)
-        place = os.path.join(target, row[0])
-        if row[1] == "l":
-            os.symlink(row[2], place)
-        else:
-            copier.copy(layout.blob_path(root, row[4]), place, row[2], row[3])
-        if number % PROGRESS_EVERY == PROGRESS_EVERY - 1:
-            progress()
-
-
-def link_folders(target: str, links: Dict[str, str]) -> None:
-    """Put links to folders outside the snapshot (data, persist) at their places inside it."""
-    for place, source in links.items():
-        path = os.path.join(target, place)
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        if not os.path.lexists(path):
-            os.symlink(source, path)

@@ -89,9 +89,12 @@ class Supervisor:
         return os.path.join(self.folder, name)
 
     def announce(self, phase: str) -> None:
-        """Write attempt.json with the phase the attempt has reached."""
+        """Write attempt.json with the phase the attempt has reached.
+
+        Synced once the training runs: before that a power cut leaves nothing that the record could speak of.
+        """
         self.record["phase"] = phase
-        write_record(self.path(layout.ATTEMPT), self.record)
+        write_record(self.path(layout.ATTEMPT), self.record, sync=phase == "running")
 
     def run(self) -> None:
         """Measure what must be measured, train, and write the end."""
@@ -151,7 +154,7 @@ class Supervisor:
                 peak["busy"] = True  # true for this run at best: the next one measures again
             elif "error" not in peak:
                 peaks_cache.write_peak(self.record["root"], make_peak_key(wanted), peak)
-        write_record(self.path(layout.PEAK), peak)
+        write_record(self.path(layout.PEAK), peak, sync=False)
 
     def _spawn(self) -> int:
         """Start the launcher in its own session; raise OSError when it cannot be executed."""

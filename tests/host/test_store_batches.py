@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remote_train.host import layout, store, wire
+from remote_train.host import layout, snapshot, store, wire
 from remote_train.host.manifest_format import make_delta, make_package_id
 from remote_train.host.store import BatchWriter, StoreError
 from tests.host.account_kit import agents_of, make_rows, sha256, until
@@ -236,7 +236,7 @@ def test_a_snapshot_is_the_package_and_shares_nothing_with_the_store(root: str, 
     rows = make_rows(FILES, programs=("run.sh",))
     rows.append(["zlink", "l", "a/b"])
     target = tmp_path / "code"
-    store.write_snapshot(root, rows, str(target), lambda: None)
+    snapshot.write_snapshot(root, rows, str(target), lambda: None)
     found = {
         str(path.relative_to(target)): path
         for path in target.rglob("*")
@@ -259,7 +259,7 @@ def test_progress_is_told_while_a_large_snapshot_is_written(root: str, tmp_path:
     files = {f"{number}.txt": b"x" for number in range(1200)}
     fill(root, files)
     told: list[int] = []
-    store.write_snapshot(root, make_rows(files), str(tmp_path / "code"), lambda: told.append(1))
+    snapshot.write_snapshot(root, make_rows(files), str(tmp_path / "code"), lambda: told.append(1))
     assert len(told) >= 2
 
 
@@ -267,11 +267,11 @@ def test_progress_is_told_within_one_large_file(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten gigabytes take longer than the laptop waits for a word."""
-    monkeypatch.setattr(store, "_clone", lambda _source, _target: False)
+    monkeypatch.setattr(snapshot, "_clone", lambda _source, _target: False)
     files = {"large.bin": bytes(40 << 20)}
     fill(root, files)
     told: list[int] = []
-    store.write_snapshot(root, make_rows(files), str(tmp_path / "code"), lambda: told.append(1))
+    snapshot.write_snapshot(root, make_rows(files), str(tmp_path / "code"), lambda: told.append(1))
     assert len(told) >= 2
 
 
@@ -334,7 +334,7 @@ def test_links_to_data_stand_beside_the_code_and_replace_nothing(tmp_path: Path)
     target = tmp_path / "code"
     (target / "data").mkdir(parents=True)
     (target / "data" / "mine").write_text("shipped")
-    store.link_folders(
+    snapshot.link_folders(
         str(target), {"data/mine": "/elsewhere", "data/big": str(tmp_path), "new/place": "/else"}
     )
     assert (target / "data" / "mine").read_text() == "shipped"
