@@ -42,7 +42,7 @@ def children() -> list[str]:
 def test_every_file_is_written_once(
     root: str, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot.os, "sched_getaffinity", lambda _pid: set(range(4)))
+    monkeypatch.setattr("remote_train.host.snapshot.os.sched_getaffinity", lambda _pid: set(range(4)))
     rows = make_rows(count)
     before = children()
     snapshot.write_snapshot(root, rows, str(tmp_path / "code"), lambda: None)
@@ -58,7 +58,7 @@ def test_every_file_is_written_once(
 def test_what_stops_a_worker_is_told_with_its_place(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot.os, "sched_getaffinity", lambda _pid: set(range(4)))
+    monkeypatch.setattr("remote_train.host.snapshot.os.sched_getaffinity", lambda _pid: set(range(4)))
     rows = make_rows(8000)
     lost = "f" * 64
     rows[-1] = ["zz/last", "f", 0o644, 1, lost]
