@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, TrainingFailed
+from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
 from remote_train.outcome import make_verdict
 from remote_train.pull import Pull, PullWish
 from remote_train.session import Data, Event
@@ -90,7 +90,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     except (RemoteTrainError, ConnectionLost) as error:
         listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
         pulled = None
-        verdict = verdict or (error if isinstance(error, RemoteTrainError) else None)
+        verdict = verdict or as_verdict(error, run.id)
     finally:
         if session is not None:
             session.close()
@@ -102,6 +102,15 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
             f"the mirror in {run.folder} is incomplete: {trouble.strerror}",
             hint=f"free space, then `remote-train logs {run.id}` completes it",
         )
+
+
+def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:
+    """Return what a run ends with whose training was fine and whose checkpoint did not come."""
+    if isinstance(error, RemoteTrainError):
+        return error
+    return PullIncomplete(
+        f"the newest checkpoint did not come: {error}", hint=f"`remote-train pull {run}` brings it"
+    )
 
 
 def _pull_newest(attached: Attached) -> list[str]:

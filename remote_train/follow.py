@@ -59,6 +59,12 @@ class Following:
         self.unfinished: set[str] = set()
         self.outcome: Outcome | None = None
 
+    def change_outputs(self, names: list[str]) -> None:
+        """Follow other outputs than was thought, before anything has come."""
+        self.wish.outputs = names
+        for name in names:
+            self.mirror.offsets.setdefault(name, self.mirror.attempt.offset(name))
+
     def make_request(self, session: Session) -> dict[str, Any]:
         """Return the follow request for a session, at the offsets reached."""
         self.session = session

@@ -13,7 +13,7 @@ from remote_train.errors import LocalSpace, UsageError
 
 NAME = "remote-train.toml"
 EXAMPLE = """[hosts.box]
-address = "192.168.1.36"
+address = ["192.168.1.36"]
 user = "me"
 python = "~/miniconda3/envs/torch/bin/python\""""
 USUAL = ("train.py", "main.py", "run.py")

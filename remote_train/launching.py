@@ -11,13 +11,14 @@ from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
     HostKeyRefused,
+    HostUnfit,
     LoginRefused,
     NameTaken,
     ProtocolError,
     RemoteTrainError,
 )
 from remote_train.follow import Following, Wish
-from remote_train.plan import make_plan
+from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
@@ -141,7 +142,14 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
             following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
         except FactsChanged:
             facts = link.read_facts(session, fresh=True)
+            why = find_unfit(link.host, facts)
+            if why is not None:
+                raise HostUnfit(
+                    f"{link.host.name}: {why}", hint=f"`remote-train hosts check {link.host.name}`"
+                ) from None
             plan = make_plan(prepared.job, link.host, facts, plan.package, paths_of(prepared.package))
+            run.update(attempts=[{"attempt": 1, "host": plan.host, "plan": plan.as_message()}])
+            following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
             patience = Patience(run.id, prepared.request.give_up, following.listener)

@@ -51,10 +51,6 @@ class HostMemory:
         """Remember facts."""
         write_json(self.folder / "facts.json", {"pythons": pythons, "facts": facts})
 
-    def forget_facts(self) -> None:
-        """Drop facts that turned out to be stale."""
-        (self.folder / "facts.json").unlink(missing_ok=True)
-
     def read_base(self, project_root: Path) -> dict[str, Any]:
         """Return `package` and `rows` of what this project last sent there; {} when nothing is known."""
         return read_json(self._base(project_root))

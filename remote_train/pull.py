@@ -23,7 +23,7 @@ from remote_train.refusals import NoSuchFile, SourceChanged
 from remote_train.session import Data, End, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
@@ -73,7 +73,7 @@ class Pull:
 
     def bring(self, wish: PullWish) -> Pulled:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
-        rows = self.list_files(wish)
+        rows = self._list_again(wish)
         target = wish.to or self.run.files
         self._check_space(target, rows)
         missing = [row["path"] for row in rows if not self._bring_one(row, target / row["path"], wish)]
@@ -88,6 +88,19 @@ class Pull:
                 hint="run the same command again in a moment",
             )
         return self.result
+
+    def _list_again(self, wish: PullWish) -> list[Row]:
+        """List across lost connections."""
+        while True:
+            try:
+                return self.list_files(wish)
+            except ConnectionLost as error:
+                self._reconnect(str(error), wish)
+
+    def _reconnect(self, why: str, wish: PullWish) -> None:
+        self.session.close()
+        patience = Patience(self.run.id, wish.give_up, self.listener)
+        self.session = reconnect(self.link, why, patience, lambda _session: None)
 
     def list_files(self, wish: PullWish) -> list[Row]:
         """Return the rows to bring, checked: the host does not choose where anything lands."""
@@ -181,9 +194,7 @@ class Pull:
                     stream, source = self._ask(row, file.tell(), source)
                     summary = self._take(stream, file, digest)
                 except ConnectionLost as error:
-                    self.session.close()
-                    patience = Patience(self.run.id, wish.give_up, self.listener)
-                    self.session = reconnect(self.link, str(error), patience, lambda _session: None)
+                    self._reconnect(str(error), wish)
             length = file.tell()
             file.flush()
             os.fsync(file.fileno())
@@ -254,9 +265,3 @@ def choose_latest(rows: Sequence[Row]) -> list[Row]:
 def _group(path: str) -> str:
     parents = [str(parent) for parent in PurePosixPath(path).parents if parent.name.startswith("checkpoint-")]
     return parents[0] if parents else path
-
-
-def iterate_files(pulled: Pulled) -> Iterator[Path]:
-    """Yield every file that is here now, new or known."""
-    yield from pulled.files
-    yield from pulled.unchanged

@@ -177,6 +177,7 @@ def check_host(link: HostLink) -> dict[str, Any]:
         "verdict": why or "ready",
         "next": "see `python` and `device` in hosts.toml" if why else None,
         "ok": why is None,
+        "exit_code": row["exit_code"] if why else 0,
     }
 
 

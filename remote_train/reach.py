@@ -186,6 +186,9 @@ def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
     except Unreachable as error:
         absent.append(error.message)
         return None
+    except HostUnfit as error:
+        unfit.append(error.message)
+        return None
     try:
         facts = link.read_facts(session)
         why = find_unfit(link.host, facts)

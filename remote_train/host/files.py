@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Pattern, Tuple
 
 PAGE = 2000
+PAGE_BYTES = 512 * 1024
 BLOCK = 1 << 16
 
 CHECKPOINTS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "checkpoint-*/**")
@@ -70,6 +71,18 @@ def list_made(root: str, folder: str, record: Dict[str, Any], globs: List[str]) 
         if not patterns or any(pattern.match(path) for pattern in patterns):
             made.append({"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     return sorted(made, key=lambda item: str(item["path"]))
+
+
+def take_page(made: List[Dict[str, Any]], after: str) -> Dict[str, Any]:
+    """Return the rows behind `after` that fit one control frame, and where the next page begins, None at the end."""
+    left = [item for item in made if str(item["path"]) > after]
+    size = count = 0
+    for item in left[:PAGE]:
+        size += 80 + 6 * len(str(item["path"]))  # a character may be six in JSON
+        if size > PAGE_BYTES and count:
+            break
+        count += 1
+    return {"files": left[:count], "next": left[count - 1]["path"] if count < len(left) else None}
 
 
 def resolve_made(folder: str, path: str) -> str:

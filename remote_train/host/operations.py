@@ -153,9 +153,9 @@ class Operations:
     def list(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return a page of runs with their states."""
         after = str(request.get("after", ""))
-        names = [name for name in attempt.list_runs(self.root) if name > after][:100]
+        names = [name for name in attempt.list_runs(self.root) if name > after][:50]
         runs = [self._read({"run": name}) for name in names]
-        return {"runs": runs, "next": names[-1] if len(names) == 100 else None}
+        return {"runs": runs, "next": names[-1] if len(names) == 50 else None}
 
     def tail(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return the byte where the last N lines of a rank's output begin."""
@@ -174,9 +174,7 @@ class Operations:
             return {"files": [], "next": None}
         globs = [str(glob) for glob in request["globs"]]
         made = files.list_made(self.root, folder, record, globs)
-        after = str(request.get("after", ""))
-        page = [item for item in made if str(item["path"]) > after][: files.PAGE]
-        return {"files": page, "next": page[-1]["path"] if len(page) == files.PAGE else None}
+        return files.take_page(made, str(request.get("after", "")))
 
     def get(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Send one file from a byte offset on."""
@@ -202,6 +200,8 @@ class Operations:
         folder = self._attempt_dir(request)
         state = self._read(request)
         record = state.get("attempt")
+        if state["state"] == "created":  # its supervisor looks before it starts anything
+            _write_stop(folder, {"grace": 0.0, "asked": time.time()})
         if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
             survivors = system.sweep(None, record["cookie"], STOP_WAIT) if record else []
             return {"state": state["state"], "survivors": survivors}

@@ -32,12 +32,17 @@ def _make_folders(root: str) -> None:
 
 def open_root(root: str) -> None:
     """Make the state root, or check that an existing one is ours and closed to others."""
+    root = os.path.realpath(root)
+    strange = os.path.isdir(root) and os.listdir(root) and not os.path.isdir(os.path.join(root, layout.RUNS))
     os.makedirs(root, 0o700, exist_ok=True)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
         if status.st_uid != os.getuid():
             raise PermissionError(errno.EPERM, "the state folder belongs to another user", root)
+        if status.st_mode & 0o077 and strange:
+            words = "others may enter the state folder and it holds other things: chmod 700 it, or name an empty one"
+            raise PermissionError(errno.EPERM, words, root)
         if status.st_mode & 0o077:
             os.fchmod(fd, 0o700)
     finally:
@@ -167,9 +172,10 @@ def store_package(root: str, package: str, base: Optional[str], delta: Dict[str,
         raise StoreError("the manifest does not have the id it was announced with")
     # Not synced: a manifest damaged by a power cut is no JSON, and is asked for again.
     path = layout.package_path(root, package)
-    with open(path + ".tmp", "wb") as file:
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    with open(temporary, "wb") as file:
         file.write(json.dumps(rows).encode("ascii"))
-    os.replace(path + ".tmp", path)
+    os.replace(temporary, path)
     return True
 
 

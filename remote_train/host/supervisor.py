@@ -30,7 +30,8 @@ TICK_SECONDS = 0.5
 DEFAULT_GRACE = 30.0
 SWEEP_SECONDS = 10.0
 BUSY_LOAD = 0.5
-"""Load per thread above which a peak measured on a CPU is not kept."""
+"""Load per thread above which a peak measured on a CPU is kept for BUSY_SECONDS only."""
+BUSY_SECONDS = 600.0
 SPACE_SECONDS = 2.0
 """Between two tries to write the end on a disk that is full."""
 
@@ -64,7 +65,8 @@ def make_peak_key(wanted: Dict[str, Any]) -> str:
 
 def recall_peak(root: str, wanted: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     """Return the peak that a plan asks for, if it was measured before."""
-    return peaks_cache.read_peak(root, make_peak_key(wanted)) if wanted else None
+    peak = peaks_cache.read_peak(root, make_peak_key(wanted)) if wanted else None
+    return None if peak is None or time.time() > peak.get("until", float("inf")) else peak
 
 
 class Supervisor:
@@ -79,6 +81,7 @@ class Supervisor:
         self.started = time.monotonic()
         self.child: Optional[int] = None
         self.stop_deadline: Optional[float] = None
+        self.stop_asked: Optional[float] = None
         self.stopped = False
         self.terminated = False
         self.sizes: Dict[str, int] = {}
@@ -151,8 +154,8 @@ class Supervisor:
             python = self.plan["python"]
             peak = peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment)
             if busy:
-                peak["busy"] = True  # true for this run at best: the next one measures again
-            elif "error" not in peak:
+                peak.update(busy=True, until=time.time() + BUSY_SECONDS)  # better than nothing, for a while
+            if "error" not in peak:
                 peaks_cache.write_peak(self.record["root"], make_peak_key(wanted), peak)
         write_record(self.path(layout.PEAK), peak, sync=False)
 
@@ -229,11 +232,14 @@ class Supervisor:
         if not self._asked_to_stop() or self.child is None:
             return
         now = time.monotonic()
+        request = read_record(self.path(layout.STOP)) or {}
+        deadline = now + float(request.get("grace", DEFAULT_GRACE))
         if self.stop_deadline is None:
-            request = read_record(self.path(layout.STOP)) or {}
-            self.stop_deadline = now + float(request.get("grace", DEFAULT_GRACE))
+            self.stop_deadline, self.stop_asked = deadline, request.get("asked")
             self.stopped = True
             os.kill(self.child, signal.SIGTERM)
+        elif request.get("asked") != self.stop_asked:  # asked again: it can only become shorter
+            self.stop_deadline, self.stop_asked = min(self.stop_deadline, deadline), request.get("asked")
         elif now >= self.stop_deadline:
             self.stop_deadline = now + SWEEP_SECONDS
             self.family.sweep(self.record["cookie"], SWEEP_SECONDS, keep=self.child)

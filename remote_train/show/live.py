@@ -105,7 +105,7 @@ class LiveListener:
     def state(self, facts: Mapping[str, Any]) -> None:
         """Say what a silent phase is for."""
         if facts.get("state") == "measuring":
-            self.screen.say("measuring the matmul peak of this device, once; MFU is divided by it")
+            self.screen.say("measuring the matmul peak of this device; MFU is divided by it")
 
     def metric(self, facts: Mapping[str, Any]) -> None:
         """Keep the newest figures in sight."""
