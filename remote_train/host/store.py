@@ -33,7 +33,8 @@ def _make_folders(root: str) -> None:
 def open_root(root: str) -> None:
     """Make the state root, or check that an existing one is ours and closed to others."""
     root = os.path.realpath(root)
-    strange = os.path.isdir(root) and os.listdir(root) and not os.path.isdir(os.path.join(root, layout.RUNS))
+    ours = os.path.basename(root) == "remote-train" or os.path.isdir(os.path.join(root, layout.RUNS))
+    strange = not ours and os.path.isdir(root) and bool(os.listdir(root))
     os.makedirs(root, 0o700, exist_ok=True)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

@@ -57,16 +57,34 @@ def test_a_state_folder_of_somebody_else_is_refused_with_the_reason(account: Acc
     session.close()
 
 
-def test_a_state_folder_that_is_a_link_or_a_file_is_refused(account: Account) -> None:
+def test_a_state_folder_that_is_a_file_is_refused(account: Account) -> None:
+    (account.home / "file").write_text("")
+    session, number = open_root(account.home / "file")
+    with pytest.raises(HostUnfit, match="file"):
+        session.wait(number)
+    session.close()
+
+
+def test_a_state_folder_may_be_a_link_to_another_disk(account: Account) -> None:
     (account.home / "target").mkdir()
     (account.home / "link").symlink_to(account.home / "target")
-    (account.home / "file").write_text("")
-    for name in ("link", "file"):
-        session, number = open_root(account.home / name)
-        with pytest.raises(HostUnfit, match=name):
-            session.wait(number)
-        session.close()
-    assert list((account.home / "target").iterdir()) == []
+    session, number = open_root(account.home / "link")
+    session.wait(number)
+    session.close()
+    assert (account.home / "target" / "runs").is_dir()
+
+
+def test_a_folder_of_other_things_is_not_closed_to_others(account: Account) -> None:
+    shared = account.home / "shared"
+    shared.mkdir()
+    (shared / "theirs").write_text("")
+    shared.chmod(0o775)
+    session, number = open_root(shared)
+    with pytest.raises(HostUnfit, match="chmod 700"):
+        session.wait(number)
+    session.close()
+    assert shared.stat().st_mode & 0o777 == 0o775
+    assert [path.name for path in shared.iterdir()] == ["theirs"]
 
 
 def test_nothing_is_done_before_open(account: Account) -> None:
