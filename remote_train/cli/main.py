@@ -25,7 +25,7 @@ CUT_OFF = 141
 COMMAND_LINE_ERROR: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
-"""The base of what typer raises for a wrong command line; typer has click or, from 0.24 on, its own copy of it."""
+"""The base of what typer raises for a wrong command line; typer has click or, from 0.26 on, its own copy of it."""
 
 
 def main() -> NoReturn:

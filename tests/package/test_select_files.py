@@ -403,7 +403,7 @@ def test_a_checkout_of_another_user_is_read_without_git(checkout: Tree) -> None:
 
 def test_a_project_in_a_folder_that_git_ignores(checkout: Tree, make_tree: Callable[[str], Tree]) -> None:
     checkout.write_all({".gitignore": "*\n!.gitignore\n"})
-    inner = make_tree("project/work/inner")
+    inner = make_tree("project/build/inner")
     inner.write_all({"train.py": ""})
     selection = choose(inner)
     assert "ignores this whole folder" in selection.notices[0].message
