@@ -51,7 +51,8 @@ def _make_unknown(name: str, known: list[str]) -> UsageError:
     if nearest:
         hint = f"did you mean '{nearest}'? `remote-train hosts list` shows every name"
     else:
-        hint = f"known: {', '.join(known)}; add it with `remote-train hosts add`, or give an address such as me@{_safe(name)}.lan"
+        names = ", ".join(dict.fromkeys(known))
+        hint = f"known: {names}; describe it in hosts.toml, or give an address such as me@{_safe(name)}.lan"
     return UsageError(f"--host {name!r}: neither in hosts.toml nor in ~/.ssh/config", hint=hint)
 
 
