@@ -26,6 +26,7 @@ from remote_train.ship import FactsChanged, Shipment, make_start_message
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
+    from remote_train.plan import Plan
     from remote_train.transport import Ask
 
 AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
@@ -72,18 +73,15 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     wish = Wish(run, 1, [*ranks, *OUTPUTS_ALWAYS], {0}, give_up=request.give_up)
     following = Following(wish, reached.link, listener, writing=True)
     try:
-        state = _start(prepared, run, following)
+        plan, state = _start(prepared, run, following)
     except NameTaken:
         drop_run(run)
         raise
     except BaseException as error:
-        reached.session.close()
         _note_unstarted(run, reached.link.host.name, error, listener)
         raise
     run.update(state="running")
-    listener.tell(
-        "started", run=run.id, host=reached.link.host.name, plan=prepared.plan, state=state["state"]
-    )
+    listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
     return Started(run, prepared, following, state)
 
 
@@ -119,8 +117,8 @@ def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
     }
 
 
-def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]:
-    """Start the attempt; a connection lost on the way is taken up again with the same token."""
+def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, dict[str, Any]]:
+    """Start the attempt and return the plan it got, and its state; a connection lost on the way is taken up again with the same token."""
     link, session = prepared.reached.link, prepared.reached.session
     token = secrets.token_hex(16)
     plan, facts = prepared.plan, prepared.reached.facts
@@ -155,4 +153,4 @@ def _start(prepared: Prepared, run: Run, following: Following) -> dict[str, Any]
             patience = Patience(run.id, prepared.request.give_up, following.listener)
             session = reconnect(link, str(error), patience, lambda _session: None)
     following.note_state(state)
-    return state
+    return plan, state

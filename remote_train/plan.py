@@ -125,7 +125,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         default_env=default_env,
         gpus=gpus,
         links=links,
-        persist=() if host.name == "local" else job.project.persist,
+        persist=() if host.is_local else job.project.persist,
         project=job.project.project,
         package=package,
         checkpoints=choose_checkpoints(job),
@@ -255,7 +255,7 @@ def make_links(job: Job, host: HostSpec) -> dict[str, str]:
     """Return where each data folder lies on the host; raise ConfigError for one that lies nowhere."""
     links = dict(host.data)
     folders = (*job.project.data, *job.data)
-    if host.name == "local":
+    if host.is_local:
         return {folder: posixpath.join(job.root, folder) for folder in (*folders, *job.project.persist)}
     lost = [folder for folder in folders if folder not in links]
     if lost:

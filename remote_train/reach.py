@@ -81,7 +81,7 @@ class HostLink:
     @property
     def is_local(self) -> bool:
         """Tell whether the host is this machine."""
-        return self.host.name == "local"
+        return self.host.is_local
 
     def dial(self) -> None:
         """Begin to knock at every address, without waiting; raise ConfigError for an ssh_config we cannot honour."""
@@ -147,7 +147,7 @@ class Reached:
 
 def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
     """Return the interpreters to try for training, best first."""
-    if host.name != "local":
+    if not host.is_local:
         return [host.python] if host.python else ["python3", "python"]
     places = [str(project_root / ".venv")]
     places += [os.environ[key] for key in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(key)]

@@ -80,10 +80,6 @@ class Run:
         """Return the mirror of one attempt."""
         return Attempt(self.folder / "attempts" / str(number))
 
-    def newest(self) -> Attempt:
-        """Return the mirror of the newest attempt."""
-        return self.attempt(self.read()["attempts"][-1]["attempt"])
-
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
         """Hold the mirror's lock; yields False when another process of this laptop writes it already."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import PackageError, ProtocolError, RunLost, VerificationFailed
@@ -180,5 +179,4 @@ def make_start_message(
         "plan": plan,
         "expect": expect,
         "secrets": secrets,
-        "asked": time.time(),
     }
