@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 
 from remote_train.host import layout
 from remote_train.host.durable import read_record, write_record
@@ -33,3 +34,14 @@ def write_peak(state_root: str, key: str, peak: Dict[str, Any]) -> None:
 
 def _path(state_root: str, key: str) -> str:
     return os.path.join(state_root, layout.PEAKS, key + ".json")
+
+
+def make_peak_key(wanted: Dict[str, Any]) -> str:
+    """Return the key of the peak that a plan asks for."""
+    return peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
+
+
+def recall_peak(root: str, wanted: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """Return the peak that a plan asks for, if it was measured before."""
+    peak = read_peak(root, make_peak_key(wanted)) if wanted else None
+    return None if peak is None or time.time() > peak.get("until", float("inf")) else peak

@@ -15,7 +15,9 @@ import time
 from remote_train.host import layout, snapshot, store, system
 from remote_train.host.attempt import read_state
 from remote_train.host.durable import read_record, write_record
-from remote_train.host.supervisor import Supervisor, make_environment, recall_peak
+from remote_train.host.launcher import make_environment
+from remote_train.host.peaks_cache import recall_peak
+from remote_train.host.supervisor import Supervisor
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:

@@ -21,6 +21,9 @@ from remote_train.host.durable import (
     sync_folder,
     write_record,
 )
+from remote_train.host.ends import make_outcome, read_ends
+from remote_train.host.launcher import make_command
+from remote_train.host.peaks_cache import make_peak_key, recall_peak
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -34,39 +37,6 @@ BUSY_LOAD = 0.5
 BUSY_SECONDS = 600.0
 SPACE_SECONDS = 2.0
 """Between two tries to write the end on a disk that is full."""
-
-
-def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
-    """Return the training's environment: the login's, the plan's over it, its defaults where neither speaks."""
-    environment = {key: value for key, value in base.items() if not key.startswith("SSH_")}
-    environment.update(plan.get("env", {}))
-    environment.update(secrets)
-    for key, value in plan.get("default_env", {}).items():
-        environment.setdefault(key, value)
-    return environment
-
-
-def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[str]:
-    """Return the launcher's argument list: plain python, or torchrun with our rank shim."""
-    python = str(plan["python"])
-    argv: List[str] = plan["argv"]
-    if plan["launcher"] == "python":
-        return [python, "-u", *argv]
-    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank.py")
-    torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", str(plan["processes"]), "--max-restarts", "0", "--no-python"]
-    return [*torchrun, agent_python, "-I", "-S", shim, folder, python, *argv]
-
-
-def make_peak_key(wanted: Dict[str, Any]) -> str:
-    """Return the key of the peak that a plan asks for."""
-    return peaks_cache.peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
-
-
-def recall_peak(root: str, wanted: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    """Return the peak that a plan asks for, if it was measured before."""
-    peak = peaks_cache.read_peak(root, make_peak_key(wanted)) if wanted else None
-    return None if peak is None or time.time() > peak.get("until", float("inf")) else peak
 
 
 class Supervisor:
@@ -306,34 +276,3 @@ class Supervisor:
                     sizes[name[:-4]] = os.fstat(file.fileno()).st_size
         sync_folder(ranks)
         return sizes
-
-
-def read_ends(folder: str) -> List[Dict[str, Any]]:
-    """Return how each rank ended, in the order it happened; ranks that left no word are absent."""
-    try:
-        with open(os.path.join(folder, layout.RANKS, layout.RANK_ENDS), "rb") as file:
-            ends = [json.loads(line) for line in file]
-    except (FileNotFoundError, ValueError):
-        return []
-    return sorted(ends, key=lambda end: float(end["time"]))
-
-
-def make_outcome(status: Optional[int], ends: List[Dict[str, Any]], launcher: str) -> Dict[str, Any]:
-    """Return `code`, `signal` and `first_failure`: the first failing rank's where there is one.
-
-    torchrun exits with 1 for everything, so a rank's own end outranks the launcher's.
-    """
-    outcome: Dict[str, Any] = {"code": None, "signal": None, "first_failure": None}
-    if status is None:
-        return outcome
-    if os.WIFSIGNALED(status):
-        outcome["signal"] = os.WTERMSIG(status)
-    else:
-        outcome["code"] = os.WEXITSTATUS(status)
-    failures = [end for end in ends if end["code"] != 0]
-    if outcome["code"] != 0 and launcher == "torchrun" and failures:
-        first = {key: failures[0][key] for key in ("rank", "code", "signal")}
-        outcome.update(first_failure=first, code=first["code"], signal=first["signal"])
-    elif outcome["code"] != 0 and launcher == "python":
-        outcome["first_failure"] = {"rank": 0, "code": outcome["code"], "signal": outcome["signal"]}
-    return outcome

@@ -1,0 +1,31 @@
+"""What the supervisor starts: plain python, or torchrun with our rank shim; and the environment it gets."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List
+
+
+def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
+    """Return the training's environment: the login's, the plan's over it, its defaults where neither speaks."""
+    environment = {key: value for key, value in base.items() if not key.startswith("SSH_")}
+    environment.update(plan.get("env", {}))
+    environment.update(secrets)
+    for key, value in plan.get("default_env", {}).items():
+        environment.setdefault(key, value)
+    return environment
+
+
+def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[str]:
+    """Return the launcher's argument list: plain python, or torchrun with our rank shim."""
+    python = str(plan["python"])
+    argv: List[str] = plan["argv"]
+    if plan["launcher"] == "python":
+        return [python, "-u", *argv]
+    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank.py")
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", str(plan["processes"]), "--max-restarts", "0", "--no-python"]
+    return [*torchrun, agent_python, "-I", "-S", shim, folder, python, *argv]
