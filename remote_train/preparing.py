@@ -47,6 +47,7 @@ class Request:
     gpus: str = "1"
     processes: int | None = None
     launcher: str | None = None
+    max_restarts: int = 0
     env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         gpus=request.gpus,
         processes=request.processes,
         launcher=request.launcher,
+        max_restarts=request.max_restarts,
         env=plain_env,
         data=request.data,
         checkpoints=request.checkpoints,

@@ -180,6 +180,10 @@ def _make_run_environment(
     environment = make_environment(dict(os.environ), record["plan"], secrets)
     environment[layout.COOKIE] = record["cookie"]
     environment[layout.RUN_VARIABLE] = "%s/%d" % (record["run"], record["attempt"])
+    folder = layout.attempt_dir(record["root"], record["run"], record["attempt"])
+    environment[layout.STOP_VARIABLE] = os.path.join(folder, layout.STOP)
+    if record["plan"]["launcher"] == "python":  # torchrun gives each of its ranks one
+        environment[layout.ERROR_VARIABLE] = os.path.join(folder, layout.RANKS, layout.RANK_ERROR % 0)
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
     return environment

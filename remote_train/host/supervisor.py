@@ -12,26 +12,24 @@ import select
 import signal
 import time
 
-from remote_train.host import layout, peaks_cache, system
+from remote_train.host import layout, peaks_cache
 from remote_train.host.durable import (
     SPACE,
     drop_reserve,
     keep_reserve,
-    read_record,
     sync_folder,
     write_record,
 )
-from remote_train.host.ends import make_outcome, read_ends
+from remote_train.host.ends import count_oom_kills, make_outcome
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
+from remote_train.host.stopping import Stopping
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
 TICK_SECONDS = 0.5
-DEFAULT_GRACE = 30.0
-SWEEP_SECONDS = 10.0
 BUSY_LOAD = 0.5
 """Load per thread above which a peak measured on a CPU is kept for BUSY_SECONDS only."""
 BUSY_SECONDS = 600.0
@@ -50,12 +48,9 @@ class Supervisor:
         self.agent_python = python
         self.started = time.monotonic()
         self.child: Optional[int] = None
-        self.stop_deadline: Optional[float] = None
-        self.stop_asked: Optional[float] = None
-        self.stopped = False
-        self.terminated = False
         self.sizes: Dict[str, int] = {}
-        self.family = system.Family(os.getpid())
+        self.stopping = Stopping(folder, record["cookie"])
+        self.oom_kills = count_oom_kills()
 
     def path(self, name: str) -> str:
         """Return a path inside the attempt's folder."""
@@ -75,16 +70,16 @@ class Supervisor:
         keep_reserve(self.folder)
         try:
             self._measure()
-            self.child = None if self._asked_to_stop() else self._spawn()
+            self.child = None if self.stopping.is_asked() else self._spawn()
         except OSError as error:
             self._finish(None, "%s: %s" % (error.filename or self.plan["python"], error.strerror))
             return
         if self.child is None:
-            self.stopped = True
+            self.stopping.stopped = True
             self._finish(None, None)
             return
         self._announce_running()
-        self._finish(self._supervise(wake), None)
+        self._finish(self._supervise(wake, self.child), None)
 
     def _announce_running(self) -> None:
         self.record["child"] = self.child
@@ -107,7 +102,7 @@ class Supervisor:
         return read_fd
 
     def _note_signal(self, number: int, _frame: object) -> None:
-        self.terminated = self.terminated or number == signal.SIGTERM
+        self.stopping.terminated = self.stopping.terminated or number == signal.SIGTERM
 
     def _measure(self) -> None:
         wanted = self.plan.get("measure")
@@ -169,20 +164,19 @@ class Supervisor:
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
 
-    def _supervise(self, wake: int) -> int:
+    def _supervise(self, wake: int, child: int) -> int:
         """Wait for the launcher, noting the clock and answering stop; return its wait status."""
         while True:
             ready, _, _ = select.select([wake], [], [], TICK_SECONDS)
             if ready:
                 os.read(wake, 4096)
-            status = self._reap()
+            status = self._reap(child)
             self._note_clock()
             if status is not None:
                 return status
-            self.family.observe()
-            self._answer_stop()
+            self.stopping.look(child)
 
-    def _reap(self) -> Optional[int]:
+    def _reap(self, child: int) -> Optional[int]:
         """Collect every child that ended (orphans come to us); return the launcher's status if it did."""
         found = None
         while True:
@@ -192,28 +186,8 @@ class Supervisor:
                 return found
             if pid == 0:
                 return found
-            if pid == self.child:
+            if pid == child:
                 found = status
-
-    def _asked_to_stop(self) -> bool:
-        return self.terminated or os.path.exists(self.path(layout.STOP))
-
-    def _answer_stop(self) -> None:
-        if not self._asked_to_stop() or self.child is None:
-            return
-        now = time.monotonic()
-        request = read_record(self.path(layout.STOP)) or {}
-        deadline = now + float(request.get("grace", DEFAULT_GRACE))
-        if self.stop_deadline is None:
-            self.stop_deadline, self.stop_asked = deadline, request.get("asked")
-            self.stopped = True
-            os.kill(self.child, signal.SIGTERM)
-        elif request.get("asked") != self.stop_asked:  # asked again: it can only become shorter
-            self.stop_deadline, self.stop_asked = min(self.stop_deadline, deadline), request.get("asked")
-        elif now >= self.stop_deadline:
-            self.stop_deadline = now + SWEEP_SECONDS
-            self.family.sweep(self.record["cookie"], SWEEP_SECONDS, keep=self.child)
-            os.kill(self.child, signal.SIGKILL)
 
     def _note_clock(self) -> None:
         """Append (monotonic, wall, size of each output) while the outputs grow."""
@@ -235,21 +209,26 @@ class Supervisor:
 
     def _finish(self, status: Optional[int], start_error: Optional[str]) -> None:
         """Leave no process, make the outputs durable, and only then write the exit record."""
-        survivors = self.family.sweep(self.record["cookie"], SWEEP_SECONDS)
+        survivors = self.stopping.sweep()
         self._note_clock()
-        ends = read_ends(self.folder)
-        outcome = make_outcome(status, ends, self.plan["launcher"])
+        outcome = make_outcome(self.folder, status, self.plan["launcher"])
         outcome.update(
             run=self.record["run"],
             attempt=self.record["attempt"],
-            stopped=self.stopped,
+            stopped=self.stopping.stopped,
             start_error=start_error,
             outputs=self._sync_outputs(),
             survivors=survivors,
+            oom_kills=self._count_oom_kills(),
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
         self._write_end(outcome)
+
+    def _count_oom_kills(self) -> Optional[int]:
+        """Return how many processes the kernel killed for want of memory on this host while the attempt ran."""
+        now = count_oom_kills()
+        return None if now is None or self.oom_kills is None else now - self.oom_kills
 
     def _write_end(self, outcome: Dict[str, Any]) -> None:
         """Write the exit record into the space held back for it; where that is gone too, once there is some."""
