@@ -13,9 +13,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attach import Attached, finish_run, follow_again
+from remote_train.attach import Attached, follow_again
 from remote_train.errors import RemoteTrainError
 from remote_train.find import find
+from remote_train.finish import finish_run
 from remote_train.follow import Following, Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
@@ -119,7 +120,7 @@ class Training:
             if attached.following.session is not None:
                 attached.following.session.close()
         if outcome.state in FINAL:
-            self.run.update(state=outcome.state, exit=outcome.exit)
+            self.run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
 
     def is_complete(self) -> bool:
         """Tell whether the run is over and every byte of its output is here."""

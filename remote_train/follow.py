@@ -43,6 +43,8 @@ class Outcome:
 
     state: str
     exit: dict[str, Any] | None
+    why: str | None = None
+    """Of a run that is lost: what is known of how that came."""
 
 
 class Following:
@@ -93,7 +95,11 @@ class Following:
             mirror.write(layout.ATTEMPT, record)
             if state.get("peak"):
                 mirror.write(layout.PEAK, state["peak"])
-        self.listener.tell("state", state=state.get("state"), run=self.wish.run.id)
+        self._tell_state(state)
+
+    def _tell_state(self, facts: dict[str, Any]) -> None:
+        said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why")}
+        self.listener.tell("state", run=self.wish.run.id, **said)
 
     def run(self) -> Outcome:
         """Take what comes until the attempt has ended and everything of it is here."""
@@ -150,14 +156,18 @@ class Following:
                 mirror.write(layout.PEAK, facts["peak"])
             self.listener.tell("peak", peak=facts["peak"])
         elif event.kind == "state":
-            self.listener.tell("state", state=facts.get("state"), run=self.wish.run.id)
+            self._tell_state(facts)
+        elif event.kind in ("quiet", "restarted"):
+            self.listener.tell(event.kind, **{key: facts.get(key) for key in ("run", "seconds", "restarts")})
         elif event.kind == "ended":
             if self.unfinished:
                 raise ProtocolError(f"{self.link.host.name}: the run ended and not all of its output came")
             ended = facts.get("exit")
             if isinstance(ended, dict) and self.mirror.writing:
                 mirror.write(layout.EXIT, ended)
-            self.outcome = Outcome(str(facts.get("state")), ended if isinstance(ended, dict) else None)
+            why = facts.get("why")
+            exit_record = ended if isinstance(ended, dict) else None
+            self.outcome = Outcome(str(facts.get("state")), exit_record, str(why) if why else None)
 
     def reconnect(self, why: str) -> None:
         """Come back at the offsets reached."""

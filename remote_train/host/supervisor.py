@@ -23,7 +23,7 @@ from remote_train.host.durable import (
 from remote_train.host.ends import count_oom_kills, make_outcome
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
-from remote_train.host.stopping import Stopping
+from remote_train.host.stopping import SWEEP_SECONDS, Stopping
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -213,17 +213,26 @@ class Supervisor:
         self._note_clock()
         outcome = make_outcome(self.folder, status, self.plan["launcher"])
         outcome.update(
+            launcher=self.plan["launcher"],
             run=self.record["run"],
             attempt=self.record["attempt"],
             stopped=self.stopping.stopped,
             start_error=start_error,
             outputs=self._sync_outputs(),
             survivors=survivors,
+            gpu_held=self._await_gpus(),
             oom_kills=self._count_oom_kills(),
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
         self._write_end(outcome)
+
+    def _await_gpus(self) -> List[Dict[str, Any]]:
+        if not self.record.get("gpus"):
+            return []
+        from remote_train.host import gpu_release  # noqa: PLC0415  (ctypes and subprocess: only a CUDA run pays)
+
+        return gpu_release.await_release(self.record["gpus"], SWEEP_SECONDS)
 
     def _count_oom_kills(self) -> Optional[int]:
         """Return how many processes the kernel killed for want of memory on this host while the attempt ran."""
