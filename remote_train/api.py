@@ -72,10 +72,10 @@ class Training:
         """
         if tail is not None and not self.is_complete():
             self.catch_up()  # the last lines are the host's last lines
+        ended_before = self.run.read()["state"] in FINAL
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
-            ended_before = self.run.read()["state"] in FINAL
             finish_run(attached, outcome, pull=pull and not ended_before)
 
     def _attach(
