@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
+from remote_train.gaps import Gap, GapReader, render_gap
 from remote_train.outcome import make_verdict
 from remote_train.pull import Pull, PullWish
 from remote_train.session import Data, Event
@@ -27,6 +28,7 @@ class Attached:
         self.wish = following.wish
         self.link = following.link
         self.watch: Watch | None = None
+        self.gaps = GapReader()
         following.on_data = self._take
 
     def watch_from(self, record: dict[str, Any] | None, peak: dict[str, Any] | None) -> None:
@@ -39,7 +41,14 @@ class Attached:
             for piece in read_pieces(mirror.output("0"), end=self.following.mirror.offsets["0"]):
                 self.watch.feed("0", piece)
 
+    def tell_gaps(self, gaps: list[Gap]) -> None:
+        """Tell when the host's disk took nothing of the output."""
+        for gap in gaps:
+            self.listener.tell("warn", text=render_gap(self.link.host.name, gap))
+
     def _take(self, name: str, data: bytes) -> None:
+        if name == "clock":
+            self.tell_gaps(self.gaps.feed(data))
         if self.watch is None:
             return
         for record in self.watch.feed(name, data):
@@ -79,6 +88,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     The training's own failure outranks a pull that went wrong.
     """
     run, link, listener = attached.wish.run, attached.link, attached.listener
+    attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
     verdict = make_verdict(run.id, link.host.name, outcome)
     run.update(state=outcome.state, exit=outcome.exit)
     trouble = attached.following.mirror.failure

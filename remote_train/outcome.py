@@ -5,10 +5,23 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import RemoteTrainError, RunLost, RunStopped, StartFailed, TrainingFailed
+from remote_train.errors import (
+    HostSpace,
+    HostUnfit,
+    RemoteTrainError,
+    RunLost,
+    RunStopped,
+    StartFailed,
+    TrainingFailed,
+)
+from remote_train.gaps import render_gap_hint
 
 if TYPE_CHECKING:
     from remote_train.follow import Outcome
+
+
+_START_KINDS: dict[str, type[RemoteTrainError]] = {"host-space": HostSpace, "host-unfit": HostUnfit}
+"""What was in the way of a training that could not be started, where it was not the training itself."""
 
 
 def render_end(code: int | None, number: int | None) -> str:
@@ -32,14 +45,15 @@ def make_verdict(run: str, host: str, outcome: Outcome) -> RemoteTrainError | No
         )
     facts = {"run": run, "code": ended.get("code"), "signal": ended.get("signal")}
     if ended.get("start_error"):
-        return StartFailed(f"{run} did not start on {host}: {ended['start_error']}", **facts)
+        kind = _START_KINDS.get(str(ended.get("start_kind")), StartFailed)
+        return kind(f"{run} did not start on {host}: {ended['start_error']}", **facts)
     if ended.get("stopped"):
         return RunStopped(f"{run} was stopped", **facts)
     if ended.get("code") == 0:
         return None
     return TrainingFailed(
         f"the training {render_end(ended.get('code'), ended.get('signal'))}{_rank(ended)}",
-        hint=f"the whole output: `remote-train logs {_rank_option(ended)}{run}`",
+        hint=f"the whole output: `remote-train logs {_rank_option(ended)}{run}`{render_gap_hint(ended)}",
         rank=(ended.get("first_failure") or {}).get("rank"),
         **facts,
     )
