@@ -90,8 +90,12 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     run, link, listener = attached.wish.run, attached.link, attached.listener
     attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
     verdict = make_verdict(run.id, link.host.name, outcome)
-    run.update(state=outcome.state, exit=outcome.exit)
-    trouble = attached.following.mirror.failure
+    mirror = attached.following.mirror
+    try:
+        run.update(state=outcome.state, exit=outcome.exit)
+    except LocalSpace as error:
+        mirror.fail(error)
+    trouble = mirror.make_failure(run.id)
     session = attached.following.session
     try:
         if isinstance(verdict, TrainingFailed) and session is not None:
@@ -108,10 +112,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     if verdict is not None:
         raise verdict
     if trouble is not None:
-        raise LocalSpace(
-            f"the mirror in {run.folder} is incomplete: {trouble.strerror}",
-            hint=f"free space, then `remote-train logs {run.id}` completes it",
-        )
+        raise trouble
 
 
 def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:

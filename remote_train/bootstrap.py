@@ -144,9 +144,7 @@ def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
     return None
 
 
-def make_unfit(
-    host: str, noise: bytes, stderr: bytes, word: str | None = None
-) -> HostUnfit | HostSpace:
+def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit | HostSpace:
     """Return the error for a host that did not bring our agent up, in its own words."""
     if word is not None and word.startswith("FAIL disk "):
         hint = "free space there; our program and its runs live in ~/.local/state/remote-train"

@@ -85,7 +85,11 @@ def _clock_time(wall: float) -> str:
 
 def _render_places(begin: dict[str, Any]) -> str:
     sizes = begin.get("sizes")
-    known = [(rank, size) for rank, size in sizes.items() if isinstance(size, int)] if isinstance(sizes, dict) else []
+    known = (
+        [(rank, size) for rank, size in sizes.items() if isinstance(size, int)]
+        if isinstance(sizes, dict)
+        else []
+    )
     places = [f"byte {size:,} of rank {rank[:20]}" for rank, size in known[:8] if isinstance(rank, str)]
     return ", ".join(places) or "its first byte"
 

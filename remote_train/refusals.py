@@ -50,5 +50,6 @@ def make_refusal(host: str, error: object) -> Exception:
 def make_fatal(host: str, event: dict[str, Any]) -> errors.RemoteTrainError:
     """Return the error for an agent's last word: its disk or a limit of its login, else the protocol."""
     refusal = make_refusal(host, event)
-    known = isinstance(refusal, (errors.HostSpace, errors.HostUnfit))
-    return refusal if known else errors.ProtocolError(f"{host}: {event.get('message')}"[:2000])
+    if isinstance(refusal, (errors.HostSpace, errors.HostUnfit)):
+        return refusal
+    return errors.ProtocolError(f"{host}: {event.get('message')}"[:2000])

@@ -128,23 +128,24 @@ def _fill(path: str, size: int) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        _drop(path)
+        drop(path)
         raise name_place(error, path, size) from None
 
 
 def drop_large_reserve(folder: str) -> None:
     """Give back the space held for the training's own words."""
-    _drop(os.path.join(folder, layout.LARGE_RESERVE))
+    drop(os.path.join(folder, layout.LARGE_RESERVE))
 
 
 def drop_reserve(folder: str) -> None:
     """Give back all the space that was held."""
     drop_large_reserve(folder)
-    _drop(os.path.join(folder, layout.RESERVE))
+    drop(os.path.join(folder, layout.RESERVE))
 
 
-def _drop(path: str) -> None:
+def drop(path: str) -> None:
+    """Remove a file, if it is there and the disk lets it go."""
     try:
         os.unlink(path)
-    except OSError:  # not there, or on a disk that lets nothing go
+    except OSError:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from remote_train.host.disk import name_place
+from remote_train.host.disk import drop, name_place
 from remote_train.host.layout import FORMAT
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -40,10 +40,7 @@ def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
         if sync:
             sync_folder(os.path.dirname(path))
     except OSError as error:
-        try:
-            os.unlink(temporary)
-        except OSError:  # it never came to be, or was renamed already
-            pass
+        drop(temporary)
         raise name_place(error, path, len(data)) from None
 
 

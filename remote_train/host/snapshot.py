@@ -84,7 +84,7 @@ def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], No
     workers: List[Tuple[int, int]] = []
     try:
         for start in range(share, len(rows), share):
-            workers.append(_fork_worker(root, rows[start : start + share], target))
+            workers += [_fork_worker(root, rows[start : start + share], target)]
         _write_rows(root, rows[:share], target, progress)
     finally:
         problems = [_await_worker(worker, progress) for worker in workers]

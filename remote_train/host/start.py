@@ -88,10 +88,7 @@ def _take_back(folder: str) -> None:
     shutil.rmtree(os.path.join(folder, layout.CODE), ignore_errors=True)
     disk.drop_reserve(folder)
     for name in (layout.CLAIM, layout.SUPERVISOR_LOG):
-        try:
-            os.unlink(os.path.join(folder, name))
-        except OSError:  # not there, or on a disk that lets nothing go
-            continue
+        disk.drop(os.path.join(folder, name))
 
 
 def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
@@ -276,12 +273,18 @@ def _announce_supervisor(
     except OSError as error:
         _tell_error(keep[1], error, folder)
         raise
-    try:
-        os.write(keep[1], b"ok")
-    except BrokenPipeError:
-        pass  # the agent has died meanwhile; whoever asks again with the token finds the attempt started
-    os.close(keep[1])
+    _tell_started(keep[1])
     return supervisor
+
+
+def _tell_started(fd: int) -> None:
+    """Tell the agent; if it has died meanwhile, whoever asks again with the token finds the attempt started."""
+    try:
+        os.write(fd, b"ok")
+    except BrokenPipeError:
+        return
+    finally:
+        os.close(fd)
 
 
 def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:

@@ -9,7 +9,7 @@ import os
 import zlib
 
 from remote_train.host import layout
-from remote_train.host.disk import name_place
+from remote_train.host.disk import drop, name_place
 from remote_train.host.durable import write_whole
 from remote_train.host.manifest_format import ManifestError, apply_delta, check_rows, make_package_id
 
@@ -158,10 +158,7 @@ class BatchWriter:
                 file.close()
         except OSError:  # its last bytes found no space: they are not wanted any more
             pass
-        try:
-            os.unlink(self._temporary)
-        except OSError:  # none was being written, or the disk lets nothing go
-            return
+        drop(self._temporary)
 
 
 wire_limit = 4 << 20

@@ -6,7 +6,6 @@ anybody is told. It never touches the training's output: that goes straight to r
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
