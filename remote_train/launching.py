@@ -24,7 +24,7 @@ from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
-from remote_train.ship import FactsChanged, Shipment, make_start_message
+from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
@@ -137,11 +137,15 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
             link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
 
     state: dict[str, Any] | None = None
+    asked = prepared.request.name is None  # an id that we made is free
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
         shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
+            if not asked:
+                refuse_taken_name(session, run.id)
+                asked = True  # from here on a run of this name may be ours
             state = shipment.start(base, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
         except FactsChanged:

@@ -23,7 +23,7 @@ from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
-from remote_train.records import read_json, remember_json
+from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
     from remote_train.config.families import Family
@@ -75,6 +75,8 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
     check_name(request.name)
     place = find_project(request.cwd, Path.home())
+    if request.name is not None:
+        check_name_free(place.root / "runs", request.name)
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
     links, local = make_route(request, place.root, ask)

@@ -175,15 +175,31 @@ class Attempt:
         (self.folder / layout.RANKS).mkdir(parents=True, exist_ok=True)
 
 
+def find_namesake(home: Path, run_id: str) -> Path | None:
+    """Return the folder of the run that has this id, under `home` or wherever this laptop knows one; None: it is free."""
+    entry = client_root() / "index" / run_id
+    known = Path(entry.read_text()) if entry.exists() else home / run_id
+    return next((folder for folder in (home / run_id, known) if (folder / "run.json").exists()), None)
+
+
+def check_name_free(home: Path, run_id: str) -> None:
+    """Raise NameTaken when a run has this id already: two runs of one name could not be told apart afterwards."""
+    taken = find_namesake(home, run_id)
+    if taken is not None:
+        hint = f"`remote-train show {run_id}` shows it; choose another --name, or leave it out"
+        raise NameTaken(f"there is a run named {run_id} in {taken.parent}", hint=hint)
+
+
 def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
     """Make the folder of a new run under `home` and its first record; raise NameTaken, LocalSpace."""
     folder = home / run_id
+    check_name_free(home, run_id)
     try:
         home.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
     except FileExistsError:
-        hint = f"`remote-train show {run_id}` shows it; choose another --name, or leave it out"
-        raise NameTaken(f"there is a run named {run_id} in {home}", hint=hint) from None
+        hint = "another command is starting it, or the folder is not one of ours; choose another --name"
+        raise NameTaken(f"there is a folder named {run_id} in {home}", hint=hint) from None
     except OSError as error:
         raise make_local_space(folder, error) from error
     run = Run(run_id, folder)

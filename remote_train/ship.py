@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import PackageError, ProtocolError, RunLost, VerificationFailed
+from remote_train.errors import NameTaken, PackageError, ProtocolError, RunLost, VerificationFailed
 from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -160,6 +160,18 @@ def make_batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], bool]]:
         size += row[3]
     if batch:
         yield batch, True
+
+
+def refuse_taken_name(session: Session, run: str) -> None:
+    """Raise NameTaken when the host has a run of this name: asked before anything of the package travels.
+
+    Of two laptops that ask at once both may hear that it is free; the claim then lets one start.
+    """
+    if session.request("state", run=run).get("state") != "unknown":
+        raise NameTaken(
+            f"{session.host}: there is a run named {run} on this host",
+            hint="choose another --name, or leave it out",
+        )
 
 
 def make_start_message(
