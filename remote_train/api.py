@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attach import Attached, follow_again
-from remote_train.errors import RemoteTrainError
+from remote_train.errors import LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
 from remote_train.follow import Following, Wish
@@ -119,6 +119,9 @@ class Training:
             outcome = attached.run()
             if attached.following.session is not None:
                 attached.following.session.close()
+        trouble = attached.following.mirror.make_failure(self.id)
+        if trouble is not None:
+            raise trouble
         if outcome.state in FINAL:
             self.run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
 
@@ -165,7 +168,11 @@ class Training:
             state = stop_run(session, self.run, self.attempt, grace, listener or Silent())
         finally:
             session.close()
-        return keep_state(self.run, state)
+        try:
+            return keep_state(self.run, state)
+        except LocalSpace as error:  # it is stopped all the same, and its host knows it
+            (listener or Silent()).tell("warn", text=error.message, hint=error.hint)
+            return {**self.run.read(), "state": state["state"], "exit": state.get("exit")}
 
     def wait(self, listener: Listener | None = None) -> int:
         """Follow the run silently to its end and return the exit code `remote-train run` would end with."""

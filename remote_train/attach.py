@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remote_train.gaps import Gap, GapReader, render_gap
 from remote_train.watch import Watch, make_watch, read_pieces
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class Attached:
         self.wish = following.wish
         self.link = following.link
         self.watch: Watch | None = None
+        self.gaps = GapReader()
         following.on_data = self._take
 
     def watch_from(self, record: dict[str, Any] | None, peak: dict[str, Any] | None) -> None:
@@ -32,7 +34,14 @@ class Attached:
             for piece in read_pieces(mirror.output("0"), end=self.following.mirror.offsets["0"]):
                 self.watch.feed("0", piece)
 
+    def tell_gaps(self, gaps: list[Gap]) -> None:
+        """Tell when the host's disk took nothing of the output."""
+        for gap in gaps:
+            self.listener.tell("warn", text=render_gap(self.link.host.name, gap))
+
     def _take(self, name: str, data: bytes) -> None:
+        if name == "clock":
+            self.tell_gaps(self.gaps.feed(data))
         if self.watch is None:
             return
         for record in self.watch.feed(name, data):

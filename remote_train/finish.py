@@ -25,8 +25,13 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     The training's own failure outranks a pull that went wrong.
     """
     run, link, listener = attached.wish.run, attached.link, attached.listener
-    run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
-    mirror_failure = attached.following.mirror.failure
+    attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
+    mirror = attached.following.mirror
+    try:
+        run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
+    except LocalSpace as error:
+        mirror.fail(error)
+    mirror_failure = mirror.make_failure(run.id)
     session = attached.following.session
     trouble: RemoteTrainError | ConnectionLost | None = None
     checkpoints: list[str] = []
@@ -52,10 +57,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     if verdict is not None:
         raise verdict
     if mirror_failure is not None:
-        raise LocalSpace(
-            f"the mirror in {run.folder} is incomplete: {mirror_failure.strerror}",
-            hint=f"free space, then `remote-train logs {run.id}` completes it",
-        )
+        raise mirror_failure
 
 
 def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:

@@ -85,16 +85,26 @@ class Following:
 
     def begin(self, session: Session) -> None:
         """Ask a session for everything from here on."""
-        self.note_state(session.request("follow", **self.make_request(session)))
+        state = session.request("follow", **self.make_request(session))
+        self._note_short(state.get("short"))
+        self.note_state(state)
+
+    def _note_short(self, short: object) -> None:
+        """Tell what a host that went down has lost although it was sent before; the mirrors keep it."""
+        for name, size in short.items() if isinstance(short, dict) else ():
+            lost = self.mirror.keep_lost(str(name), size) if isinstance(size, int) else None
+            if lost is not None:
+                where = self.link.host.name
+                hint = f"they are in {self.mirror.attempt.folder}"
+                self.listener.tell("warn", text=f"{where} lost {lost} when it went down", hint=hint)
 
     def note_state(self, state: dict[str, Any]) -> None:
         """Keep the host's record of the attempt."""
         record = state.get("attempt")
-        if record and self.mirror.writing:
-            mirror = self.wish.run.attempt(self.wish.attempt)
-            mirror.write(layout.ATTEMPT, record)
+        if record:
+            self.mirror.keep(layout.ATTEMPT, record)
             if state.get("peak"):
-                mirror.write(layout.PEAK, state["peak"])
+                self.mirror.keep(layout.PEAK, state["peak"])
         self._tell_state(state)
 
     def _tell_state(self, facts: dict[str, Any]) -> None:
@@ -150,10 +160,8 @@ class Following:
         facts = event.facts
         if facts.get("run") != self.wish.run.id or facts.get("attempt") != self.wish.attempt:
             return
-        mirror = self.wish.run.attempt(self.wish.attempt)
         if event.kind == "peak" and isinstance(facts.get("peak"), dict):
-            if self.mirror.writing:
-                mirror.write(layout.PEAK, facts["peak"])
+            self.mirror.keep(layout.PEAK, facts["peak"])
             self.listener.tell("peak", peak=facts["peak"])
         elif event.kind == "state":
             self._tell_state(facts)
@@ -163,8 +171,8 @@ class Following:
             if self.unfinished:
                 raise ProtocolError(f"{self.link.host.name}: the run ended and not all of its output came")
             ended = facts.get("exit")
-            if isinstance(ended, dict) and self.mirror.writing:
-                mirror.write(layout.EXIT, ended)
+            if isinstance(ended, dict):
+                self.mirror.keep(layout.EXIT, ended)
             why = facts.get("why")
             exit_record = ended if isinstance(ended, dict) else None
             self.outcome = Outcome(str(facts.get("state")), exit_record, str(why) if why else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from remote_train.errors import (
     ConnectionLost,
     HostKeyRefused,
     HostUnfit,
+    LocalSpace,
     LoginRefused,
     NameTaken,
     ProtocolError,
@@ -80,17 +82,21 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     except BaseException as error:
         _note_unstarted(run, reached.link.host.name, error, listener)
         raise
-    run.update(state="running")
+    try:
+        run.update(state="running")
+    except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
+        following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
     return Started(run, prepared, following, state)
 
 
 def _note_unstarted(run: Run, host: str, error: BaseException, listener: Listener) -> None:
     """Record that a run was not started, or that only its host knows."""
-    if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
-        run.update(state="not started")
+    certain = isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS)
+    with contextlib.suppress(LocalSpace):  # the error that is on its way says more
+        run.update(state="not started" if certain else "unknown")
+    if certain:
         return
-    run.update(state="unknown")
     hint = f"`remote-train show {run.id}` asks there"
     listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
 

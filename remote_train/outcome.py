@@ -6,10 +6,23 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import RemoteTrainError, RunLost, RunStopped, StartFailed, TrainingFailed
+from remote_train.errors import (
+    HostSpace,
+    HostUnfit,
+    RemoteTrainError,
+    RunLost,
+    RunStopped,
+    StartFailed,
+    TrainingFailed,
+)
+from remote_train.gaps import render_gap_hint
 
 if TYPE_CHECKING:
     from remote_train.follow import Outcome
+
+
+_START_KINDS: dict[str, type[RemoteTrainError]] = {"host-space": HostSpace, "host-unfit": HostUnfit}
+"""What was in the way of a training that could not be started, where it was not the training itself."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,8 @@ def make_verdict(
         )
     facts = {"run": run, "code": ended.get("code"), "signal": ended.get("signal")}
     if ended.get("start_error"):
-        return StartFailed(f"{run} did not start on {host}: {ended['start_error']}", **facts)
+        kind = _START_KINDS.get(str(ended.get("start_kind")), StartFailed)
+        return kind(f"{run} did not start on {host}: {ended['start_error']}", **facts)
     if ended.get("stopped"):
         return RunStopped(_join(f"{run} was stopped", line), **facts)
     if ended.get("code") == 0:
@@ -77,7 +91,7 @@ def make_verdict(
     first = ended.get("first_failure") or {}
     return TrainingFailed(
         _join(_render_failure(ended), line),
-        hint=f"the whole output: `remote-train logs {_rank_option(first)}{run}`",
+        hint=f"the whole output: `remote-train logs {_rank_option(first)}{run}`{render_gap_hint(ended)}",
         rank=first.get("rank"),
         error_file=first.get("error_file"),
         **facts,

@@ -23,7 +23,7 @@ from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
-from remote_train.records import check_name_free, read_json, write_json
+from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
     from remote_train.config.families import Family
@@ -168,7 +168,7 @@ def tell_package(root: Path, package: Package, listener: Listener) -> None:
     path = told_path(root)
     told = read_json(path).get("notices", [])
     if notices != told:
-        write_json(path, {"notices": notices})
+        remember_json(path, {"notices": notices})
     facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
     listener.tell("package", notices=[text for text in notices if text not in told], **facts)
 

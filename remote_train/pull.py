@@ -5,6 +5,7 @@ A file here is only ever replaced when its hash is the one an earlier pull of th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, ProtocolError, PullIncomplete, VerificationFailed
+from remote_train.host.disk import FAILING
 from remote_train.host.durable import sync_folder
 from remote_train.host.files import CHECKPOINTS
 from remote_train.mirror import hash_file
 from remote_train.reconnect import Patience, reconnect
-from remote_train.records import read_json, write_json
+from remote_train.records import choose_hint, read_json, write_json
 from remote_train.refusals import NoSuchFile, SourceChanged
 from remote_train.session import Data, End, Session
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from remote_train.records import Run
 
 TRIES = 3
-SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_FILES = 100_000
 
 Row = dict[str, Any]
@@ -119,10 +120,10 @@ class Pull:
     def _check_space(self, target: Path, rows: Sequence[Row]) -> None:
         try:
             target.mkdir(parents=True, exist_ok=True)
+            need = sum(row["size"] for row in rows if not self._is_here(row, target / row["path"]))
+            free = shutil.disk_usage(target).free
         except OSError as error:
             raise make_local_error(target, error) from error
-        need = sum(row["size"] for row in rows if not self._is_here(row, target / row["path"]))
-        free = shutil.disk_usage(target).free
         if need > free:
             raise LocalSpace(
                 f"{need:,} bytes are to come, and {target} has {free:,} free",
@@ -137,21 +138,29 @@ class Pull:
         here = (status.st_size, status.st_mtime_ns) == (entry["size"], entry["here_mtime_ns"])
         return here and (row["size"], row["mtime_ns"]) == (entry["size"], entry["mtime_ns"])
 
-    def _may_replace(self, place: Path) -> bool:
+    def _may_replace(self, place: Path, held: str | None) -> bool:
+        """Tell whether nothing is there, or what a pull put there: the last, or the one it did not come to replace."""
         entry = self._ledger.get(str(place))
-        return not place.exists() or (entry is not None and hash_file(place) == entry["sha256"])
+        return held is None or (entry is not None and held in (entry["sha256"], entry.get("before")))
 
     def _bring_one(self, row: Row, place: Path, wish: PullWish) -> bool:
-        """Return False when the file would not hold still."""
+        """Return False when the file would not hold still; raise what a user is told when this machine does not take it."""
+        try:
+            return self._try_one(row, place, wish)
+        except OSError as error:
+            raise make_local_error(place, error) from error
+
+    def _try_one(self, row: Row, place: Path, wish: PullWish) -> bool:
         if self._is_here(row, place):
             self.result.unchanged.append(place)
             return True
-        if not self._may_replace(place):
+        held = hash_file(place) if place.exists() else None
+        if not self._may_replace(place, held):
             self.result.kept.append(str(place))
             return True
         for _ in range(TRIES):
             try:
-                self._fetch(row, place, wish)
+                self._fetch(row, place, wish, held)
             except SourceChanged:
                 continue
             except NoSuchFile:
@@ -161,27 +170,29 @@ class Pull:
             return True
         return False
 
-    def _fetch(self, row: Row, place: Path, wish: PullWish) -> None:
+    def _fetch(self, row: Row, place: Path, wish: PullWish, held: str | None) -> None:
         partial = place.with_name(f".{place.name}.remote-train-partial")
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                source = self._receive(row, partial, wish)
-                partial.replace(place)
-            finally:
+            source = self._receive(row, partial, wish)
+            here = {"here_mtime_ns": partial.stat().st_mtime_ns, "before": held}
+            self._note(place, {**source, **here})
+            partial.replace(place)
+        finally:
+            with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            sync_folder(str(place.parent))
-            self._note(place, source)
-        except OSError as error:
-            raise make_local_error(place, error) from error
-        self.listener.tell("pulled", path=str(place), size=source["size"], sha256=source["sha256"])
-
-    def _note(self, place: Path, source: Row) -> None:
-        entry = {**source, "here_mtime_ns": place.stat().st_mtime_ns}
-        self._ledger[str(place)] = entry
-        write_json(self._ledger_path, self._ledger)
+        sync_folder(str(place.parent))
         self.result.files.append(place)
         self.result.bytes += source["size"]
+        self.listener.tell("pulled", path=str(place), size=source["size"], sha256=source["sha256"])
+
+    def _note(self, place: Path, entry: Row) -> None:
+        """Say in the ledger what will stand there, and what stood there: killed on either side of the rename, both are ours.
+
+        Written after the rename instead, a death between the two left a file that no later pull would touch.
+        """
+        self._ledger[str(place)] = entry
+        write_json(self._ledger_path, self._ledger, sync=True)
 
     def _receive(self, row: Row, partial: Path, wish: PullWish) -> Row:
         """Write the file's bytes to `partial`, across lost connections, and return what was verified."""
@@ -247,9 +258,10 @@ def _is_name(part: str) -> bool:
 
 def make_local_error(place: Path, error: OSError) -> LocalSpace | PullIncomplete:
     """Return what a user is told when this machine would not take a file."""
-    if error.errno in SPACE:
-        return LocalSpace(f"{place}: {error.strerror}", hint="free space and pull again")
-    return PullIncomplete(f"{place}: {error.strerror}", hint="pull to another folder with --to")
+    words = f"{place}: {error.strerror or error}"
+    if error.errno in (*FAILING, errno.EFBIG, errno.EMFILE, errno.ENFILE):
+        return LocalSpace(words, hint=choose_hint(error), path=str(place))
+    return PullIncomplete(words, hint="pull to another folder with --to")
 
 
 def choose_latest(rows: Sequence[Row]) -> list[Row]:

@@ -45,3 +45,11 @@ def make_refusal(host: str, error: object) -> Exception:
         return _ANSWERED[kind](f"{host}: {message}")
     known = _KINDS.get(kind, errors.ProtocolError)
     return known(f"{host}: {message}", hint=_HINTS.get(kind), host=host)
+
+
+def make_fatal(host: str, event: dict[str, Any]) -> errors.RemoteTrainError:
+    """Return the error for an agent's last word: its disk or a limit of its login, else the protocol."""
+    refusal = make_refusal(host, event)
+    if isinstance(refusal, (errors.HostSpace, errors.HostUnfit)):
+        return refusal
+    return errors.ProtocolError(f"{host}: {event.get('message')}"[:2000])

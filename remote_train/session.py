@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfit, parse_verdict
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import wire
-from remote_train.refusals import make_refusal
+from remote_train.refusals import make_fatal, make_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -210,7 +210,7 @@ class Session:
             if isinstance(message.get("id"), int):
                 self._replies[message["id"]] = message
             elif message.get("event") == "fatal":
-                raise ProtocolError(f"{self.host}: {message.get('message')}")
+                raise make_fatal(self.host, message)
             else:
                 self._items.append(Event(str(message.get("event")), message))
 

@@ -34,7 +34,9 @@ class Follower:
         self.restarts = 0
         self.peak_sent = False
         self.over: Optional[Dict[str, Any]] = None
+        self.names: List[str] = []
         for item in request["outputs"]:
+            self.names.append(str(item["name"]))
             self.tails.append(Tail(int(item["stream"]), self._path(item["name"]), int(item["offset"])))
 
     def _path(self, name: str) -> str:
@@ -46,13 +48,10 @@ class Follower:
 
     def begin(self) -> Dict[str, Any]:
         """Check the offsets, attach the outputs, and return the attempt's state."""
-        for tail in self.tails:
-            size = os.stat(tail.path).st_size if os.path.exists(tail.path) else 0
-            if not 0 <= tail.offset <= size:
-                raise ValueError("offset %d of %s: it has %d bytes" % (tail.offset, tail.path, size))
         state = attempt.read_state(self.folder)
         if state["state"] == "unknown":
             raise Refusal("run-lost", "there is no run named %s any more" % self.run)
+        state["short"] = self._find_short(state["state"])
         self.connection.watch_path(self.folder)
         self.connection.watch_path(os.path.join(self.folder, layout.RANKS))
         for tail in self.tails:
@@ -60,6 +59,23 @@ class Follower:
         self.connection.watchers.append(self)
         self._note(state)
         return state
+
+    def _find_short(self, state: str) -> Dict[str, int]:
+        """Return the size of each output that has fewer bytes than the laptop holds: a power cut took the others.
+
+        Only a run that is lost has such; an output that was cut while its run goes on or after its end is refused.
+        """
+        short = {}
+        for name, tail in zip(self.names, self.tails):
+            size = os.stat(tail.path).st_size if os.path.exists(tail.path) else 0
+            if tail.offset < 0:
+                raise ValueError("a negative offset")
+            if tail.offset > size and state != "lost":
+                words = "%s has %d bytes, and %d of it were sent: somebody has cut it"
+                raise Refusal("verification-failed", words % (tail.path, size, tail.offset))
+            if tail.offset > size:
+                short[name] = tail.offset = size
+        return short
 
     def has_ended(self) -> bool:
         """Tell cheaply whether the end was written and not noticed yet."""

@@ -20,7 +20,15 @@ from remote_train.host import layout
 from remote_train.memory import consent_path, host_memory
 from remote_train.outcome import make_verdict, render_end
 from remote_train.reconnect import Patience, choose_pause, reconnect
-from remote_train.records import client_root, create_run, drop_run, find_run, list_runs, make_run_id
+from remote_train.records import (
+    client_root,
+    create_run,
+    drop_run,
+    find_run,
+    list_runs,
+    make_run_id,
+    remember_json,
+)
 from remote_train.refusals import NoSuchFile, SourceChanged, make_refusal
 from tests.core.cutting_link import CuttingLink, Ears
 
@@ -340,4 +348,5 @@ def test_a_refusal_that_is_junk_is_a_protocol_error(junk: object) -> None:
 
 
 def test_the_state_of_this_laptop_is_closed_to_others() -> None:
+    remember_json(client_root() / "told" / "x.json", {})
     assert os.stat(client_root()).st_mode & 0o077 == 0  # noqa: PTH116  (as the system says it)
