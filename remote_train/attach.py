@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from remote_train.session import Session
 
 TAIL_LINES = 20
+TAIL_SECONDS = 30.0
 
 
 class Attached:
@@ -145,7 +147,8 @@ def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
     outputs = [{"stream": stream, "name": name, "offset": offset}]
     session.request("follow", outputs=outputs, wait=False, **facts)
     held = b""
-    while True:
+    deadline = time.monotonic() + TAIL_SECONDS
+    while time.monotonic() < deadline:
         item = session.next_item(10.0)
         if item is None or isinstance(item, Event):
             break
