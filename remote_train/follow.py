@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, ProtocolError
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
 from remote_train.mirror import Mirror
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.session import Data, End, Event, Item, Session
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Following:
         self.session: Session | None = None
         self.unfinished: set[str] = set()
         self.outcome: Outcome | None = None
+        self._losses = Losses()
 
     def change_outputs(self, names: list[str]) -> None:
         """Follow other outputs than was thought, before anything has come."""
@@ -84,8 +85,12 @@ class Following:
         }
 
     def begin(self, session: Session) -> None:
-        """Ask a session for everything from here on."""
-        state = session.request("follow", **self.make_request(session))
+        """Ask a session for everything from here on; one that cannot give it is closed."""
+        try:
+            state = session.request("follow", **self.make_request(session))
+        except (RemoteTrainError, ConnectionLost):
+            session.close()
+            raise
         self._note_short(state.get("short"))
         self.note_state(state)
 
@@ -120,8 +125,16 @@ class Following:
                 except ConnectionLost as error:
                     self.reconnect(str(error))
             return self.outcome
+        except RemoteTrainError:
+            self.close()
+            raise
         finally:
             self.mirror.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.session is not None:
+            self.session.close()
 
     def _take_until_end(self) -> None:
         if self.session is None:
@@ -139,6 +152,7 @@ class Following:
         if name is None:
             return
         if isinstance(item, Data):
+            self._losses.note_progress()
             self.mirror.write(name, item.payload)
             if name.isdigit() and int(name) in self.wish.shown:
                 self.listener.output(int(name), item.payload)
@@ -179,7 +193,6 @@ class Following:
 
     def reconnect(self, why: str) -> None:
         """Come back at the offsets reached."""
-        if self.session is not None:
-            self.session.close()
-        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener)
+        self.close()
+        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener, self._losses)
         reconnect(self.link, why, patience, self.begin)
