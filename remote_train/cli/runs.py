@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import TYPE_CHECKING, Annotated
@@ -131,7 +132,10 @@ def show(run: RunArgument = None, hosts_file: HostsFile = None, json: Json = Fal
 def stop(
     run: RunArgument = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="Time to end by itself after TERM.")
+        float,
+        typer.Option(
+            "--grace", metavar="SECONDS", min=0, max=86_400, help="Time to end by itself after TERM."
+        ),
     ] = 30.0,
     hosts_file: HostsFile = None,
     json: Json = False,
@@ -139,6 +143,8 @@ def stop(
     """Stop a run: TERM, a grace, then everything of it is killed."""
     from remote_train.api import find_training
 
+    if math.isnan(grace):
+        raise typer.BadParameter("nan is no time", param_hint="--grace")
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
     with make_screen() as screen:
