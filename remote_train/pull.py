@@ -112,12 +112,12 @@ class Pull:
             try:
                 return self.list_files(wish)
             except ConnectionLost as error:
-                self._reconnect(str(error), wish)
+                self._reconnect(error, wish)
 
-    def _reconnect(self, why: str, wish: PullWish) -> None:
+    def _reconnect(self, loss: ConnectionLost, wish: PullWish) -> None:
         self.session.close()
         patience = Patience(self.run.id, wish.give_up, self.listener, self._losses)
-        self.session = reconnect(self.link, why, patience, lambda _session: None)
+        self.session = reconnect(self.link, loss, patience, lambda _session: None)
 
     def list_files(self, wish: PullWish) -> list[Row]:
         """Return the rows to bring, checked: the host does not choose where anything lands, nor what."""
@@ -235,7 +235,7 @@ class Pull:
                     stream, source = self._ask(row, file.tell(), source)
                     summary = self._take(_Due(stream, row["path"], source["size"]), file, digest)
                 except ConnectionLost as error:
-                    self._reconnect(str(error), wish)
+                    self._reconnect(error, wish)
             length = file.tell()
             file.flush()
             os.fsync(file.fileno())

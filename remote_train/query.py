@@ -52,9 +52,12 @@ def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict
         record = run.read()
         if record["state"] not in FINAL:
             waiting.setdefault(record["host"], []).append(run)
-    with ThreadPoolExecutor(max(1, min(8, len(waiting)))) as pool:
+    pool = ThreadPoolExecutor(max(1, min(8, len(waiting))))
+    try:
         for found in pool.map(lambda group: _refresh_group(group, link_of), waiting.values()):
             troubles.update(found)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for a host that is silent
     return troubles
 
 

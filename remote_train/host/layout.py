@@ -3,6 +3,7 @@
 agents/HASH/            our own program, by the hash of its source
 blobs/ab/cdef…          file contents, by SHA-256
 packages/ID.json        manifests, by their own hash
+agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 AGENTS = "agents"
+AGENT_LOG = "agent.log"
 BLOBS = "blobs"
 PACKAGES = "packages"
 PEAKS = "peaks"

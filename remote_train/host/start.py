@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import sys
 import time
 
@@ -29,6 +30,9 @@ OTHER_STARTER_SECONDS = 300.0
 """How long to wait for an agent that holds the lock and writes the snapshot; it may be a large one."""
 
 
+BREATH_SECONDS = 1.0
+
+
 class Refusal(Exception):
     """A request that cannot be carried out; `kind` names the error on the laptop's side."""
 
@@ -42,7 +46,8 @@ class Refusal(Exception):
 def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> Dict[str, Any]:
     """Start the attempt that the request describes, or return the state it is in already.
 
-    Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then.
+    Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then. `progress` is called
+    now and then, and may raise: before the supervisor is forked that abandons the start, which can be asked for again.
     """
     run, attempt, plan = request["run"], request["attempt"], request["plan"]
     if not layout.is_run_id(run) or not isinstance(attempt, int) or attempt < 1:
@@ -66,7 +71,8 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
         _write_code(root, folder, plan, rows, progress)
         record = _make_record(root, request, gpus)
         environment = _make_run_environment(record, gpus, request.get("secrets", {}))
-        _fork_supervisor(folder, record, environment, lock)
+        progress()  # the last look: whoever asked and went, and asks no more, gets no training
+        _fork_supervisor(folder, record, environment, lock, progress)
     except (OSError, Refusal):
         _take_back(folder)
         raise
@@ -161,9 +167,7 @@ def _write_code(
 ) -> None:
     code = os.path.join(folder, layout.CODE)
     if os.path.exists(code):
-        import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
-
-        shutil.rmtree(code)  # left by an agent that died while it wrote it
+        _remove_folder(code, progress)  # left by an agent that died while it wrote it
     snapshot.write_snapshot(root, rows, code, progress)
     links = {place: os.path.expanduser(source) for place, source in plan.get("links", {}).items()}
     for place in plan.get("persist", []):
@@ -172,6 +176,18 @@ def _write_code(
         links[place] = source
     snapshot.link_folders(code, links)
     os.makedirs(os.path.join(folder, layout.RANKS), 0o700, exist_ok=True)
+
+
+def _remove_folder(path: str, progress: Callable[[], None]) -> None:
+    """Remove a folder that may be large; what cannot be removed is found by who writes there next."""
+    import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
+    import threading  # noqa: PLC0415  (as above)
+
+    removing = threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True)
+    removing.start()
+    while removing.is_alive():
+        removing.join(BREATH_SECONDS)
+        progress()
 
 
 def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -205,7 +221,13 @@ def _make_run_environment(
     return environment
 
 
-def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str, str], lock: int) -> None:
+def _fork_supervisor(
+    folder: str,
+    record: Dict[str, Any],
+    environment: Dict[str, str],
+    lock: int,
+    progress: Callable[[], None],
+) -> None:
     """Fork twice; return once the supervisor's attempt.json is written, raise OSError or Refusal if it never is."""
     read_fd, write_fd = os.pipe()
     try:
@@ -216,6 +238,8 @@ def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str,
         finally:
             os.close(write_fd)
         os.waitpid(child, 0)
+        while not select.select([read_fd], [], [], BREATH_SECONDS)[0]:
+            progress()
         word = os.read(read_fd, 4096)
     finally:
         os.close(read_fd)
