@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from remote_train.listener import Listener
     from remote_train.show.screen import Screen
 
+CLEANING_SECONDS = 1.0
+"""How long a detached launch stays for the host to hear what it may remove."""
 BARE = "\0--"
 
 
@@ -167,6 +169,7 @@ def run(
         started = start(request, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
+            started.cleaning.wait(CLEANING_SECONDS)
             return
         from remote_train.api import training_of
 

@@ -6,6 +6,9 @@ packages/ID.json        manifests, by their own hash
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+trash/                  what was taken away and is being removed
+usage.json              what all of it takes, as counted last
+gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ PACKAGES = "packages"
 PEAKS = "peaks"
 PERSIST = "persist"
 RUNS = "runs"
+TRASH = "trash"
+USAGE = "usage.json"
+GC_LOCK = "gc.lock"
+TIDY_LOCK = "tidy.lock"
 ATTEMPTS = "attempts"
 
 ATTEMPT = "attempt.json"
