@@ -28,6 +28,8 @@ OVER = ("ended", "lost")
 AT_ONCE = 20
 """Runs that one launch asks for."""
 ASK_AGAIN_SECONDS = 24 * 3600.0
+FOR_NOW = ("busy", "failed", "running")
+"""Reasons to stay that the next launch may find gone."""
 REQUEST_BYTES = 512 * 1024
 TIDY_SECONDS = 3600.0
 MISSING_SECONDS = 30 * 24 * 3600.0
@@ -143,8 +145,9 @@ def _note_result(run: Run, result: Row) -> None:
     record = run.read()
     if result["removed"] or (result["gone"] and record.get("pruning")):
         run.update(pruned=record.get("pruning") or time.time(), stays=None)
-    else:
-        run.update(pruning=None, stays={"at": time.time(), "why": result["why"]})
+        return
+    for_now = result["kind"] in FOR_NOW
+    run.update(pruning=None, stays=None if for_now else {"at": time.time(), "why": result["why"]})
 
 
 def is_worth_asking(run: Run, now: float) -> bool:

@@ -82,6 +82,7 @@ def test_a_manifest_that_a_run_has_stays_and_one_that_a_launch_wants_is_used(acc
     age(kept, 30 * DAY)
     tidy_now(account.root)
     assert kept.exists()
+    until(lambda: not started.supervisor_lives(), "the supervisor's end")
     # a second launch of it, refused for want of its contents, is a use as well
     shutil.rmtree(account.root / "runs" / "run")
     blob(account.root, b"pass").unlink()
