@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -40,10 +41,9 @@ def make_old(root: Path) -> None:
 
 
 def tidy_until(root: Path, stop: threading.Event, done: list[int]) -> None:
-    """Tidy all the time, with everything made old before."""
+    """Tidy all the time."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     while not stop.is_set():
-        make_old(root)
         tidy.Tidy(str(root), [], dry=False, thorough=True).run(quiet)
         done.append(1)
     os.close(quiet)
@@ -63,20 +63,34 @@ def test_a_start_that_races_with_tidying_never_fails(account: Account) -> None:
             for trial in goal:
                 with trial:
                     run = f"run{trial.number}"
-                    folder = Path(layout.attempt_dir(str(account.root), run, 1))
-                    if trial.chance.random() < 0.5:  # an earlier start of this name died
-                        folder.mkdir(parents=True, exist_ok=True)
-                        (folder / layout.LOCK).touch()
+                    if trial.chance.random() < 0.7:
+                        leave_dead_start(account.root, run)
+                    make_old(account.root)
                     base = {"package": package.package_id, "rows": package.rows}
                     message = account.message(package.package_id, run=run)
                     state = Shipment(session, root, package).start(base, message, {**FOLLOW, "run": run})
                     assert state["state"] in ("starting", "running", "ended")
                     assert Started(account, run).end()["code"] == 0
                     assert Started(account, run).output() == b"ran\n"
+                    forget(Started(account, run))
     finally:
         stop.set()
         tidying.join()
     assert done
+
+
+def leave_dead_start(root: Path, run: str) -> None:
+    """Leave what an earlier start of this name left; tidying may already be at it."""
+    folder = Path(layout.attempt_dir(str(root), run, 1))
+    with contextlib.suppress(FileNotFoundError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / layout.LOCK).touch()
+
+
+def forget(started: Started) -> None:
+    """Remove a run, so that nothing refers to its package any more."""
+    until(lambda: not started.supervisor_lives(), "the supervisor's end")
+    shutil.rmtree(started.folder.parents[1], ignore_errors=True)  # tidying removes what gets empty
 
 
 def fill(account: Account, number: int) -> None:
