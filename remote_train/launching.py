@@ -20,10 +20,12 @@ from remote_train.errors import (
     RemoteTrainError,
 )
 from remote_train.follow import Following, Wish
+from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
+from remote_train.retention import Cleaning
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
@@ -36,9 +38,14 @@ AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 
 LOOKS = 3
 """How often a host may change between a look at it and the start."""
+<<<<<<< HEAD
 NOTHING = "nothing was started"
 TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
+=======
+MUCH_BYTES = 20_000_000_000
+"""What a host may keep of us before it is said."""
+>>>>>>> gc
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -51,6 +58,8 @@ class Started:
     prepared: Prepared
     following: Following
     state: dict[str, Any]
+    cleaning: Cleaning
+    """What goes on behind it: old runs leave the host."""
 
 
 def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
@@ -102,7 +111,17 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
         following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
-    return Started(run, prepared, following, state)
+    tell_usage(state.get("usage"), reached.link.host.name, listener)
+    cleaning = Cleaning(run, following.session or reached.session)
+    return Started(run, prepared, following, state, cleaning)
+
+
+def tell_usage(usage: object, host: str, listener: Listener) -> None:
+    """Say what we keep on a host, when that is much."""
+    total = usage.get("total") if isinstance(usage, dict) else None
+    if isinstance(total, int) and total > MUCH_BYTES:
+        text = f"remote-train keeps {render_size(total)} on {host}; `remote-train gc` frees some"
+        listener.tell("note", text=text)
 
 
 @dataclass

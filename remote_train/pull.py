@@ -90,6 +90,10 @@ class Pull:
 
     def bring(self, wish: PullWish) -> Pulled:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
+        with self.run.pulling():
+            return self._bring(wish)
+
+    def _bring(self, wish: PullWish) -> Pulled:
         rows = self._list_again(wish)
         target = wish.to or self.run.files
         self._check_space(target, rows)
@@ -206,7 +210,8 @@ class Pull:
         try:
             source = self._receive(row, partial, wish)
             here = {"here_mtime_ns": partial.stat().st_mtime_ns, "before": held}
-            self._note(place, {**source, **here})
+            there = {"path": row["path"], "attempt": self.attempt}  # which `retention.py` wants to know
+            self._note(place, {**source, **here, **there})
             partial.replace(place)
         finally:
             with contextlib.suppress(OSError):

@@ -7,6 +7,9 @@ agent.log               what our program there said when it failed by a mistake 
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+trash/                  what was taken away and is being removed
+usage.json              what all of it takes, as counted last
+gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
 """
 
 from __future__ import annotations
@@ -27,6 +30,10 @@ PACKAGES = "packages"
 PEAKS = "peaks"
 PERSIST = "persist"
 RUNS = "runs"
+TRASH = "trash"
+USAGE = "usage.json"
+GC_LOCK = "gc.lock"
+TIDY_LOCK = "tidy.lock"
 ATTEMPTS = "attempts"
 
 ATTEMPT = "attempt.json"

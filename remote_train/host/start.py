@@ -6,15 +6,14 @@ names the token, and the lock is held from the claim on, first by the agent, the
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import select
 import sys
 import time
 
-from remote_train.host import disk, layout, snapshot, store, system
+from remote_train.host import disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import read_state
+from remote_train.host.detach import leave_connection
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import make_environment
 from remote_train.host.peaks_cache import recall_peak
@@ -49,21 +48,36 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
     Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then. `progress` is called
     now and then, and may raise: before the supervisor is forked that abandons the start, which can be asked for again.
     """
-    run, attempt, plan = request["run"], request["attempt"], request["plan"]
+    run, attempt = request["run"], request["attempt"]
     if not layout.is_run_id(run) or not isinstance(attempt, int) or attempt < 1:
         raise Refusal("usage", "not a run id: %r" % (run,))
     folder = layout.attempt_dir(root, run, attempt)
     _check_token(folder, run, request["token"])
     if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
         return read_state(folder)
+    # From here on nothing is tidied away: what is found to be here stays until the snapshot has it.
+    cleaning = locks.hold_off_cleaning(root, OTHER_STARTER_SECONDS, progress)
+    if cleaning is None:
+        raise Refusal("start-failed", "its state folder has been tidied for too long")
+    try:
+        return _start_new(root, folder, request, progress)
+    finally:
+        os.close(cleaning)
+
+
+def _start_new(
+    root: str, folder: str, request: Dict[str, Any], progress: Callable[[], None]
+) -> Dict[str, Any]:
+    plan = request["plan"]
     rows = store.read_package(root, plan["package"])
     if rows is None:
         return {"need": "manifest"}
+    store.note_use(root, plan["package"])
     missing = store.missing_blobs(root, rows)
     if missing:
         return {"need": "blobs", "blobs": missing}
     gpus = _choose_gpus(plan)
-    lock = _claim(folder, run, request["token"], progress)
+    lock = _claim(folder, request["run"], request["token"], progress)
     if lock is None:
         return read_state(folder)
     try:
@@ -116,10 +130,8 @@ def _without_unknown(gpu: Dict[str, Any]) -> Dict[str, Any]:
 
 def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> Optional[int]:
     """Return the lock's descriptor when this attempt is ours to start, None when it was started meanwhile."""
-    os.makedirs(folder, 0o700, exist_ok=True)
-    fd = os.open(os.path.join(folder, layout.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    fd = _take_lock(folder, progress)
     try:
-        _wait_lock(fd, folder, progress)
         _check_token(folder, run, token)
         ours = not os.path.exists(os.path.join(folder, layout.ATTEMPT))
         claim = os.path.join(folder, layout.CLAIM)
@@ -134,24 +146,35 @@ def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> O
     return fd
 
 
-def _wait_lock(fd: int, folder: str, progress: Callable[[], None]) -> None:
-    """Return with the lock, or without it once there is a supervisor, who then holds it."""
+def _take_lock(folder: str, progress: Callable[[], None]) -> int:
+    """Return the open lock of the attempt's folder, made where there is none; see `_wait_lock`."""
     deadline = time.monotonic() + OTHER_STARTER_SECONDS
-    while not _try_lock(fd) and not os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+    path = os.path.join(folder, layout.LOCK)
+    while True:
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            fd = locks.open_lock(path)
+        except FileNotFoundError:  # a dead start of this name is being tidied away
+            if time.monotonic() > deadline:
+                raise
+            continue
+        try:
+            _wait_lock(fd, folder, deadline, progress)
+        except (OSError, Refusal):
+            os.close(fd)
+            raise
+        if locks.is_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _wait_lock(fd: int, folder: str, deadline: float, progress: Callable[[], None]) -> None:
+    """Return with the lock, or without it once there is a supervisor, who then holds it."""
+    while not locks.try_lock(fd) and not os.path.exists(os.path.join(folder, layout.ATTEMPT)):
         if time.monotonic() > deadline:
             raise Refusal("start-failed", "another connection has been starting it for too long")
         progress()
         time.sleep(0.02)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
-    return True
 
 
 def _check_token(folder: str, run: str, token: str) -> None:
@@ -316,17 +339,5 @@ def _tell_started(fd: int) -> None:
 
 
 def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:
-    """Let go of every descriptor of the connection, else sshd would wait for us for ever."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    words = os.open(
-        os.path.join(folder, layout.SUPERVISOR_LOG), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
-    )
-    for source, target in ((nothing, 0), (words, 1), (words, 2)):
-        os.dup2(source, target)
-    limit = os.sysconf("SC_OPEN_MAX")
-    low = 3
-    for fd in sorted(keep):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, limit if 0 < limit < 65536 else 65536)
-    os.chdir("/")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    leave_connection(os.open(os.path.join(folder, layout.SUPERVISOR_LOG), flags, 0o600), keep)
