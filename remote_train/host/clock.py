@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
 MOST_GAPS = 100
+PROBE_SECONDS = 5.0
+"""Between two looks at a disk that is nearly full, which root may have used as its own for years."""
 
 
 class Clock:
@@ -32,6 +34,7 @@ class Clock:
         self._gap: Optional[Dict[str, Any]] = None
         self._untold: List[Dict[str, Any]] = []
         self._torn = False
+        self._next_look = 0.0
 
     def note(self) -> None:
         """Append (monotonic, wall, size of each output) if they grew, and look at the disk; never raises for it."""
@@ -41,7 +44,7 @@ class Clock:
             if sizes != self._sizes:
                 self._append(moment)
                 self._sizes = sizes
-            full = disk.free_bytes(self._folder) < disk.LOW_BYTES
+            full = self._look(moment["mono"])
         except OSError as error:
             self.fail(error)
             return
@@ -49,6 +52,24 @@ class Clock:
             self.fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         else:
             self._be_well(moment)
+
+    def _look(self, now: float) -> bool:
+        """Tell whether the disk is full; one that is nearly so is asked by a write, which is not done at every tick."""
+        if self._lacks_reserve():
+            return True
+        if self._gap is None and now < self._next_look:
+            return False
+        full = disk.is_full(self._folder)
+        nearly = not full and disk.free_bytes(self._folder) < disk.LOW_BYTES
+        self._next_look = now + PROBE_SECONDS if nearly else now
+        return full
+
+    def _lacks_reserve(self) -> bool:
+        """Tell whether somebody took the space held for a stop, as on a full disk; hold it anew, or raise OSError."""
+        if os.path.exists(os.path.join(self._folder, layout.RESERVE)):
+            return False
+        disk.keep_reserve(self._folder)
+        return True
 
     def fail(self, error: OSError) -> None:
         """Take notice of a write that the disk did not take, and give the training what is held back for it."""
