@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import time
 
 from remote_train.host import disk, layout
@@ -44,25 +45,30 @@ class Clock:
             if sizes != self._sizes:
                 self._append(moment)
                 self._sizes = sizes
-            full = self._look(moment["mono"])
+            trouble = errno.EFBIG if self._is_limited(sizes) else self._look(moment["mono"])
         except OSError as error:
             self.fail(error)
             return
-        if full:
-            self.fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if trouble:
+            self.fail(OSError(trouble, os.strerror(trouble)))
         else:
             self._be_well(moment)
 
-    def _look(self, now: float) -> bool:
-        """Tell whether the disk is full; one that is nearly so is asked by a write, which is not done at every tick."""
+    def _is_limited(self, sizes: Dict[str, int]) -> bool:
+        """Tell whether an output has the most bytes that the login's `ulimit -f` lets a file have."""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return limit != resource.RLIM_INFINITY and any(size >= limit for size in sizes.values())
+
+    def _look(self, now: float) -> int:
+        """Return ENOSPC if the disk is full, else 0; one that is nearly so is asked by a write, which is not done at every tick."""
         if self._lacks_reserve():
-            return True
+            return errno.ENOSPC
         if self._gap is None and now < self._next_look:
-            return False
+            return 0
         full = disk.is_full(self._folder)
         nearly = not full and disk.free_bytes(self._folder) < disk.LOW_BYTES
         self._next_look = now + PROBE_SECONDS if nearly else now
-        return full
+        return errno.ENOSPC if full else 0
 
     def _lacks_reserve(self) -> bool:
         """Tell whether somebody took the space held for a stop, as on a full disk; hold it anew, or raise OSError."""
