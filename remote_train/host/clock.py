@@ -18,7 +18,9 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
+LOSING = (*disk.FAILING, errno.EFBIG)
 MOST_GAPS = 100
+TRIES, AGAIN_SECONDS = 5, 0.2
 PROBE_SECONDS = 5.0
 """Between two looks at a disk that is nearly full, which root may have used as its own for years."""
 
@@ -78,7 +80,12 @@ class Clock:
         return True
 
     def fail(self, error: OSError) -> None:
-        """Take notice of a write that the disk did not take, and give the training what is held back for it."""
+        """Take notice of a write that the disk did not take, and give the training what is held back for it.
+
+        Other errors (a system out of descriptors) lose nothing of an output.
+        """
+        if error.errno not in LOSING:
+            return
         if self._gap is None:
             self._gap = self._open_gap(errno.errorcode.get(error.errno or 0, "EIO"))
         disk.drop_large_reserve(self._folder)
@@ -104,6 +111,22 @@ class Clock:
                 del self._untold[0]
         except OSError as error:
             self.fail(error)
+
+    def read_last_sizes(self) -> Dict[str, int]:
+        """Return the sizes of outputs that nobody writes to any more; as last seen where they cannot be read."""
+        for _ in range(TRIES):
+            sizes = self._try_sizes()
+            if sizes is not None:
+                return sizes
+            time.sleep(AGAIN_SECONDS)
+        return dict(self._sizes)
+
+    def _try_sizes(self) -> Optional[Dict[str, int]]:
+        try:
+            return self._read_sizes()
+        except OSError as error:
+            self.fail(error)
+            return None
 
     def _make_moment(self, sizes: Dict[str, int]) -> Dict[str, Any]:
         return {"mono": time.monotonic() - self._started, "wall": time.time(), "sizes": sizes}
