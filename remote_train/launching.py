@@ -38,14 +38,11 @@ AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 
 LOOKS = 3
 """How often a host may change between a look at it and the start."""
-<<<<<<< HEAD
 NOTHING = "nothing was started"
 TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
-=======
 MUCH_BYTES = 20_000_000_000
 """What a host may keep of us before it is said."""
->>>>>>> gc
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 

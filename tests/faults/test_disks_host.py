@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_train.errors import HostSpace, HostUnfit
+from remote_train.errors import HostSpace, HostUnfit, VerificationFailed
+from remote_train.follow import Following, Outcome, Wish
 from remote_train.host import layout, system
 from remote_train.ship import Shipment
 from remote_train.transport.local import LocalTransport
+from tests.core.cutting_link import Ears
 from tests.faults.counts import PATIENT, Goal
 from tests.faults.invariants import check
 from tests.faults.tiny_disk import TinyDisk, tiny_ext4, tiny_tmpfs
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from remote_train.package.packing import Package
+    from remote_train.records import Run
     from remote_train.session import Session
     from remote_train.transport.local import LocalChannel
     from tests.host.account_kit import Content
@@ -322,3 +326,56 @@ def ship_and_start(session: Session, root: Path, package: Package, message: dict
         Shipment(session, root, package).start({}, {**message, "expect": None}, follow)
     finally:
         session.close()
+
+
+def test_bytes_that_a_power_cut_took_from_the_host_stay_here_and_are_told(
+    account: Account, tmp_path: Path
+) -> None:
+    """The mirror has more than the host then: the run is lost, and so is what the host says of its end."""
+    over = tmp_path / "over"
+    started = account.start(TOUGH, str(over), "0")
+    started.says(b"up")
+    run = account.client_run(started)
+    first, again = Ears(), Ears()
+    attend(account, run, first, until_end=False)
+    held = run.attempt(1).output("0").read_bytes()
+    assert held.startswith(b"up\n")
+
+    started.kill_supervisor()
+    system.sweep(None, started.record["cookie"], 10.0)
+    log = started.folder / "ranks" / "0.log"
+    os.truncate(log, 2)
+    (started.folder / layout.CLOCK).unlink(missing_ok=True)
+
+    outcome = attend(account, run, again, until_end=True)
+    assert (outcome.state, outcome.exit) == ("lost", None)
+    told = [facts["text"] for kind, facts in again.told if kind == "warn"]
+    assert f"local lost bytes 2 to {len(held):,} of rank 0's output when it went down" in told
+    assert run.attempt(1).output("0").read_bytes() == held
+    assert again.heard == b""
+
+
+def test_an_output_that_somebody_has_cut_is_no_protocol_error(account: Account, tmp_path: Path) -> None:
+    over = tmp_path / "over"
+    started = account.start(TOUGH, str(over), "0")
+    started.says(b"up")
+    run = account.client_run(started)
+    attend(account, run, Ears(), until_end=False)
+    held = run.attempt(1).output("0").read_bytes()
+    over.touch()
+    started.end()
+    os.truncate(started.folder / "ranks" / "0.log", 1)
+    with pytest.raises(VerificationFailed, match="somebody has cut it"):
+        attend(account, run, Ears(), until_end=True)
+    assert run.attempt(1).output("0").read_bytes() == held
+
+
+def attend(account: Account, run: Run, listener: Ears, *, until_end: bool) -> Outcome:
+    """Follow a run from what is here of it."""
+    wish = Wish(run, 1, ["0", "launcher", "clock"], {0}, until_end=until_end)
+    following = Following(wish, account.link(), listener, writing=True)
+    following.begin(following.link.connect())
+    try:
+        return following.run()
+    finally:
+        following.close()
