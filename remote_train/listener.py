@@ -8,7 +8,8 @@ from typing import Any, Protocol
 class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
-    Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, state, peak, metric, detached, silent, back, ended,
+    Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
+    state, peak, metric, detached, silent, back, ended,
     pulled, stopping, stopped.
     """
 

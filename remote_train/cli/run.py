@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,9 +28,10 @@ from remote_train.cli.signals import Ended
 if TYPE_CHECKING:
     from remote_train.api import Training
     from remote_train.listener import Listener
-    from remote_train.show.screen import Screen
+    from remote_train.show.display import Display
 
 BARE = "\0--"
+SAYING_SECONDS = 0.4
 
 
 class RunCommand(TyperCommand):
@@ -168,21 +171,34 @@ def run(
         stay(training_of(started), screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
 
 
-def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
+def stay(training: Training, screen: Display, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
     """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
     gc.enable()  # off since the process began
     try:
         training.follow(listener, **wishes)
     except (KeyboardInterrupt, Ended) as cut:
-        screen.status(None)
-        screen.wipe()
-        listener.tell("detached", run=training.id)
+        _say_detached(training, screen, listener)
         if training.link.is_local and isinstance(cut, KeyboardInterrupt):
             _offer_stop(training, screen, listener)
         raise
 
 
-def _offer_stop(training: Training, screen: Screen, listener: Listener) -> None:
+def _say_detached(training: Training, screen: Display, listener: Listener) -> None:
+    """Say that the run goes on; a pipe or terminal that takes nothing more does not keep the prompt for it."""
+    from remote_train.show.screen import OutputClosed
+
+    def say() -> None:
+        with contextlib.suppress(OutputClosed):
+            screen.status(None)
+            screen.wipe()
+            listener.tell("detached", run=training.id)
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    saying.join(SAYING_SECONDS)
+
+
+def _offer_stop(training: Training, screen: Display, listener: Listener) -> None:
     """Wait a moment for a second Ctrl-C; one that comes within half a second only means the first."""
     screen.say("Ctrl-C once more within 3 s stops it")
     began = time.monotonic()
