@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
+from remote_train.host.files import tail_offset
 from remote_train.outcome import make_verdict
 from remote_train.pull import Pull, PullWish
 from remote_train.session import Data, Event
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from remote_train.session import Session
 
 TAIL_LINES = 20
+TAIL_BYTES = 64 * 1024
 
 
 class Attached:
@@ -36,8 +38,9 @@ class Attached:
         if self.watch is None and record is not None:
             self.watch = Watch(self.wish.attempt, record, peak)
         if self.watch is not None:
-            for piece in read_pieces(mirror.output("0"), end=self.following.mirror.offsets["0"]):
-                self.watch.feed("0", piece)
+            position = self.following.mirror.offsets.get("0", 0)
+            held = min(mirror.offset("0"), position)
+            self.watch.feed_ends(mirror.output("0"), held, position)
 
     def _take(self, name: str, data: bytes) -> None:
         if self.watch is None:
@@ -51,7 +54,7 @@ class Attached:
         """Follow to the end."""
         watching = _PeakListener(self)
         self.following.listener = watching
-        outcome = self.following.run()
+        outcome = self.following.outcome or self.following.run()
         if self.watch is not None:
             for record in self.watch.deriver.finish():
                 self.listener.tell("metric", record=record.as_json(), eta=None, watch=self.watch)
@@ -84,8 +87,8 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     trouble = attached.following.mirror.failure
     session = attached.following.session
     try:
-        if isinstance(verdict, TrainingFailed) and session is not None:
-            _show_failure(session, attached, outcome)
+        if isinstance(verdict, TrainingFailed):
+            _show_failure(attached, outcome)
         pulled = _pull_newest(attached) if pull and session is not None else None
     except (RemoteTrainError, ConnectionLost) as error:
         listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
@@ -122,7 +125,7 @@ def _pull_newest(attached: Attached) -> list[str]:
     return [str(path) for path in (*pulled.files, *pulled.unchanged)]
 
 
-def _show_failure(session: Session, attached: Attached, outcome: Outcome) -> None:
+def _show_failure(attached: Attached, outcome: Outcome) -> None:
     """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
     ended = outcome.exit or {}
     first = ended.get("first_failure") or {"rank": 0}
@@ -131,8 +134,16 @@ def _show_failure(session: Session, attached: Attached, outcome: Outcome) -> Non
     name = str(rank) if outputs.get(str(rank)) else "launcher"
     if name == "0" and attached.wish.shown:
         return  # it has just gone by
-    text = read_tail(session, attached.wish, name, TAIL_LINES)
-    attached.listener.tell("failure", rank=rank, name=name, tail=text)
+    path = attached.wish.run.attempt(attached.wish.attempt).output(name)
+    session = attached.following.session
+    if path.exists() and (session is None or attached.following.mirror.writing):
+        begin = max(tail_offset(str(path), TAIL_LINES), path.stat().st_size - TAIL_BYTES)
+        text = b"".join(read_pieces(path, begin))
+    elif session is not None:
+        text = read_tail(session, attached.wish, name, TAIL_LINES)
+    else:
+        return
+    attached.listener.tell("failure", rank=rank, name=name, tail=text.rstrip(b"\n"))
 
 
 def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
@@ -154,9 +165,17 @@ def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
     return b"\n".join(held.rstrip(b"\n").split(b"\n")[-lines:])
 
 
-def follow_again(following: Following, listener: Listener) -> Attached:
+def follow_again(following: Following, listener: Listener, session: Session) -> Attached:
     """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
-    following.begin(following.link.connect())
+    following.begin(session)
+    attached.watch_from(None, None)
+    return attached
+
+
+def attach_to_end(following: Following, listener: Listener, outcome: Outcome) -> Attached:
+    """Return an attachment to a run that is over and all here: its host need not even be on."""
+    attached = Attached(following, listener)
+    following.outcome = outcome
     attached.watch_from(None, None)
     return attached

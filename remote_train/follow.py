@@ -54,6 +54,10 @@ class Following:
         self.listener = listener
         self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
         self.on_data: Callable[[str, bytes], None] | None = None
+        self.shown_from: dict[str, int] = {}
+        """Bytes before these are mirrored and not shown."""
+        self.until: dict[str, int] = {}
+        """Bytes to end at, where not the whole output is wanted."""
         self.streams: dict[int, str] = {}
         self.session: Session | None = None
         self.unfinished: set[str] = set()
@@ -70,16 +74,19 @@ class Following:
         self.session = session
         self.streams = {session.new_stream(): name for name in self.wish.outputs}
         self.unfinished = set(self.wish.outputs)
-        outputs = [
-            {"stream": stream, "name": name, "offset": self.mirror.offsets[name]}
-            for stream, name in self.streams.items()
-        ]
+        outputs = [self._ask_for(stream, name) for stream, name in self.streams.items()]
         return {
             "run": self.wish.run.id,
             "attempt": self.wish.attempt,
             "outputs": outputs,
             "wait": self.wish.until_end,
         }
+
+    def _ask_for(self, stream: int, name: str) -> dict[str, Any]:
+        item = {"stream": stream, "name": name, "offset": self.mirror.offsets[name]}
+        partial = name in self.mirror.ahead or name in self.until
+        item |= {"partial": True} if partial else {}
+        return item | ({"until": self.until[name]} if name in self.until else {})
 
     def begin(self, session: Session) -> None:
         """Ask a session for everything from here on."""
@@ -123,9 +130,10 @@ class Following:
         if name is None:
             return
         if isinstance(item, Data):
+            hidden = self.shown_from.get(name, 0) - self.mirror.offsets[name]
             self.mirror.write(name, item.payload)
-            if name.isdigit() and int(name) in self.wish.shown:
-                self.listener.output(int(name), item.payload)
+            if name.isdigit() and int(name) in self.wish.shown and hidden < len(item.payload):
+                self.listener.output(int(name), item.payload[hidden:] if hidden > 0 else item.payload)
             if self.on_data is not None:
                 self.on_data(name, item.payload)
         elif isinstance(item, End):
@@ -137,7 +145,8 @@ class Following:
                 f"{self.link.host.name}: {name} ended at byte {summary.get('length')}, "
                 f"and {self.mirror.offsets[name]} have come"
             )
-        self.mirror.verify(name, summary)
+        if name not in self.until:
+            self.mirror.verify(name, summary)
         self.unfinished.discard(name)
 
     def _take_event(self, event: Event) -> None:

@@ -25,6 +25,7 @@ from remote_train.cli.run import stay
 
 if TYPE_CHECKING:
     from remote_train.api import Training
+    from remote_train.listener import Listener
 
 
 def _parse_ranks(text: str, processes: int) -> set[int]:
@@ -77,10 +78,25 @@ def logs(
             patience = choose_give_up(give_up)
             stay(training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull)
             return
-        trouble = catch_up(training)
-        training.show_mirror(listener, shown, tail)
+        trouble = show_now(training, listener, shown, tail)
         if trouble is not None:
             screen.warn(f"as last seen; {trouble}")
+
+
+def show_now(training: Training, listener: Listener, shown: set[int], tail: int | None) -> str | None:
+    """Show a run's output as it is now, or as last seen; return why it is that."""
+    from remote_train.errors import ConnectionLost, RemoteTrainError
+
+    if tail is None or training.is_complete():
+        trouble = catch_up(training)
+        training.show_mirror(listener, shown, tail)
+        return trouble
+    try:
+        training.show_tail(listener, shown, tail)
+    except (RemoteTrainError, ConnectionLost) as error:
+        training.show_mirror(listener, shown, tail)
+        return str(error)
+    return None
 
 
 @app.command()
