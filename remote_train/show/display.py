@@ -246,9 +246,10 @@ def _collapse_line(line: bytes) -> bytes:
     first, *redraws = line.split(b"\r")
     kept, reach = [], -1
     for redraw in reversed(redraws):
-        if len(redraw) > reach:
+        length = len(_COLOURS.sub(b"", redraw).decode("utf-8", "replace"))
+        if length > reach:
             kept.append(b"\r" + redraw)
-            reach = len(redraw)
+            reach = length
         else:
             kept.append(b"".join(_COLOURS.findall(redraw)))
     return first + b"".join(reversed(kept))
