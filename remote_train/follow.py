@@ -6,7 +6,7 @@ Nothing is kept in the connection: after a loss a new session asks for the same 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from remote_train.errors import ConnectionLost, ProtocolError
 from remote_train.host import layout
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
     from remote_train.records import Run
+
+
+QUIET_SECONDS = 0.1
+"""Without anything new for so long, there is time for what can wait."""
+
+
+class Aside(Protocol):
+    """Work for when nothing comes, in short turns."""
+
+    def is_waiting(self) -> bool:
+        """Tell whether there is any."""
+
+    def work(self) -> None:
+        """Do a turn."""
 
 
 @dataclass
@@ -54,6 +68,7 @@ class Following:
         self.listener = listener
         self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
         self.on_data: Callable[[str, bytes], None] | None = None
+        self.aside: Aside | None = None
         self.shown_from: dict[str, int] = {}
         """Bytes before these are mirrored and not shown."""
         self.until: dict[str, int] = {}
@@ -118,9 +133,12 @@ class Following:
         if self.session is None:
             raise ConnectionLost("not connected")
         while self.outcome is None:
-            item = self.session.next_item(1.0)
+            aside = self.aside if self.aside is not None and self.aside.is_waiting() else None
+            item = self.session.next_item(QUIET_SECONDS if aside is not None else 1.0)
             if item is not None:
                 self._take(item)
+            elif aside is not None:
+                aside.work()
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Event):

@@ -30,9 +30,13 @@ class Mirror:
         self.offsets[name] = offset
         self.ahead.add(name)
 
+    def holds(self, name: str) -> bool:
+        """Tell whether what came of an output can be read again here."""
+        return self.writing and self.failure is None and name not in self.ahead
+
     def write(self, name: str, data: bytes) -> None:
         """Append to an output's mirror. A full disk here stops the mirror, never the stream."""
-        if self.writing and self.failure is None and name not in self.ahead:
+        if self.holds(name):
             try:
                 _write_all(self._open(name), data)
             except OSError as error:
@@ -48,7 +52,7 @@ class Mirror:
 
     def verify(self, name: str, summary: dict[str, Any]) -> None:
         """Compare a mirror with the length and SHA-256 of the host's file; raise VerificationFailed."""
-        if not self.writing or self.failure is not None or name in self.ahead:
+        if not self.holds(name):
             return
         path = self.attempt.output(name)
         if not path.exists():
