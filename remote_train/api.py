@@ -25,7 +25,7 @@ from remote_train.preparing import Request
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.stop import stop_run
-from remote_train.tail import begin_at_tail, bring_head, complete_mirror
+from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
 from remote_train.watch import read_metrics, read_pieces
 
 if TYPE_CHECKING:
@@ -99,10 +99,13 @@ class Training:
             self.show_mirror(listener, shown, None, following.mirror.offsets)
         session = self.link.connect()
         if tail is not None:
-            begin_at_tail(following, session, tail)
+            find_tail(following, session, tail)
             session = bring_head(following, session)
+        attached = follow_again(following, listener, session)
+        if tail is not None:
+            show_held(following)
         listener.tell("following", log=self._log(shown))
-        return follow_again(following, listener, session)
+        return attached
 
     def _complete(self, attached: Attached, listener: Listener) -> None:
         """Bring what the following left out, now that it holds up nothing."""
@@ -149,19 +152,29 @@ class Training:
         if outcome.state in FINAL:
             self.run.update(state=outcome.state, exit=outcome.exit)
 
-    def show_tail(self, listener: Listener, shown: set[int], tail: int) -> None:
-        """Give the listener the last lines that the host has now; a mirror far behind is not completed for them."""
+    def show_now(self, listener: Listener, shown: set[int], tail: int | None) -> str | None:
+        """Give the listener the output as its host has it now, or as it was last seen; return why it is that.
+
+        It comes as it is mirrored. A mirror that is far behind is not completed for the last `tail` lines.
+        """
         with self.run.writing() as writing:
             wish = self._wish(shown, 0.0, until_end=False)
             following = Following(wish, self.link, listener, writing=writing)
-            session = self.link.connect()
-            begin_at_tail(following, session, tail)
-            following.begin(session)
+            try:
+                session = self.link.connect()
+                if tail is not None:
+                    find_tail(following, session, tail)
+                following.begin(session)
+            except (RemoteTrainError, ConnectionLost) as error:
+                self.show_mirror(listener, shown, tail)
+                return str(error)
+            show_held(following)
             outcome = following.run()
             if following.session is not None:
                 following.session.close()
         if outcome.state in FINAL:
             self.run.update(state=outcome.state, exit=outcome.exit)
+        return None
 
     def _read_end(self) -> Outcome | None:
         """Return how the run ended when every byte of its output is here, else None: its host has to be asked."""

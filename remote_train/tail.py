@@ -20,33 +20,40 @@ FAR = 1 << 20
 """Bytes a mirror may be behind to be completed before anything is shown."""
 
 
-def begin_at_tail(following: Following, session: Session, lines: int) -> None:
-    """Find the last lines of what is shown; tell what of them is here, and have the rest come next."""
+def find_tail(following: Following, session: Session, lines: int) -> None:
+    """Have a following begin with the last lines of what is shown, as its host has them now."""
     wish, mirror = following.wish, following.mirror
     facts = {"run": wish.run.id, "attempt": wish.attempt, "lines": lines}
     ranks = sorted(wish.shown | ({0} if wish.until_end else set()))  # rank 0 has the metrics
     asked = {rank: session.submit("tail", rank=rank, **facts) for rank in ranks}
     for rank, number in asked.items():
-        _place(following, rank, session.wait(number))
+        _place(following, str(rank), session.wait(number))
     if mirror.ahead:
         beside = ["launcher", "clock"] if wish.until_end else []
         following.change_outputs([*map(str, ranks), *beside])
 
 
-def _place(following: Following, rank: int, place: dict[str, Any]) -> None:
+def _place(following: Following, name: str, place: dict[str, Any]) -> None:
     offset, size = place.get("offset"), place.get("size")
     if not (isinstance(offset, int) and isinstance(size, int) and 0 <= offset <= size):
         raise ProtocolError(f"{following.link.host.name} said that the last lines begin at {place!r}"[:200])
-    name, mirror = str(rank), following.mirror
-    held = mirror.offsets[name]
-    if size - held > FAR and offset > held:
+    mirror = following.mirror
+    if size - mirror.offsets[name] > FAR and offset > mirror.offsets[name]:
         mirror.skip_to(name, offset)
-        return
-    if rank not in following.wish.shown or size < held:
-        return  # where the host has less than the mirror, the following will say what that means
-    following.shown_from[name] = offset
-    for piece in read_pieces(mirror.attempt.output(name), min(offset, held), held):
-        following.listener.output(rank, piece)
+    else:
+        following.shown_from[name] = offset
+
+
+def show_held(following: Following) -> None:
+    """Tell what of the wanted output is mirrored already, up to where the following goes on."""
+    mirror = following.mirror
+    for rank in sorted(following.wish.shown):
+        name = str(rank)
+        end = 0 if name in mirror.ahead else mirror.offsets[name]
+        for piece in read_pieces(
+            mirror.attempt.output(name), min(following.shown_from.get(name, 0), end), end
+        ):
+            following.listener.output(rank, piece)
 
 
 def bring_head(following: Following, session: Session) -> Session:

@@ -84,19 +84,17 @@ def logs(
 
 
 def show_now(training: Training, listener: Listener, shown: set[int], tail: int | None) -> str | None:
-    """Show a run's output as it is now, or as last seen; return why it is that."""
-    from remote_train.errors import ConnectionLost, RemoteTrainError
+    """Show a run's output as it is now, several ranks one after the other; return why it is as last seen."""
+    from remote_train.errors import ConnectionGivenUp
 
-    if tail is None or training.is_complete():
+    if training.is_complete() or (tail is None and len(shown) > 1):
         trouble = catch_up(training)
         training.show_mirror(listener, shown, tail)
         return trouble
     try:
-        training.show_tail(listener, shown, tail)
-    except (RemoteTrainError, ConnectionLost) as error:
-        training.show_mirror(listener, shown, tail)
+        return training.show_now(listener, shown, tail)
+    except ConnectionGivenUp as error:
         return str(error)
-    return None
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ESCAPES = (
     b"\x1b]0;owned\x07 \x1b]52;c;cm0gLXJmIH4K\x07 \x1b]8;;https://evil.invalid\x1b\\click\x1b]8;;\x1b\\ "
@@ -44,7 +44,7 @@ def make_torn(number: int, noise: random.Random) -> bytes:
     return text[noise.randrange(4) : len(text) - noise.randrange(4)] + (b"\n" if number % 7 == 0 else b"")
 
 
-PIECES = {
+PIECES: dict[str, Callable[[int, random.Random], bytes]] = {
     "lines": make_lines,
     "line": lambda _number, _noise: b"x" * 65536,
     "binary": lambda _number, noise: noise.randbytes(65536),

@@ -160,7 +160,8 @@ def log_of(box: Box, run: str) -> Path:
     return Path(layout.rank_log(str(box.attempt(run)), 0))
 
 
-def test_an_ended_run_that_is_all_here_needs_no_host(box: Box, laptop: Laptop, project: Path) -> None:
+@pytest.mark.usefixtures("box")
+def test_an_ended_run_that_is_all_here_needs_no_host(laptop: Laptop, project: Path) -> None:
     script = "import sys\nfor n in range(100): print('line', n)\nsys.exit(4)"
     write_project(project, {"train.py": script})
     laptop.type(project, "run", "--no-pull", "train.py").expect(1)
