@@ -187,3 +187,41 @@ def test_another_laptop_sees_the_last_lines_of_the_same_run(
     assert done.out in log_of(box, run).read_bytes()
     assert done.out.count(b"\n") >= 5
     end_long(box, run)
+
+
+TWO_RANKS = """\
+import os, sys, time
+
+rank = int(os.environ["RANK"])
+sys.stdout.write("".join(f"rank {rank} line {n:06d}\\n" for n in range(100_000 if rank else 100)))
+print("now", rank, flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+print("end", rank)
+"""
+
+
+@pytest.mark.torch
+def test_each_rank_has_its_own_last_lines(box: Box, laptop: Laptop, project: Path) -> None:
+    """Rank 1 has printed 2.3 MB and rank 0 hardly anything: one mirror is completed, the other is not."""
+    write_project(project, {"train.py": TWO_RANKS})
+    run = laptop.ok(project, "run", "-d", "--nproc-per-node", "2", "train.py").run_id()
+    logs = [Path(layout.rank_log(str(box.attempt(run)), rank)) for rank in (0, 1)]
+    poll(lambda: all(b"now" in read_end(log) for log in logs), "both ranks")
+    assert laptop.ok(project, "logs", "--rank", "1", "--tail", "2").out == b"rank 1 line 099999\nnow 1\n"
+    done = laptop.ok(project, "logs", "--rank", "all", "--tail", "1")
+    assert sorted(done.out.splitlines()) == [b"[0] now 0", b"[1] now 1"]
+    mirrors = [mirror_of(project, run).with_name(f"{rank}.log") for rank in (0, 1)]
+    assert mirrors[0].read_bytes() == logs[0].read_bytes()
+    assert not mirrors[1].exists()
+    process = laptop.popen(project, "logs", "-f", "--rank", "all", "--tail", "1", "--no-pull")
+    heard = read_until(process.stdout, b"[1] now 1\n")
+    end_long(box, run)
+    heard += process.communicate(timeout=100)[0]
+    assert process.returncode == 0
+    assert sorted(heard.splitlines()) == [b"[0] end 0", b"[0] now 0", b"[1] end 1", b"[1] now 1"]
+    assert [hash_file(path) for path in mirrors] == [hash_file(path) for path in logs]
+    laptop.hosts_file.write_text('default = ["box"]\n[hosts.box]\naddress = ["127.0.0.1"]\nport = 1\n')
+    for rank in (0, 1):
+        done = laptop.ok(project, "logs", "-f", "--rank", str(rank), "--tail", "1")
+        assert done.out == b"end %d\n" % rank
