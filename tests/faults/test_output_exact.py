@@ -16,9 +16,10 @@ import pytest
 
 from remote_train.host import layout
 from remote_train.mirror import hash_file
-from tests.e2e.machines import poll, write_project
+from tests.e2e.machines import write_project
 from tests.faults.counts import PATIENT, is_nightly, note, seed
 from tests.faults.memory import Growth
+from tests.host.account_kit import until
 
 if TYPE_CHECKING:
     from tests.e2e.machines import Box, Laptop
@@ -109,9 +110,9 @@ def test_a_reader_that_reads_nothing_does_not_hold_up_the_training(
     """The pipe behind `run` is full from the first 64 kB on: the script ends all the same, and its end is recorded."""
     size = KINDS["binary"][is_nightly()] // 2
     process = run_output(laptop, project, "binary", size, stderr=subprocess.STDOUT)
-    poll(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
+    until(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
     there = find_attempt(project, box)
-    poll((there / layout.EXIT).exists, "the end on the host")
+    until((there / layout.EXIT).exists, "the end on the host", SECONDS)
     assert process.poll() is None
     growth = Growth(process.pid, box.home)
     growth.look()

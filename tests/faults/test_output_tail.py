@@ -12,16 +12,17 @@ import pytest
 
 from remote_train.host import files, layout
 from remote_train.mirror import hash_file
-from tests.e2e.machines import make_laptop, poll, read_until, write_project
+from tests.e2e.machines import make_laptop, read_until, write_project
 from tests.faults.counts import PATIENT, is_nightly, note
 from tests.faults.memory import Growth
-from tests.host.account_kit import agents_of
+from tests.host.account_kit import agents_of, until
 
 if TYPE_CHECKING:
     from tests.e2e.machines import Box, Laptop
 
 pytestmark = [pytest.mark.sshd, PATIENT]
 
+SECONDS = 900.0
 DATA = Path(__file__).parents[1] / "metrics" / "data"
 # A nanoGPT that has said much since it started: its start lines, filler, and steps until a file appears.
 LONG = """\
@@ -52,7 +53,7 @@ def start_long(laptop: Laptop, box: Box, project: Path) -> str:
     write_project(project, {"train.py": LONG, "nanogpt.txt": text})
     run = laptop.ok(project, "run", "-d", "train.py", str(size)).run_id()
     log = Path(layout.rank_log(str(box.attempt(run)), 0))
-    poll(lambda: b"all of it" in read_end(log), "the log")
+    until(lambda: b"all of it" in read_end(log), "the log", SECONDS)
     return run
 
 
@@ -90,7 +91,7 @@ def test_the_last_lines_of_a_long_log_come_alone(box: Box, laptop: Laptop, proje
     end_long(box, run)
     # a command that wants all of it completes the mirror
     whole = laptop.ok(project, "logs")
-    poll((box.attempt(run) / layout.EXIT).exists, "the end")
+    until((box.attempt(run) / layout.EXIT).exists, "the end")
     assert whole.out in log.read_bytes()
     assert laptop.ok(project, "logs").out == log.read_bytes()
     assert hash_file(mirror) == hash_file(log)
@@ -129,7 +130,7 @@ def test_metrics_from_the_last_lines_are_those_of_the_whole_log(
 ) -> None:
     run = start_long(laptop, box, project)
     end_long(box, run)
-    poll((box.attempt(run) / layout.EXIT).exists, "the end")
+    until((box.attempt(run) / layout.EXIT).exists, "the end")
     live = laptop.type(project, "logs", "-f", "--tail", "40", "--json", "--no-pull").expect(1)
     shown = [event for event in live.events if event["event"] == "metric"]
     whole = laptop.ok(project, "metrics").events
@@ -207,7 +208,7 @@ def test_each_rank_has_its_own_last_lines(box: Box, laptop: Laptop, project: Pat
     write_project(project, {"train.py": TWO_RANKS})
     run = laptop.ok(project, "run", "-d", "--nproc-per-node", "2", "train.py").run_id()
     logs = [Path(layout.rank_log(str(box.attempt(run)), rank)) for rank in (0, 1)]
-    poll(lambda: all(b"now" in read_end(log) for log in logs), "both ranks")
+    until(lambda: all(b"now" in read_end(log) for log in logs), "both ranks")
     assert laptop.ok(project, "logs", "--rank", "1", "--tail", "2").out == b"rank 1 line 099999\nnow 1\n"
     done = laptop.ok(project, "logs", "--rank", "all", "--tail", "1")
     assert sorted(done.out.splitlines()) == [b"[0] now 0", b"[1] now 1"]

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train.host import layout
-from tests.e2e.machines import poll, write_project
+from tests.e2e.machines import write_project
 from tests.e2e.terminal import Terminal, open_terminal
 from tests.faults.counts import PATIENT, is_nightly, note
 from tests.faults.memory import Growth
-from tests.faults.test_output_exact import SCRIPT, check_everywhere, find_attempt, only_run
+from tests.faults.test_output_exact import SCRIPT, SECONDS, check_everywhere, find_attempt, only_run
+from tests.host.account_kit import until
 
 if TYPE_CHECKING:
     from tests.e2e.machines import Box, Laptop
@@ -43,9 +44,9 @@ def read_raw(terminal: Terminal, seconds: float = 300.0) -> bytes:
 
 def await_end(project: Path, box: Box) -> Path:
     """Wait until the run's end is recorded on its host; return its folder there."""
-    poll(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
+    until(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
     there = find_attempt(project, box)
-    poll((there / layout.EXIT).exists, "the end on the host")
+    until((there / layout.EXIT).exists, "the end on the host", SECONDS)
     return there
 
 
@@ -65,7 +66,7 @@ def test_a_stuck_terminal_slows_neither_the_training_nor_the_mirror(
             growth.look()
             return mirror.exists() and mirror.stat().st_size == log.stat().st_size
 
-        poll(is_whole, "the mirror, while nobody reads the terminal")
+        until(is_whole, "the mirror, while nobody reads the terminal", SECONDS)
         assert terminal.process.poll() is None
         seen = read_raw(terminal)
         assert terminal.process.wait(20) == 0
@@ -86,9 +87,9 @@ def test_ctrl_c_gives_the_prompt_although_the_terminal_is_stuck(
 ) -> None:
     write_project(project, {"train.py": SCRIPT + "\nimport time; time.sleep(600)\n"})
     with open_terminal(laptop, project, "run", "--no-pull", "train.py", "lines", "10000000") as terminal:
-        poll(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
+        until(lambda: (project / "runs").exists() and list((project / "runs").glob("*/run.json")), "the run")
         mirror = only_run(project) / "attempts" / "1" / "ranks" / "0.log"
-        poll(lambda: mirror.exists() and mirror.stat().st_size >= 10_000_000, "the mirror")
+        until(lambda: mirror.exists() and mirror.stat().st_size >= 10_000_000, "the mirror")
         began = time.monotonic()
         if TYPED[way]:
             terminal.key(b"\x03")
