@@ -13,9 +13,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attach import Attached, attach_to_end, finish_run, follow_again
-from remote_train.errors import ConnectionGivenUp, ConnectionLost, RemoteTrainError
+from remote_train.attach import Attached, attach_to_end, follow_again
+from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
+from remote_train.finish import finish_run
 from remote_train.follow import Following, Outcome, Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
@@ -70,12 +71,12 @@ class Training:
 
         `shown` are the ranks whose output goes to the listener, from the beginning or the last `tail` lines.
         """
+        ended_before = self.run.read()["state"] in FINAL
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
             if writing and attached.following.mirror.ahead:
                 self._complete(attached, listener)
-            ended_before = self.run.read()["state"] in FINAL
             finish_run(attached, outcome, pull=pull and not ended_before)
 
     def _attach(
@@ -145,12 +146,8 @@ class Training:
                 return
             wish = self._wish(set(), 0.0, until_end=False)
             following = Following(wish, self.link, Silent(), writing=True)
-            attached = follow_again(following, Silent(), self.link.connect())
-            outcome = attached.run()
-            if attached.following.session is not None:
-                attached.following.session.close()
-        if outcome.state in FINAL:
-            self.run.update(state=outcome.state, exit=outcome.exit)
+            following.begin(self.link.connect())
+            self._run_to_now(following)
 
     def show_now(self, listener: Listener, shown: set[int], tail: int | None) -> str | None:
         """Give the listener the output as its host has it now, or as it was last seen; return why it is that.
@@ -169,12 +166,18 @@ class Training:
                 self.show_mirror(listener, shown, tail)
                 return str(error)
             show_held(following)
-            outcome = following.run()
-            if following.session is not None:
-                following.session.close()
-        if outcome.state in FINAL:
-            self.run.update(state=outcome.state, exit=outcome.exit)
+            self._run_to_now(following)
         return None
+
+    def _run_to_now(self, following: Following) -> None:
+        """Mirror what the host has now, and keep an end that is told."""
+        outcome = following.run()
+        following.close()
+        trouble = following.mirror.make_failure(self.id)
+        if trouble is not None:
+            raise trouble
+        if outcome.state in FINAL:
+            self.run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
 
     def _read_end(self) -> Outcome | None:
         """Return how the run ended when every byte of its output is here, else None: its host has to be asked."""
@@ -223,7 +226,11 @@ class Training:
             state = stop_run(session, self.run, self.attempt, grace, listener or Silent())
         finally:
             session.close()
-        return keep_state(self.run, state)
+        try:
+            return keep_state(self.run, state)
+        except LocalSpace as error:  # it is stopped all the same, and its host knows it
+            (listener or Silent()).tell("warn", text=error.message, hint=error.hint)
+            return {**self.run.read(), "state": state["state"], "exit": state.get("exit")}
 
     def wait(self, listener: Listener | None = None) -> int:
         """Follow the run silently to its end and return the exit code `remote-train run` would end with."""

@@ -1,4 +1,4 @@
-"""Stay with a run until its end: output, metrics, the newest checkpoint at the end, and the verdict."""
+"""Stay with a run until its end: its output, and its metrics beside it. What comes after the end is finish.py."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
-from remote_train.host.files import tail_offset
-from remote_train.outcome import make_verdict
-from remote_train.pull import Pull, PullWish
-from remote_train.session import Data, Event
+from remote_train.gaps import Gap, GapReader, render_gap
 from remote_train.watch import Watch, make_watch, read_pieces
 
 if TYPE_CHECKING:
-    from remote_train.follow import Following, Outcome, Wish
+    from remote_train.follow import Following, Outcome
     from remote_train.listener import Listener
     from remote_train.session import Session
 
-TAIL_LINES = 20
-TAIL_BYTES = 64 * 1024
 UNREAD_BYTES = 1 << 20
 UNREAD_SECONDS = 0.25
 LONGEST_LAG = 2 << 30
@@ -36,6 +30,7 @@ class Attached:
         self.link = following.link
         self.watch: Watch | None = None
         self._unread = Unread(following)
+        self.gaps = GapReader()
         following.on_data = self._take
         following.aside = self
 
@@ -50,7 +45,14 @@ class Attached:
             held = min(mirror.offset("0"), position)
             self.watch.feed_ends(mirror.output("0"), held, position)
 
+    def tell_gaps(self, gaps: list[Gap]) -> None:
+        """Tell when the host's disk took nothing of the output."""
+        for gap in gaps:
+            self.listener.tell("warn", text=render_gap(self.link.host.name, gap))
+
     def _take(self, name: str, data: bytes) -> None:
+        if name == "clock":
+            self.tell_gaps(self.gaps.feed(data))
         if self.watch is None:
             return
         if name != "0":
@@ -149,95 +151,6 @@ class _PeakListener:
         if kind == "peak" and self._attached.watch is not None:
             self._attached.watch.measured = facts["peak"]
         self._attached.listener.tell(kind, **facts)
-
-
-def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
-    """Record the end, bring the newest checkpoint, and raise the error the end amounts to, if it is one.
-
-    The training's own failure outranks a pull that went wrong.
-    """
-    run, link, listener = attached.wish.run, attached.link, attached.listener
-    verdict = make_verdict(run.id, link.host.name, outcome)
-    run.update(state=outcome.state, exit=outcome.exit)
-    trouble = attached.following.mirror.failure
-    session = attached.following.session
-    try:
-        if isinstance(verdict, TrainingFailed):
-            _show_failure(attached, outcome)
-        pulled = _pull_newest(attached) if pull and session is not None else None
-    except (RemoteTrainError, ConnectionLost) as error:
-        listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
-        pulled = None
-        verdict = verdict or as_verdict(error, run.id)
-    finally:
-        if session is not None:
-            session.close()
-    listener.tell("ended", run=run.id, outcome=outcome, verdict=verdict, pulled=pulled, watch=attached.watch)
-    if verdict is not None:
-        raise verdict
-    if trouble is not None:
-        raise LocalSpace(
-            f"the mirror in {run.folder} is incomplete: {trouble.strerror}",
-            hint=f"free space, then `remote-train logs {run.id}` completes it",
-        )
-
-
-def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:
-    """Return what a run ends with whose training was fine and whose checkpoint did not come."""
-    if isinstance(error, RemoteTrainError):
-        return error
-    return PullIncomplete(
-        f"the newest checkpoint did not come: {error}", hint=f"`remote-train pull {run}` brings it"
-    )
-
-
-def _pull_newest(attached: Attached) -> list[str]:
-    wish, session = attached.wish, attached.following.session
-    if session is None:
-        return []
-    pull = Pull(wish.run, wish.attempt, attached.link, session, attached.listener)
-    pulled = pull.bring(PullWish(latest=True, give_up=wish.give_up))
-    return [str(path) for path in (*pulled.files, *pulled.unchanged)]
-
-
-def _show_failure(attached: Attached, outcome: Outcome) -> None:
-    """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
-    ended = outcome.exit or {}
-    first = ended.get("first_failure") or {"rank": 0}
-    rank = int(first["rank"])
-    outputs = ended.get("outputs", {})
-    name = str(rank) if outputs.get(str(rank)) else "launcher"
-    if name == "0" and attached.wish.shown:
-        return  # it has just gone by
-    path = attached.wish.run.attempt(attached.wish.attempt).output(name)
-    session = attached.following.session
-    if path.exists() and (session is None or attached.following.mirror.writing):
-        begin = max(tail_offset(str(path), TAIL_LINES), path.stat().st_size - TAIL_BYTES)
-        text = b"".join(read_pieces(path, begin))
-    elif session is not None:
-        text = read_tail(session, attached.wish, name, TAIL_LINES)
-    else:
-        return
-    attached.listener.tell("failure", rank=rank, name=name, tail=text.rstrip(b"\n"))
-
-
-def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
-    """Return the last lines of one output of an attempt that has ended."""
-    facts = {"run": wish.run.id, "attempt": wish.attempt}
-    offset = 0
-    if name.isdigit():
-        offset = session.request("tail", rank=int(name), lines=lines, **facts)["offset"]
-    stream = session.new_stream()
-    outputs = [{"stream": stream, "name": name, "offset": offset}]
-    session.request("follow", outputs=outputs, wait=False, **facts)
-    held = b""
-    while True:
-        item = session.next_item(10.0)
-        if item is None or isinstance(item, Event):
-            break
-        if isinstance(item, Data) and item.stream == stream:
-            held = (held + item.payload)[-(256 * 1024) :]
-    return b"\n".join(held.rstrip(b"\n").split(b"\n")[-lines:])
 
 
 def follow_again(following: Following, listener: Listener, session: Session) -> Attached:

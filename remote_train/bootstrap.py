@@ -15,9 +15,11 @@ import zlib
 from dataclasses import dataclass
 from importlib import resources
 
-from remote_train.errors import HostUnfit, UsageError
+from remote_train.errors import HostSpace, HostUnfit, UsageError
 
 NOISE_LIMIT = 64 * 1024
+WORDS = 300
+"""Characters of a host's own words that are passed on."""
 _PYTHON = re.compile(r"[A-Za-z0-9_./~+-]+\Z")
 _VERDICT = re.compile(rb"\0RT1 ([0-9a-f]+) (READY|NEED|FAIL[^\n]*)\n")
 
@@ -33,14 +35,18 @@ if sys.version_info < (3, 8):
 r = os.path.join(os.path.expanduser("~"), ".local", "state", "remote-train")
 a = os.path.join(r, "agents", h)
 if not os.path.isdir(a):
-    import json, zlib, hashlib, struct, shutil
+    import errno, json, zlib, hashlib, struct, shutil
     m = os.umask(0o77)
     t = a + "." + n
+    def fail(e):
+        shutil.rmtree(t, True)
+        k = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+        say("FAIL%s cannot write its state folder: %s" % (k and " disk" or "", e))
+        sys.exit(13)
     try:
         os.makedirs(t)
     except OSError as e:
-        say("FAIL cannot write its state folder: %s" % e)
-        sys.exit(13)
+        fail(e)
     say("NEED")
     def take(k):
         b = b""
@@ -55,16 +61,20 @@ if not os.path.isdir(a):
     if hashlib.sha256(s).hexdigest() != h:
         say("FAIL the agent arrived damaged")
         sys.exit(60)
-    for p, c in json.loads(s.decode("ascii")).items():
-        f = os.path.join(t, p)
-        os.makedirs(os.path.dirname(f), exist_ok=True)
-        open(f, "w").write(c)
+    try:
+        for p, c in json.loads(s.decode("ascii")).items():
+            f = os.path.join(t, p)
+            os.makedirs(os.path.dirname(f), exist_ok=True)
+            with open(f, "w") as o:
+                o.write(c)
+    except OSError as e:
+        fail(e)
     try:
         os.rename(t, a)
-    except OSError:
-        shutil.rmtree(t)
+    except OSError as e:
         if not os.path.isdir(a):
-            raise
+            fail(e)
+        shutil.rmtree(t, True)
     os.umask(m)
 for p in (r, os.path.dirname(a), a):
     s = os.stat(p)
@@ -136,14 +146,19 @@ def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
     return None
 
 
-def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit:
+def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit | HostSpace:
     """Return the error for a host that did not bring our agent up, in its own words."""
+    if word is not None and word.startswith("FAIL disk "):
+        hint = "free space there; our program and its runs live in ~/.local/state/remote-train"
+        return HostSpace(f"{host}: {word.removeprefix('FAIL disk ')}", hint=hint)
     if word is not None:
-        return HostUnfit(f"{host}: {word.removeprefix('FAIL ')}", hint="set `python` for it in hosts.toml")
+        return HostUnfit(
+            f"{host}: {word.removeprefix('FAIL ')[:WORDS]}", hint="set `python` for it in hosts.toml"
+        )
     if b"Unknown option: -I" in stderr:
         return make_unfit(host, b"", b"", "its Python is older than 3.4, 3.8 is needed")
     said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
-    words = said[-1][:300] if said else "nothing"
+    words = said[-1][:WORDS] if said else "nothing"
     return HostUnfit(
         f"{host}: logged in, but our agent did not come up; the host said: {words}",
         hint=f"try `ssh {host} python3 --version`",

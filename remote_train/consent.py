@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remote_train.errors import UsageError
 from remote_train.memory import consent_path
-from remote_train.records import read_json, write_json
+from remote_train.records import read_json, remember_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,6 +62,6 @@ def _ask_consent(root: Path, plain: Iterable[str], secret: Iterable[str], ask: A
             hint=f"pass them on with {' '.join(flags)}, or run once on a terminal and say yes",
         )
     if ask(f"The project file asks for {', '.join(new)} of your environment. Pass them to its runs?"):
-        write_json(path, {"names": sorted(remembered | set(new))})
+        remember_json(path, {"names": sorted(remembered | set(new))})
         return remembered | set(new)
     return remembered

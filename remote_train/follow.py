@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from remote_train.errors import ConnectionLost, ProtocolError
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
 from remote_train.mirror import Mirror
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.session import Data, End, Event, Item, Session
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class Outcome:
 
     state: str
     exit: dict[str, Any] | None
+    why: str | None = None
+    """Of a run that is lost: what is known of how that came."""
 
 
 class Following:
@@ -77,6 +79,7 @@ class Following:
         self.session: Session | None = None
         self.unfinished: set[str] = set()
         self.outcome: Outcome | None = None
+        self._losses = Losses()
 
     def change_outputs(self, names: list[str]) -> None:
         """Follow other outputs than was thought, before anything has come."""
@@ -104,18 +107,36 @@ class Following:
         return item | ({"until": self.until[name]} if name in self.until else {})
 
     def begin(self, session: Session) -> None:
-        """Ask a session for everything from here on."""
-        self.note_state(session.request("follow", **self.make_request(session)))
+        """Ask a session for everything from here on; one that cannot give it is closed."""
+        try:
+            state = session.request("follow", **self.make_request(session))
+        except (RemoteTrainError, ConnectionLost):
+            session.close()
+            raise
+        self._note_short(state.get("short"))
+        self.note_state(state)
+
+    def _note_short(self, short: object) -> None:
+        """Tell what a host that went down has lost although it was sent before; the mirrors keep it."""
+        for name, size in short.items() if isinstance(short, dict) else ():
+            lost = self.mirror.keep_lost(str(name), size) if isinstance(size, int) else None
+            if lost is not None:
+                where = self.link.host.name
+                hint = f"they are in {self.mirror.attempt.folder}"
+                self.listener.tell("warn", text=f"{where} lost {lost} when it went down", hint=hint)
 
     def note_state(self, state: dict[str, Any]) -> None:
         """Keep the host's record of the attempt."""
         record = state.get("attempt")
-        if record and self.mirror.writing:
-            mirror = self.wish.run.attempt(self.wish.attempt)
-            mirror.write(layout.ATTEMPT, record)
+        if record:
+            self.mirror.keep(layout.ATTEMPT, record)
             if state.get("peak"):
-                mirror.write(layout.PEAK, state["peak"])
-        self.listener.tell("state", state=state.get("state"), run=self.wish.run.id)
+                self.mirror.keep(layout.PEAK, state["peak"])
+        self._tell_state(state)
+
+    def _tell_state(self, facts: dict[str, Any]) -> None:
+        said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why")}
+        self.listener.tell("state", run=self.wish.run.id, **said)
 
     def run(self) -> Outcome:
         """Take what comes until the attempt has ended and everything of it is here."""
@@ -126,8 +147,16 @@ class Following:
                 except ConnectionLost as error:
                     self.reconnect(str(error))
             return self.outcome
+        except RemoteTrainError:
+            self.close()
+            raise
         finally:
             self.mirror.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.session is not None:
+            self.session.close()
 
     def _take_until_end(self) -> None:
         if self.session is None:
@@ -148,6 +177,7 @@ class Following:
         if name is None:
             return
         if isinstance(item, Data):
+            self._losses.note_progress()
             hidden = self.shown_from.get(name, 0) - self.mirror.offsets[name]
             self.mirror.write(name, item.payload)
             if name.isdigit() and int(name) in self.wish.shown and hidden < len(item.payload):
@@ -171,24 +201,25 @@ class Following:
         facts = event.facts
         if facts.get("run") != self.wish.run.id or facts.get("attempt") != self.wish.attempt:
             return
-        mirror = self.wish.run.attempt(self.wish.attempt)
         if event.kind == "peak" and isinstance(facts.get("peak"), dict):
-            if self.mirror.writing:
-                mirror.write(layout.PEAK, facts["peak"])
+            self.mirror.keep(layout.PEAK, facts["peak"])
             self.listener.tell("peak", peak=facts["peak"])
         elif event.kind == "state":
-            self.listener.tell("state", state=facts.get("state"), run=self.wish.run.id)
+            self._tell_state(facts)
+        elif event.kind in ("quiet", "restarted"):
+            self.listener.tell(event.kind, **{key: facts.get(key) for key in ("run", "seconds", "restarts")})
         elif event.kind == "ended":
             if self.unfinished:
                 raise ProtocolError(f"{self.link.host.name}: the run ended and not all of its output came")
             ended = facts.get("exit")
-            if isinstance(ended, dict) and self.mirror.writing:
-                mirror.write(layout.EXIT, ended)
-            self.outcome = Outcome(str(facts.get("state")), ended if isinstance(ended, dict) else None)
+            if isinstance(ended, dict):
+                self.mirror.keep(layout.EXIT, ended)
+            why = facts.get("why")
+            exit_record = ended if isinstance(ended, dict) else None
+            self.outcome = Outcome(str(facts.get("state")), exit_record, str(why) if why else None)
 
     def reconnect(self, why: str) -> None:
         """Come back at the offsets reached."""
-        if self.session is not None:
-            self.session.close()
-        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener)
+        self.close()
+        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener, self._losses)
         reconnect(self.link, why, patience, self.begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from remote_train.errors import (
     ConnectionLost,
     HostKeyRefused,
     HostUnfit,
+    LocalSpace,
     LoginRefused,
     NameTaken,
     ProtocolError,
@@ -20,9 +22,9 @@ from remote_train.errors import (
 from remote_train.follow import Following, Wish
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
-from remote_train.ship import FactsChanged, Shipment, make_start_message
+from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 """Errors after which a start may have happened all the same."""
+
+LOOKS = 3
+"""How often a host may change between a look at it and the start."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -80,17 +85,21 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     except BaseException as error:
         _note_unstarted(run, reached.link.host.name, error, listener)
         raise
-    run.update(state="running")
+    try:
+        run.update(state="running")
+    except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
+        following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
     return Started(run, prepared, following, state)
 
 
 def _note_unstarted(run: Run, host: str, error: BaseException, listener: Listener) -> None:
     """Record that a run was not started, or that only its host knows."""
-    if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
-        run.update(state="not started")
+    certain = isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS)
+    with contextlib.suppress(LocalSpace):  # the error that is on its way says more
+        run.update(state="not started" if certain else "unknown")
+    if certain:
         return
-    run.update(state="unknown")
     hint = f"`remote-train show {run.id}` asks there"
     listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
 
@@ -130,15 +139,24 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
         if base.get("package") != prepared.package.package_id:
             link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
 
+    losses = Losses()
+    looks = 0
     state: dict[str, Any] | None = None
+    asked = prepared.request.name is None  # an id that we made is free
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
         shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
+            if not asked:
+                refuse_taken_name(session, run.id)
+                asked = True  # from here on a run of this name may be ours
             state = shipment.start(base, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
         except FactsChanged:
+            looks += 1
+            if looks > LOOKS:
+                raise ProtocolError(f"{link.host.name} says again and again that it has changed") from None
             facts = link.read_facts(session, fresh=True)
             why = find_unfit(link.host, facts)
             if why is not None:
@@ -150,7 +168,7 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
             following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
-            patience = Patience(run.id, prepared.request.give_up, following.listener)
+            patience = Patience(run.id, prepared.request.give_up, following.listener, losses)
             session = reconnect(link, str(error), patience, lambda _session: None)
     following.note_state(state)
     return plan, state

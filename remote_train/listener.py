@@ -9,7 +9,7 @@ class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
     Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
-    state, peak, metric, detached, silent, back, ended,
+    state, quiet, restarted, peak, metric, detached, silent, back, ended,
     pulled, stopping, stopped.
     """
 

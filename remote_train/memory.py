@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.records import client_root, read_json, write_json
+from remote_train.records import client_root, read_json, remember_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class HostMemory:
 
     def write_facts(self, pythons: list[str], facts: dict[str, Any]) -> None:
         """Remember facts."""
-        write_json(self.folder / "facts.json", {"pythons": pythons, "facts": facts})
+        remember_json(self.folder / "facts.json", {"pythons": pythons, "facts": facts})
 
     def read_base(self, project_root: Path) -> dict[str, Any]:
         """Return `package` and `rows` of what this project last sent there; {} when nothing is known."""
@@ -57,7 +57,7 @@ class HostMemory:
 
     def write_base(self, project_root: Path, package: str, rows: list[Any]) -> None:
         """Remember what was sent."""
-        write_json(self._base(project_root), {"package": package, "rows": rows})
+        remember_json(self._base(project_root), {"package": package, "rows": rows})
 
     def _base(self, project_root: Path) -> Path:
         return self.folder / f"base-{_safe(str(project_root))}.json"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from remote_train.errors import VerificationFailed
+from remote_train.errors import LocalSpace, VerificationFailed
+from remote_train.records import make_local_space
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from remote_train.records import Attempt
 
 BLOCK = 1 << 20
@@ -19,10 +22,13 @@ class Mirror:
     def __init__(self, attempt: Attempt, names: list[str], *, writing: bool) -> None:
         self.attempt = attempt
         self.writing = writing
-        self.failure: OSError | None = None
+        self.failure: LocalSpace | None = None
+        """Why the mirror stopped short; its files are a prefix of the host's then, and complete themselves later."""
         self.offsets = {name: attempt.offset(name) for name in names}
         self.ahead: set[str] = set()
         """Outputs that come from further on than their mirror reaches, and are not written: it stays a prefix."""
+        self.lost: set[str] = set()
+        """Outputs of which this mirror has more than their host, which lost the rest: left as they are."""
         self._files: dict[str, BinaryIO] = {}
 
     def skip_to(self, name: str, offset: int) -> None:
@@ -32,7 +38,7 @@ class Mirror:
 
     def holds(self, name: str) -> bool:
         """Tell whether what came of an output can be read again here."""
-        return self.writing and self.failure is None and name not in self.ahead
+        return self.writing and self.failure is None and name not in self.ahead | self.lost
 
     def write(self, name: str, data: bytes) -> None:
         """Append to an output's mirror. A full disk here stops the mirror, never the stream."""
@@ -40,8 +46,41 @@ class Mirror:
             try:
                 _write_all(self._open(name), data)
             except OSError as error:
-                self.failure = error
+                self.fail(make_local_space(self.attempt.output(name), error))
         self.offsets[name] += len(data)
+
+    def keep_lost(self, name: str, size: int) -> str | None:
+        """Take notice that a host has only `size` bytes of an output left; return which it lost, in words."""
+        held = self.offsets.get(name, 0)
+        if not 0 <= size < held:
+            return None
+        self.lost.add(name)
+        self.offsets[name] = size
+        return f"bytes {size:,} to {held:,} of {_describe_output(name)}"
+
+    def fail(self, error: LocalSpace) -> None:
+        """Stop writing; the first cause is the one that is told."""
+        self.failure = self.failure or error
+
+    def keep(self, name: str, record: dict[str, Any]) -> None:
+        """Keep one of the host's records beside the mirrors; where that cannot be, the stream goes on."""
+        if not self.writing or self.failure is not None:
+            return
+        try:
+            self.attempt.write(name, record)
+        except LocalSpace as error:
+            self.fail(error)
+
+    def make_failure(self, run: str) -> LocalSpace | None:
+        """Return what the user is told at the end if the mirror is short."""
+        if self.failure is None:
+            return None
+        need = sum(max(0, end - self.attempt.offset(name)) for name, end in self.offsets.items())
+        return LocalSpace(
+            f"the mirror in {self.attempt.folder} is incomplete, {need:,} bytes are missing: {self.failure.message}",
+            hint=f"free {need:,} bytes there, then `remote-train logs {run}` completes it",
+            need=need,
+        )
 
     def _open(self, name: str) -> BinaryIO:
         file = self._files.get(name)
@@ -52,25 +91,38 @@ class Mirror:
 
     def verify(self, name: str, summary: dict[str, Any]) -> None:
         """Compare a mirror with the length and SHA-256 of the host's file; raise VerificationFailed."""
-        if not self.holds(name):
+        if not self.writing or self.failure is not None or name in self.ahead:
             return
         path = self.attempt.output(name)
-        if not path.exists():
-            path.touch()
-        length, digest = path.stat().st_size, hash_file(path)
+        try:
+            if not path.exists():
+                path.touch()
+            limit = self.offsets[name] if name in self.lost else path.stat().st_size
+            length, digest = limit, hash_file(path, limit)
+        except OSError as error:
+            self.fail(make_local_space(path, error))
+            return
         if (length, digest) != (summary.get("length"), summary.get("sha256")):
-            aside = path.with_name(path.name + ".damaged")
-            self.close()
+            raise self._set_aside(path, f"{length} bytes here, {summary.get('length')} there")
+
+    def _set_aside(self, path: Path, difference: str) -> VerificationFailed:
+        aside = path.with_name(path.name + ".damaged")
+        self.close()
+        try:
             path.rename(aside)
-            raise VerificationFailed(
-                f"{path} is not what the host has ({length} bytes here, {summary.get('length')} there)",
-                hint=f"it was set aside as {aside.name}; `remote-train logs` fetches it anew",
-            )
+        except OSError:
+            hint = f"move {path} away; `remote-train logs` fetches it anew then"
+        else:
+            hint = f"it was set aside as {aside.name}; `remote-train logs` fetches it anew"
+        return VerificationFailed(f"{path} is not what the host has ({difference})", hint=hint)
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
-            file.close()
+        for name, file in self._files.items():
+            try:
+                file.close()
+            except OSError as error:
+                self.fail(make_local_space(self.attempt.output(name), error))
         self._files.clear()
 
 
@@ -81,7 +133,17 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def hash_file(path: Any) -> str:  # noqa: ANN401  (str or Path)
-    """Return the SHA-256 of a file."""
+def _describe_output(name: str) -> str:
+    return f"rank {name}'s output" if name.isdigit() else f"the {name}'s records"
+
+
+def hash_file(path: Any, limit: int | None = None) -> str:  # noqa: ANN401  (str or Path)
+    """Return the SHA-256 of a file, or of its first `limit` bytes."""
     with open(path, "rb") as file:  # noqa: PTH123  (takes both)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if limit is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while limit and (data := file.read(min(BLOCK, limit))):
+            digest.update(data)
+            limit -= len(data)
+        return digest.hexdigest()

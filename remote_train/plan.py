@@ -6,6 +6,7 @@ Pure: no clock, no environment, no disk. What the host is like comes in as facts
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 GPU_KEYS = ("index", "uuid", "name", "sm_count", "clock_mhz", "capability", "memory_bytes")
+
+_COUNT = re.compile(r"0*[1-9][0-9]{0,5}\Z")
 
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
@@ -44,6 +47,7 @@ class Job:
     gpus: str = "1"
     processes: int | None = None
     launcher: str | None = None
+    max_restarts: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
@@ -74,6 +78,8 @@ class Plan:
     peak_tflops: Mapping[str, float]
     gpu_facts: tuple[Mapping[str, Any], ...] = ()
     """What is known of the host's GPUs, for the record: MFU is derived from it later."""
+    max_restarts: int = 0
+    """How often torchrun may start all ranks anew after one has failed."""
     notes: tuple[str, ...] = ()
 
     def as_message(self) -> dict[str, Any]:
@@ -134,6 +140,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         torch=facts["python"]["torch"],
         peak_tflops=dict(host.peak_tflops),
         gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
+        max_restarts=job.max_restarts,
         notes=tuple(notes),
     )
     return _with_measure(plan, facts)
@@ -183,13 +190,18 @@ def _count_gpus(gpus: Mapping[str, Any] | None, facts: Facts) -> int:
 
 
 def choose_launcher(job: Job, device: str, processes: int) -> str:
-    """Return torchrun for CUDA or several processes, else plain python (nanoGPT breaks under torchrun on a CPU)."""
+    """Return torchrun for CUDA, several processes or restarts, else plain python (nanoGPT breaks under torchrun on a CPU)."""
     if job.launcher == "python" and processes > 1:
         raise UsageError(
             f"--launcher python starts one process, and {processes} are asked for",
             hint="leave --launcher out, or pass --nproc-per-node 1",
         )
-    return job.launcher or ("torchrun" if device == "cuda" or processes > 1 else "python")
+    if job.launcher == "python" and job.max_restarts:
+        raise UsageError(
+            "--max-restarts is torchrun's, and --launcher python was asked for", hint="leave one of them out"
+        )
+    several = device == "cuda" or processes > 1 or job.max_restarts > 0
+    return job.launcher or ("torchrun" if several else "python")
 
 
 def make_argv(job: Job, device: str, paths: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -240,7 +252,7 @@ def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tupl
     """
     share = max(1, int(facts["cpu"]["usable"]) // processes)
     default = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    if processes > 1 or host.device == "cuda":
+    if choose_launcher(job, host.device, processes) == "torchrun":
         # torchrun dies of SIGHUP even under nohup, and gives its ranks 30 s of its own to end.
         default.update(PET_SIGNALS_TO_HANDLE="SIGTERM,SIGINT", PET_SHUTDOWN_TIMEOUT="3600")
     if host.device == "cpu":
@@ -248,7 +260,7 @@ def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tupl
     if host.device == "cpu" or processes > 1:
         default["OMP_NUM_THREADS"] = str(share)
     chosen = {**facts.get("thread_env", {}), **host.env, **job.env}.get("OMP_NUM_THREADS", "")
-    return (int(chosen) if chosen.isdigit() and int(chosen) > 0 else share), default
+    return (int(chosen) if _COUNT.match(chosen) else share), default
 
 
 def make_links(job: Job, host: HostSpec) -> dict[str, str]:

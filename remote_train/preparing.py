@@ -23,7 +23,7 @@ from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
 from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
-from remote_train.records import read_json, write_json
+from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
     from remote_train.config.families import Family
@@ -47,6 +47,7 @@ class Request:
     gpus: str = "1"
     processes: int | None = None
     launcher: str | None = None
+    max_restarts: int = 0
     env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -75,6 +76,8 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
     check_name(request.name)
     place = find_project(request.cwd, Path.home())
+    if request.name is not None:
+        check_name_free(place.root / "runs", request.name)
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
     links, local = make_route(request, place.root, ask)
@@ -89,6 +92,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         gpus=request.gpus,
         processes=request.processes,
         launcher=request.launcher,
+        max_restarts=request.max_restarts,
         env=plain_env,
         data=request.data,
         checkpoints=request.checkpoints,
@@ -164,7 +168,7 @@ def tell_package(root: Path, package: Package, listener: Listener) -> None:
     path = told_path(root)
     told = read_json(path).get("notices", [])
     if notices != told:
-        write_json(path, {"notices": notices})
+        remember_json(path, {"notices": notices})
     facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
     listener.tell("package", notices=[text for text in notices if text not in told], **facts)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
 from remote_train.host import layout
+from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
 from remote_train.plan import find_unfit
 from remote_train.watch import read_last_metric
@@ -35,10 +36,12 @@ def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
     """Write the host's word on a run into its records."""
     number = state.get("number") or run.read()["attempts"][-1]["attempt"]
     mirror = run.attempt(number)
+    mirror.prepare()
     for name, key in ((layout.ATTEMPT, "attempt"), (layout.PEAK, "peak"), (layout.EXIT, "exit")):
         if isinstance(state.get(key), dict):
             mirror.write(name, state[key])
-    return run.update(state=state["state"], exit=state.get("exit"))
+    known = {key: state.get(key) for key in ("exit", "why", "quiet", "supervised")}
+    return run.update(state=state["state"], **known)
 
 
 def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict[str, str]:
@@ -120,6 +123,7 @@ def describe(run: Run) -> dict[str, Any]:
         "host": record["host"],
         "state": record["state"],
         "exit": render_exit(ended) if ended else None,
+        "notes": render_notes(record),
         "attempts": [f"{item['attempt']} on {item['host']}" for item in attempts],
         "script": " ".join(plan["argv"]),
         "launcher": plan["launcher"],
@@ -136,6 +140,26 @@ def describe(run: Run) -> dict[str, Any]:
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
         "next": next_commands(run.id, record["state"]),
     }
+
+
+def render_notes(record: dict[str, Any]) -> list[str]:
+    """Return what else is known of how a run is, or how it ended: one line each."""
+    ended = record.get("exit") or {}
+    first = ended.get("first_failure") or {}
+    notes = []
+    if record["state"] == "lost":
+        notes.append(f"{record.get('why') or 'it is gone'}; how it ended is not known")
+    elif record["state"] not in FINAL and record.get("supervised") is False and record.get("why"):
+        notes.append(f"{record['why']}: it runs on, and how it ends will not be known")
+    if record["state"] not in FINAL and (record.get("quiet") or 0) >= QUIET_SECONDS:
+        notes.append(f"no output for {record['quiet'] / 60:.0f} minutes: it may hang")
+    if first.get("rank") is not None and len(ended.get("outputs", {})) > 1:
+        notes.append(f"rank {first['rank']} failed first")
+    if first.get("error"):
+        notes.append(f"{first['error_file']}: {first['error']}")
+    if ended.get("restarts"):
+        notes.append(f"torchrun restarted it {ended['restarts']} times")
+    return notes
 
 
 def list_pulled(run: Run) -> list[str]:

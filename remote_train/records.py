@@ -13,9 +13,11 @@ An index in the user's state folder leads from an id to its folder, so that RUN 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -34,14 +36,39 @@ if TYPE_CHECKING:
 RUN_FORMAT = 1
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters of a run id that cannot be taken for one another."""
+_LEFTOVER = re.compile(r"\.\d+\.tmp\Z")
+"""Ends the name of a file that a killed process did not come to rename."""
 
 
 @cache
 def client_root() -> Path:
-    """Return the folder of this laptop's own state (index, memory of hosts), made on first use."""
-    root = platformdirs.user_state_path("remote-train") / "client"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return root
+    """Return the folder of this laptop's own state (index, memory of hosts); who writes there makes it."""
+    return platformdirs.user_state_path("remote-train") / "client"
+
+
+def make_local_space(place: Path, error: OSError) -> LocalSpace:
+    """Return what a user is told when this machine did not take what had to be written."""
+    return LocalSpace(f"{place}: {error.strerror or error}", hint=choose_hint(error), path=str(place))
+
+
+def choose_hint(error: OSError) -> str:
+    """Return what to do about a write that failed here."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space there and start again"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit on open files (`ulimit -n`) and start again"
+    if error.errno == errno.EFBIG:
+        return "raise the limit on the size of files (`ulimit -f`) and start again"
+    return "make that folder writable and start again; for the state folder, XDG_STATE_HOME may name another"
+
+
+@contextlib.contextmanager
+def keeping(place: Path) -> Iterator[None]:
+    """Turn an OSError of a record that matters into LocalSpace."""
+    try:
+        yield
+    except OSError as error:
+        raise make_local_space(place, error) from error
 
 
 def make_run_id(project: str, now: float) -> str:
@@ -65,10 +92,12 @@ class Run:
         return record
 
     def update(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON values)
-        """Change keys of run.json; a reader sees the old record or the new one."""
+        """Change keys of run.json; a reader sees the old record or the new one. Raises LocalSpace."""
         record = {**self.read(), **changes}
         record.pop("format", None)
-        durable.write_record(str(self.folder / "run.json"), record, sync=False)
+        path = self.folder / "run.json"
+        with keeping(path):
+            durable.write_record(str(path), record, sync=False)
         return record
 
     @property
@@ -83,13 +112,29 @@ class Run:
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
         """Hold the mirror's lock; yields False when another process of this laptop writes it already."""
-        with open(self.folder / "mirror.lock", "w", encoding="ascii") as lock:  # noqa: PTH123  (flock wants a file)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        lock = _open_lock(self.folder / "mirror.lock")
+        try:
+            yield _try_lock(lock)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def _open_lock(path: Path) -> int | None:
+    """Return a descriptor to lock; None on a disk that has no room for it: the mirror will not be written either."""
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return None
+
+
+def _try_lock(lock: int | None) -> bool:
+    try:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -120,40 +165,78 @@ class Attempt:
         return durable.read_record(str(self.folder / name))
 
     def write(self, name: str, record: dict[str, Any]) -> None:
-        """Keep one of the host's records."""
-        durable.write_record(
-            str(self.folder / name), {k: v for k, v in record.items() if k != "format"}, sync=False
-        )
+        """Keep one of the host's records; raise LocalSpace."""
+        path = self.folder / name
+        with keeping(path):
+            durable.write_record(str(path), {k: v for k, v in record.items() if k != "format"}, sync=False)
 
     def prepare(self) -> None:
         """Make the folders."""
         (self.folder / layout.RANKS).mkdir(parents=True, exist_ok=True)
 
 
+def find_namesake(home: Path, run_id: str) -> Path | None:
+    """Return the folder of the run that has this id, under `home` or wherever this laptop knows one; None: it is free."""
+    entry = client_root() / "index" / run_id
+    known = Path(entry.read_text()) if entry.exists() else home / run_id
+    return next((folder for folder in (home / run_id, known) if (folder / "run.json").exists()), None)
+
+
+def check_name_free(home: Path, run_id: str) -> None:
+    """Raise NameTaken when a run has this id already: two runs of one name could not be told apart afterwards."""
+    taken = find_namesake(home, run_id)
+    if taken is not None:
+        hint = f"`remote-train show {run_id}` shows it; choose another --name, or leave it out"
+        raise NameTaken(f"there is a run named {run_id} in {taken.parent}", hint=hint)
+
+
 def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
     """Make the folder of a new run under `home` and its first record; raise NameTaken, LocalSpace."""
     folder = home / run_id
+    check_name_free(home, run_id)
     try:
         home.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
-        (folder / ".gitignore").write_text("*\n")
-        # The first key marks the folder as ours: such folders are left out of packages.
-        durable.write_record(
-            str(folder / "run.json"),
-            {"remote_train_format": RUN_FORMAT, "run": run_id, **record},
-            sync=False,
-        )
-        index = client_root() / "index"
-        index.mkdir(exist_ok=True)
-        (index / run_id).write_text(str(folder))
     except FileExistsError:
-        hint = f"`remote-train show {run_id}` shows it; choose another --name, or leave it out"
-        raise NameTaken(f"there is a run named {run_id} in {home}", hint=hint) from None
+        hint = "another command is starting it, or the folder is not one of ours; choose another --name"
+        raise NameTaken(f"there is a folder named {run_id} in {home}", hint=hint) from None
     except OSError as error:
-        raise LocalSpace(f"{folder}: {error.strerror}", hint="free space there and start again") from error
+        raise make_local_space(folder, error) from error
     run = Run(run_id, folder)
-    run.attempt(1).prepare()
+    try:
+        _write_first(run, record)
+        _write_index(run)
+    except LocalSpace:
+        with contextlib.suppress(OSError):
+            drop_run(run)
+        raise
     return run
+
+
+def _write_first(run: Run, record: dict[str, Any]) -> None:
+    with keeping(run.folder):
+        (run.folder / ".gitignore").write_text("*\n")
+        # The first key marks the folder as ours: such folders are left out of packages.
+        whole = {"remote_train_format": RUN_FORMAT, "run": run.id, **record}
+        durable.write_record(str(run.folder / "run.json"), whole, sync=False)
+        (
+            run.folder / "mirror.lock"
+        ).touch()  # now, while there is room: on a full disk it can still be locked
+        run.attempt(1).prepare()
+
+
+def _write_index(run: Run) -> None:
+    path = client_root() / "index" / run.id
+    with keeping(path):
+        _make_private(path.parent)
+        durable.write_whole(str(path), str(run.folder).encode(), sync=False)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder, closed to others like those above it that have to be made."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def drop_run(run: Run) -> None:
@@ -169,6 +252,8 @@ def list_runs(project: Path | None = None) -> list[Run]:
     index = client_root() / "index"
     found = {}
     for entry in index.iterdir() if index.is_dir() else ():
+        if _LEFTOVER.search(entry.name):
+            continue
         folder = Path(entry.read_text())
         if (folder / "run.json").exists():
             found[entry.name] = Run(entry.name, folder)
@@ -217,9 +302,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Keep a JSON object that may be lost without harm: renamed into place, not synced."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, separators=(",", ":")))
-    temporary.replace(path)
+def write_json(path: Path, value: dict[str, Any], *, sync: bool = False) -> None:
+    """Keep a JSON object: whole or not at all. Raises OSError."""
+    _make_private(path.parent)
+    durable.write_whole(str(path), json.dumps(value, separators=(",", ":")).encode(), sync=sync)
+
+
+def remember_json(path: Path, value: dict[str, Any]) -> None:
+    """Keep a JSON object that may be lost without harm; a disk that does not take it costs only time."""
+    with contextlib.suppress(OSError):
+        write_json(path, value)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import PackageError, ProtocolError, RunLost, VerificationFailed
+from remote_train.errors import NameTaken, PackageError, ProtocolError, RunLost, VerificationFailed
 from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -49,6 +49,7 @@ class Shipment:
         self.sent_bytes = 0
         self.sent_files = 0
         self._uploads: list[int] = []
+        self._needed: set[str] = set()
 
     def start(self, base: dict[str, Any], message: dict[str, Any], follow: dict[str, Any]) -> dict[str, Any]:
         """Start the attempt and return its state; the follow request is on its way behind it.
@@ -82,10 +83,14 @@ class Shipment:
             return
 
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:
-        if answer["need"] == "manifest":
+        manifest = answer["need"] == "manifest"
+        wanted = {"manifest"} if manifest else set(answer["blobs"])
+        if wanted & self._needed:
+            raise ProtocolError(f"{self.session.host} asks again for what was sent when it asked")
+        self._needed |= wanted
+        if manifest:
             self._send_manifest({}, rows)
             return
-        wanted = set(answer["blobs"])
         found = [row for row in rows if row[1] == "f" and row[4] in wanted]
         if not found:
             raise ProtocolError(f"{self.session.host} asks for files that are not in the package")
@@ -160,6 +165,18 @@ def make_batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], bool]]:
         size += row[3]
     if batch:
         yield batch, True
+
+
+def refuse_taken_name(session: Session, run: str) -> None:
+    """Raise NameTaken when the host has a run of this name: asked before anything of the package travels.
+
+    Of two laptops that ask at once both may hear that it is free; the claim then lets one start.
+    """
+    if session.request("state", run=run).get("state") != "unknown":
+        raise NameTaken(
+            f"{session.host}: there is a run named {run} on this host",
+            hint="choose another --name, or leave it out",
+        )
 
 
 def make_start_message(

@@ -36,4 +36,12 @@ def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: L
             hint="a process in an uninterruptible wait ends only with what it waits for; run `stop` again later",
             survivors=survivors,
         )
+    held = (state.get("exit") or {}).get("gpu_held") or []
+    if held:
+        places = ", ".join(f"GPU {item['index']} by pid {item['pid']}" for item in held)
+        raise StopIncomplete(
+            f"{run.id}: its processes are gone and GPU memory is still held: {places}",
+            hint="the driver has not let go of it; `nvidia-smi` on the host shows whether it does later",
+            gpu_held=held,
+        )
     return state

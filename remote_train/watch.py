@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -87,9 +88,10 @@ def parse_entry(line: bytes) -> tuple[int, float] | None:
     """Return (size of rank 0's output, seconds since the start) of a line of clock.jsonl, None when it is not one."""
     try:
         entry = json.loads(line)
-        return int(entry["sizes"]["0"]), float(entry["mono"])
+        size, seconds = int(entry["sizes"]["0"]), float(entry["mono"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    return (size, seconds) if math.isfinite(seconds) else None
 
 
 class Watch:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -12,7 +14,14 @@ import typer
 from remote_train.cli import hosts, run, runs
 from remote_train.cli.options import app, settings
 from remote_train.cli.signals import Ended, end_on_signals
-from remote_train.errors import EXIT_BUG, ConnectionGivenUp, ConnectionLost, RemoteTrainError
+from remote_train.errors import (
+    EXIT_BUG,
+    ConnectionGivenUp,
+    ConnectionLost,
+    LocalSpace,
+    RemoteTrainError,
+)
+from remote_train.host.disk import FAILING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +45,8 @@ def main() -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:
-        code = code or CUT_OFF
+    except OSError as error:
+        code = code or (LocalSpace.exit_code if is_local_space(error) else CUT_OFF)
     os._exit(code)
 
 
@@ -53,8 +62,13 @@ def _run() -> int:
     except (OutputClosed, BrokenPipeError):
         return CUT_OFF
     except Exception as error:  # noqa: BLE001  (the one place that turns our bugs into exit 70)
-        return _show_bug(error)
+        return _show_unexpected(error)
     return code if isinstance(code, int) else 0
+
+
+def is_local_space(error: OSError) -> bool:
+    """Tell whether this machine's disk or a limit of it is in the way, whatever was being written."""
+    return error.errno in (*FAILING, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 
 
 def _show_expected(error: Exception) -> int:
@@ -80,11 +94,24 @@ def _show(error: RemoteTrainError) -> int:
     return error.exit_code
 
 
+def _show_unexpected(error: Exception) -> int:
+    """Show a disk that took nothing where nobody expected it as what it is; anything else is a bug."""
+    if not isinstance(error, OSError) or not is_local_space(error):
+        return _show_bug(error)
+    from remote_train.records import make_local_space
+
+    place = Path(str(error.filename)) if error.filename else Path("a file of this machine")
+    return _show(make_local_space(place, error))
+
+
 def _show_bug(error: Exception) -> int:
     if settings.debug:
         raise error
+    from remote_train.show.neutral import neutral_text
+
+    said = neutral_text(str(error)[:2000])
     sys.stderr.write(
-        f"remote-train: this is a bug of ours: {type(error).__name__}: {error}\n"
+        f"remote-train: this is a bug of ours: {type(error).__name__}: {said}\n"
         "run it again as `remote-train --debug …` and report what it prints\n"
     )
     return EXIT_BUG

@@ -100,6 +100,10 @@ def run(
             "--launcher", metavar="torchrun|python", help="[default: torchrun for CUDA or several processes]"
         ),
     ] = None,
+    max_restarts: Annotated[
+        int,
+        typer.Option("--max-restarts", metavar="N", min=0, help="How often torchrun may restart all ranks."),
+    ] = 0,
     env: Annotated[
         list[str] | None, typer.Option("--env", metavar="K[=V]", help="Set a variable, or pass on your own.")
     ] = None,
@@ -146,6 +150,7 @@ def run(
         gpus=gpus,
         processes=processes,
         launcher=launcher,
+        max_restarts=max_restarts,
         env=tuple(env or ()),
         secrets=tuple(secret or ()),
         include=tuple(include or ()),

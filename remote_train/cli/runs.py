@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,7 @@ def logs(
 
 def show_now(training: Training, listener: Listener, shown: set[int], tail: int | None) -> str | None:
     """Show a run's output as it is now, several ranks one after the other; return why it is as last seen."""
-    from remote_train.errors import ConnectionGivenUp
+    from remote_train.errors import ConnectionLost, RemoteTrainError
 
     if training.is_complete() or (tail is None and len(shown) > 1):
         trouble = catch_up(training)
@@ -93,7 +94,7 @@ def show_now(training: Training, listener: Listener, shown: set[int], tail: int 
         return trouble
     try:
         return training.show_now(listener, shown, tail)
-    except ConnectionGivenUp as error:
+    except (RemoteTrainError, ConnectionLost) as error:
         return str(error)
 
 
@@ -145,7 +146,10 @@ def show(run: RunArgument = None, hosts_file: HostsFile = None, json: Json = Fal
 def stop(
     run: RunArgument = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="Time to end by itself after TERM.")
+        float,
+        typer.Option(
+            "--grace", metavar="SECONDS", min=0, max=86_400, help="Time to end by itself after TERM."
+        ),
     ] = 30.0,
     hosts_file: HostsFile = None,
     json: Json = False,
@@ -153,6 +157,8 @@ def stop(
     """Stop a run: TERM, a grace, then everything of it is killed."""
     from remote_train.api import find_training
 
+    if math.isnan(grace):
+        raise typer.BadParameter("nan is no time", param_hint="--grace")
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
     with make_screen() as screen:
@@ -220,6 +226,7 @@ def metrics(
     training = find_training(run, hosts_file, make_ask())
     trouble = catch_up(training)
     if trouble is not None:
-        sys.stderr.write(f"remote-train: as last seen; {trouble}\n")
+        with make_screen() as screen:
+            screen.say(f"as last seen; {trouble}")
     if not print_metrics(training.metrics(), csv=csv):
         sys.stderr.write(f"remote-train: the output of {training.id} has no metrics so far\n")

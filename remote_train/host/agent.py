@@ -17,6 +17,7 @@ import time
 
 from remote_train.host import wire
 from remote_train.host.credit import Credit
+from remote_train.host.disk import describe_error
 from remote_train.host.inotify import Watch, open_watch
 from remote_train.host.operations import Operations
 
@@ -188,6 +189,10 @@ def serve(fd_in: int, fd_out: int) -> None:
         connection.run()
     except wire.FrameError as error:
         connection.send({"event": "fatal", "kind": "protocol", "message": str(error)})
+        connection.write()
+    except OSError as error:  # an output or a file that cannot be read any more
+        connection.sources.clear()
+        connection.send(dict(describe_error(error, operations.root), event="fatal"))
         connection.write()
     finally:
         operations.close()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 
-from remote_train.host.layout import FORMAT, RESERVE
+from remote_train.host.disk import drop, name_place
+from remote_train.host.layout import FORMAT
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional
-
-SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-RESERVE_BYTES = 64 * 1024
 
 
 def sync_folder(path: str) -> None:
@@ -26,22 +23,32 @@ def sync_folder(path: str) -> None:
 
 
 def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
-    """Replace `path` by `data`; a reader sees the old file or the new one, with `sync` after a power cut too."""
+    """Replace `path` by `data`; a reader sees the old file or the new one, with `sync` after a power cut too.
+
+    Nothing is left beside it when that fails; the OSError names the path.
+    """
     temporary = "%s.%d.tmp" % (path, os.getpid())
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
             if sync:
-                os.fsync(file.fileno())
+                os.fsync(fd)
+        finally:
+            os.close(fd)
         os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    if sync:
-        sync_folder(os.path.dirname(path))
+        if sync:
+            sync_folder(os.path.dirname(path))
+    except OSError as error:
+        drop(temporary)
+        raise name_place(error, path, len(data)) from None
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write everything or raise OSError: a nearly full disk takes a part first, and says so only by a number."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def write_record(path: str, record: Dict[str, Any], *, sync: bool = True) -> None:
@@ -59,20 +66,3 @@ def read_record(path: str) -> Optional[Dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def keep_reserve(folder: str) -> None:
-    """Hold back a little space in an attempt's folder, so that its stop and its end can be written on a full disk."""
-    try:
-        with open(os.path.join(folder, RESERVE), "wb") as file:
-            file.write(bytes(RESERVE_BYTES))
-    except OSError:
-        drop_reserve(folder)
-
-
-def drop_reserve(folder: str) -> None:
-    """Give the space that was held back."""
-    try:
-        os.unlink(os.path.join(folder, RESERVE))
-    except FileNotFoundError:
-        return

@@ -17,7 +17,14 @@ from remote_train.host.pythons import (
     start_candidates,
 )
 
-__all__ = ["collect_facts", "fingerprint", "fingerprint_now", "search_pythons"]
+__all__ = [
+    "collect_facts",
+    "fingerprint",
+    "fingerprint_now",
+    "parse_gpus",
+    "search_pythons",
+    "start_gpu_reader",
+]
 
 _DEFAULT_PYTHONS = ("python3", "python")
 _GPU_READER = "import sys; sys.path.insert(0, sys.argv[1]); from remote_train.host.gpus import main; main()"
@@ -33,12 +40,12 @@ def collect_facts(pythons: Sequence[str], state_root: str) -> Dict[str, Any]:
     running = start_candidates(candidates)
     missing = gpus.missing_driver()
     if missing is None:
-        running.append(_start_gpu_reader())
+        running.append(start_gpu_reader())
     facts = _read_machine(state_root)
     outcomes = finish_commands(running, START_SECONDS)
     facts["pythons"] = finish_candidates(candidates, outcomes)
     facts["python"] = choose_python(facts["pythons"])
-    facts.update(_no_gpus(missing) if missing is not None else _parse_gpus(outcomes[-1]))
+    facts.update(_no_gpus(missing) if missing is not None else parse_gpus(outcomes[-1]))
     facts["fingerprint"] = fingerprint(facts["python"])
     return facts
 
@@ -66,7 +73,7 @@ def _disk_free(path: str) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def _start_gpu_reader() -> Command:
+def start_gpu_reader() -> Command:
     """Ask the driver in another process: it can hang or crash, and CUDA would stay in our memory."""
     above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
@@ -77,7 +84,8 @@ def _no_gpus(why: str) -> Dict[str, Any]:
     return {"gpus": [], "driver": None, "gpu_error": why}
 
 
-def _parse_gpus(outcome: Outcome) -> Dict[str, Any]:
+def parse_gpus(outcome: Outcome) -> Dict[str, Any]:
+    """Return `gpus`, `driver` and `gpu_error` from what that process printed."""
     answer = find_marked(outcome.output, gpus.MARKER)
     if answer is None:
         return _no_gpus("the NVIDIA driver did not answer: %s" % (outcome.problem or "no output"))

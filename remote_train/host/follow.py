@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
-from remote_train.host import attempt, layout
+from remote_train.host import attempt, ends, layout, life
 from remote_train.host.durable import read_record
 from remote_train.host.sources import Tail
 from remote_train.host.start import Refusal
+
+QUIET_SECONDS = 600.0
+"""Without a byte of output for this long a run may hang: said once, and again whenever the time has doubled."""
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -26,10 +29,14 @@ class Follower:
         self.number = request["attempt"]
         self.forever = bool(request.get("wait", True))
         self.tails: List[Tail] = []
-        self.last: Optional[str] = None
+        self.last: Optional[List[Any]] = None
+        self.quiet_limit = QUIET_SECONDS
+        self.restarts = 0
         self.peak_sent = False
         self.over: Optional[Dict[str, Any]] = None
+        self.names: List[str] = []
         for item in request["outputs"]:
+            self.names.append(str(item["name"]))
             tail = Tail(int(item["stream"]), self._path(item["name"]), int(item["offset"]))
             tail.partial = bool(item.get("partial"))
             tail.until = int(item["until"]) if "until" in item else None
@@ -44,13 +51,10 @@ class Follower:
 
     def begin(self) -> Dict[str, Any]:
         """Check the offsets, attach the outputs, and return the attempt's state."""
-        for tail in self.tails:
-            size = os.stat(tail.path).st_size if os.path.exists(tail.path) else 0
-            if not 0 <= tail.offset <= size:
-                raise ValueError("offset %d of %s: it has %d bytes" % (tail.offset, tail.path, size))
         state = attempt.read_state(self.folder)
         if state["state"] == "unknown":
             raise Refusal("run-lost", "there is no run named %s any more" % self.run)
+        state["short"] = self._find_short(state["state"])
         self.connection.watch_path(self.folder)
         self.connection.watch_path(os.path.join(self.folder, layout.RANKS))
         for tail in self.tails:
@@ -58,6 +62,23 @@ class Follower:
         self.connection.watchers.append(self)
         self._note(state)
         return state
+
+    def _find_short(self, state: str) -> Dict[str, int]:
+        """Return the size of each output that has fewer bytes than the laptop holds: a power cut took the others.
+
+        Only a run that is lost has such; an output that was cut while its run goes on or after its end is refused.
+        """
+        short = {}
+        for name, tail in zip(self.names, self.tails):
+            size = os.stat(tail.path).st_size if os.path.exists(tail.path) else 0
+            if tail.offset < 0:
+                raise ValueError("a negative offset")
+            if tail.offset > size and state != "lost":
+                words = "%s has %d bytes, and %d of it were sent: somebody has cut it"
+                raise Refusal("verification-failed", words % (tail.path, size, tail.offset))
+            if tail.offset > size:
+                short[name] = tail.offset = size
+        return short
 
     def has_ended(self) -> bool:
         """Tell cheaply whether the end was written and not noticed yet."""
@@ -71,18 +92,34 @@ class Follower:
         if not self.peak_sent:
             self._send_peak(read_record(os.path.join(self.folder, layout.PEAK)))
         state = attempt.read_state(self.folder)
-        if state["state"] != self.last:
-            self._event("state", state=state["state"])
+        if _make_key(state) != self.last:
+            facts = {key: state.get(key) for key in ("state", "phase", "supervised", "why")}
+            self._event("state", **facts)
         self._note(state)
+        self._watch_progress(state)
         self._finish()
 
     def _note(self, state: Dict[str, Any]) -> None:
-        self.last = state["state"]
+        self.last = _make_key(state)
         self._send_peak(state.get("peak"))
-        if state["state"] in ("ended", "lost") or not self.forever:
+        if state["state"] in life.FINAL or not self.forever:
             self.over = state
             for tail in self.tails:
                 tail.ended = True
+
+    def _watch_progress(self, state: Dict[str, Any]) -> None:
+        """Tell of a silence that is long, and of ranks that torchrun has started anew."""
+        quiet = state.get("quiet") or 0.0
+        if quiet < QUIET_SECONDS:
+            self.quiet_limit = QUIET_SECONDS
+        elif quiet >= self.quiet_limit and self.over is None:
+            self.quiet_limit = 2 * quiet
+            self._event("quiet", seconds=quiet)
+        if (state.get("attempt") or {}).get("plan", {}).get("max_restarts"):
+            restarts = ends.count_restarts(self.folder)
+            if restarts > self.restarts:
+                self._event("restarted", restarts=restarts)
+            self.restarts = restarts
 
     def _send_peak(self, peak: Optional[Dict[str, Any]]) -> None:
         if peak is not None and not self.peak_sent:
@@ -92,9 +129,15 @@ class Follower:
     def _finish(self) -> None:
         if all(tail.done for tail in self.tails) and self.over is not None:
             self.connection.watchers.remove(self)
-            self._event("ended", state=self.over["state"], exit=self.over.get("exit"))
+            facts = {key: self.over.get(key) for key in ("state", "exit", "why")}
+            self._event("ended", **facts)
 
     def _event(self, kind: str, **facts: object) -> None:
         message: Dict[str, Any] = {"event": kind, "run": self.run, "attempt": self.number}
         message.update(facts)
         self.connection.send(message)
+
+
+def _make_key(state: Dict[str, Any]) -> List[Any]:
+    """Return what of a state is worth an event when it changes."""
+    return [state["state"], state.get("phase"), state.get("supervised")]

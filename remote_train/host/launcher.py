@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from remote_train.host import layout
+
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List
@@ -27,5 +29,7 @@ def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[s
         return [python, "-u", *argv]
     shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank.py")
     torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", str(plan["processes"]), "--max-restarts", "0", "--no-python"]
+    torchrun += ["--nproc-per-node", str(plan["processes"])]
+    torchrun += ["--max-restarts", str(plan.get("max_restarts", 0)), "--no-python"]
+    torchrun += ["--log-dir", os.path.join(folder, layout.TORCHRUN)]
     return [*torchrun, agent_python, "-I", "-S", shim, folder, python, *argv]

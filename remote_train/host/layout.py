@@ -5,7 +5,7 @@ blobs/ab/cdef…          file contents, by SHA-256
 packages/ID.json        manifests, by their own hash
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
-runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop lock reserve
+runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ PEAK = "peak.json"
 EXIT = "exit.json"
 STOP = "stop"
 RESERVE = "reserve"
+LARGE_RESERVE = "reserve.large"
 LOCK = "lock"
+TORCHRUN = "torchrun"
 RANK_ENDS = "ends.jsonl"
+RANK_BEGINS = "begins.jsonl"
+RANK_ERROR = "%d.error.json"
+POLLED = "polled"
+
+STOP_VARIABLE = "REMOTE_TRAIN_STOP"
+ERROR_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 COOKIE = "REMOTE_TRAIN_COOKIE"
 RUN_VARIABLE = "REMOTE_TRAIN_RUN"

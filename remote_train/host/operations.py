@@ -11,7 +11,8 @@ import signal
 import time
 
 from remote_train.host import attempt, layout, sources, store, system, wire
-from remote_train.host.durable import SPACE, drop_reserve, write_record
+from remote_train.host.disk import FAILING, describe_error, drop_reserve
+from remote_train.host.durable import write_record
 from remote_train.host.follow import Follower
 from remote_train.host.start import Refusal, start
 from remote_train.host.uploads import BlobUpload, ManifestUpload
@@ -34,7 +35,7 @@ class Operations:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.root = layout.default_root()
-        self.unopened: Optional[str] = "the connection was not opened"
+        self.unopened: Optional[Refusal] = Refusal("host-unfit", "the connection was not opened")
         self.umask = os.umask(0o077)
         self.uploads: Dict[int, Any] = {}
         self.followers: List[Follower] = []
@@ -57,7 +58,7 @@ class Operations:
     def _perform(self, operation: Operation, request: Dict[str, Any]) -> None:
         # Requests travel behind `open` without waiting for its answer: none may act on another root.
         if self.unopened is not None and request["op"] != "open":
-            raise Refusal("host-unfit", self.unopened)
+            raise self.unopened
         self._reply(request["id"], operation(self, request))
 
     def _reply(self, number: Any, answer: Optional[Dict[str, Any]]) -> None:  # noqa: ANN401  (echoed as it came)
@@ -73,9 +74,7 @@ class Operations:
         except store.StoreError as failure:
             error = {"kind": "verification-failed", "message": str(failure)}
         except OSError as failure:
-            kind = "host-space" if failure.errno in SPACE else "host-unfit"
-            place = failure.filename if isinstance(failure.filename, str) else self.root
-            error = {"kind": kind, "message": "%s: %s" % (place, failure.strerror)}
+            error = describe_error(failure, self.root)
         except (KeyError, TypeError, ValueError) as failure:
             error = {"kind": "protocol", "message": "a malformed request: %r" % (failure,)}
         else:
@@ -88,8 +87,9 @@ class Operations:
         try:
             store.open_root(self.root)
         except OSError as error:
-            self.unopened = "%s: %s" % (self.root, error.strerror)
-            raise
+            told = describe_error(error, self.root)
+            self.unopened = Refusal(told["kind"], told["message"])
+            raise self.unopened from None
         self.unopened = None
         return {"protocol": wire.PROTOCOL, "boot_id": system.boot_id()}
 
@@ -100,7 +100,11 @@ class Operations:
             try:
                 answer = work()
             except (OSError, ValueError) as failure:
-                error = {"kind": "host-unfit", "message": str(failure)}
+                error = (
+                    describe_error(failure, self.root)
+                    if isinstance(failure, OSError)
+                    else {"kind": "host-unfit", "message": str(failure)}
+                )
                 return lambda: self.connection.send({"id": number, "error": error})
             return lambda: self._reply(number, answer)
 
@@ -247,7 +251,7 @@ def _write_stop(folder: str, request: Dict[str, Any]) -> bool:
     try:
         write_record(path, request)
     except OSError as error:
-        if error.errno not in SPACE:
+        if error.errno not in FAILING:
             raise
         drop_reserve(folder)
     else:

@@ -12,6 +12,12 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False  # of typing, which a rank's shim need not import
+if TYPE_CHECKING:
+    from typing import Mapping
+
+ERROR_LIMIT = 256 * 1024
+
 
 def _redirect(folder: str, rank: int) -> None:
     path = os.path.join(folder, "ranks", "%d.log" % rank)
@@ -23,17 +29,30 @@ def _redirect(folder: str, rank: int) -> None:
 
 def _record(folder: str, rank: int, code: int) -> None:
     """Append one line to ends.jsonl; a single small O_APPEND write is never torn."""
-    end = {
-        "rank": rank,
-        "code": code if code >= 0 else None,
-        "signal": -code if code < 0 else None,
-        "time": time.monotonic(),
-        "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-    }
-    path = os.path.join(folder, "ranks", "ends.jsonl")
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(fd, json.dumps(end).encode("ascii") + b"\n")
-    os.close(fd)
+    end = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
+    _append(folder, "ends.jsonl", rank, end)
+
+
+def _append(folder: str, name: str, rank: int, facts: "Mapping[str, object]") -> None:
+    restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    row = dict(facts, rank=rank, restart=restart, time=time.monotonic())
+    try:
+        fd = os.open(os.path.join(folder, "ranks", name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, json.dumps(row).encode("ascii") + b"\n")
+        os.close(fd)
+    except OSError:  # a full disk: the rank's own end must not change for it
+        return
+
+
+def _keep_error(folder: str, rank: int) -> None:
+    """Keep the error file that torch's @record wrote, whose place is torchrun's own and not announced anywhere."""
+    try:
+        with open(os.environ.get("TORCHELASTIC_ERROR_FILE", ""), "rb") as file:
+            data = file.read(ERROR_LIMIT)
+        with open(os.path.join(folder, "ranks", "%d.error.json" % rank), "wb") as copy:
+            copy.write(data)
+    except OSError:  # there is none, or no space for it
+        return
 
 
 def _wait(pid: int) -> int:
@@ -57,6 +76,7 @@ def main(argv: "list[str]") -> None:
     folder, python = argv[1], argv[2]
     rank = int(os.environ["RANK"])
     _redirect(folder, rank)
+    _append(folder, "begins.jsonl", rank, {"pid": os.getpid()})
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -69,6 +89,8 @@ def main(argv: "list[str]") -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     code = _wait(pid)
+    if code != 0:
+        _keep_error(folder, rank)
     _record(folder, rank, code)
     _end_like(code)
 

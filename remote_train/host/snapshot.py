@@ -11,10 +11,12 @@ import os
 import select
 
 from remote_train.host import layout
+from remote_train.host.disk import name_place
+from remote_train.host.durable import write_all
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Tuple
+    from typing import Callable, Dict, List, Tuple
 
     from remote_train.host.store import Rows
 
@@ -42,6 +44,12 @@ class _Copier:
         self._progress = progress
 
     def copy(self, source: str, target: str, mode: int, size: int) -> None:
+        try:
+            self._copy(source, target, mode, size)
+        except OSError as error:
+            raise error if error.filename else name_place(error, target) from None
+
+    def _copy(self, source: str, target: str, mode: int, size: int) -> None:
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -62,9 +70,7 @@ class _Copier:
             data = os.read(read_fd, min(SMALL, size + 1))
             if not data:
                 return
-            written = os.write(write_fd, data)
-            while written < len(data):
-                written += os.write(write_fd, data[written:])
+            write_all(write_fd, data)
             if len(data) == size < SMALL:
                 return
             self._progress()
@@ -75,10 +81,10 @@ def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], No
     os.mkdir(target, 0o700)
     _make_folders(rows, target)
     share = -(-len(rows) // _count_workers(len(rows)))
-    workers = [
-        _fork_worker(root, rows[start : start + share], target) for start in range(share, len(rows), share)
-    ]
+    workers: List[Tuple[int, int]] = []
     try:
+        for start in range(share, len(rows), share):
+            workers += [_fork_worker(root, rows[start : start + share], target)]
         _write_rows(root, rows[:share], target, progress)
     finally:
         problems = [_await_worker(worker, progress) for worker in workers]
@@ -112,7 +118,12 @@ def _write_rows(root: str, rows: Rows, target: str, progress: Callable[[], None]
 def _fork_worker(root: str, rows: Rows, target: str) -> Tuple[int, int]:
     """Return the pid and the descriptor of a process that writes these rows and tells what went wrong."""
     read_fd, write_fd = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(read_fd)
+        os.close(write_fd)
+        raise
     if pid == 0:
         words = b"5:the copying process ended early"
         try:

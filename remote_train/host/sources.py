@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+from remote_train.host.disk import name_place
 from remote_train.host.wire import CHUNK, DATA, make_end, make_frame
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -38,9 +39,15 @@ class _Reader:
                 return None
         return self._fd
 
+    def _pread(self, fd: int, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(fd, size, offset)
+        except OSError as error:
+            raise name_place(error, self.path) from None
+
     def _read(self, limit: int) -> bytes:
         fd = self._open()
-        data = os.pread(fd, min(limit, CHUNK), self.offset) if fd is not None else b""
+        data = self._pread(fd, min(limit, CHUNK), self.offset) if fd is not None else b""
         if self._hashed == self.offset:
             self._hash.update(data)
             self._hashed += len(data)
@@ -51,7 +58,7 @@ class _Reader:
         """Hash a piece of what was never read; True when the hash covers everything up to the offset."""
         if self._hashed < self.offset and self._fd is not None:
             size = min(CATCH_UP, self.offset - self._hashed)
-            data = os.pread(self._fd, size, self._hashed)
+            data = self._pread(self._fd, size, self._hashed)
             self._hash.update(data)
             self._hashed += len(data)
             if not data:

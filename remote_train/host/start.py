@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from remote_train.host import layout, snapshot, store, system
+from remote_train.host import disk, layout, snapshot, store, system
 from remote_train.host.attempt import read_state
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import make_environment
@@ -62,10 +62,14 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
     if lock is None:
         return read_state(folder)
     try:
+        disk.keep_reserve(folder)
         _write_code(root, folder, plan, rows, progress)
         record = _make_record(root, request, gpus)
         environment = _make_run_environment(record, gpus, request.get("secrets", {}))
         _fork_supervisor(folder, record, environment, lock)
+    except (OSError, Refusal):
+        _take_back(folder)
+        raise
     finally:
         os.close(lock)
     state = read_state(folder)
@@ -73,6 +77,18 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
         # The first metric may come before the supervisor has copied it.
         state["peak"] = recall_peak(root, plan.get("measure"))
     return state
+
+
+def _take_back(folder: str) -> None:
+    """Free what a start that failed has written, and its claim: the same name may be started once there is space."""
+    if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+        return
+    import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
+
+    shutil.rmtree(os.path.join(folder, layout.CODE), ignore_errors=True)
+    disk.drop_reserve(folder)
+    for name in (layout.CLAIM, layout.SUPERVISOR_LOG):
+        disk.drop(os.path.join(folder, name))
 
 
 def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
@@ -180,32 +196,76 @@ def _make_run_environment(
     environment = make_environment(dict(os.environ), record["plan"], secrets)
     environment[layout.COOKIE] = record["cookie"]
     environment[layout.RUN_VARIABLE] = "%s/%d" % (record["run"], record["attempt"])
+    folder = layout.attempt_dir(record["root"], record["run"], record["attempt"])
+    environment[layout.STOP_VARIABLE] = os.path.join(folder, layout.STOP)
+    if record["plan"]["launcher"] == "python":  # torchrun gives each of its ranks one
+        environment[layout.ERROR_VARIABLE] = os.path.join(folder, layout.RANKS, layout.RANK_ERROR % 0)
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
     return environment
 
 
 def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str, str], lock: int) -> None:
-    """Fork twice; return once the supervisor's attempt.json is durable, raise StartFailed if it never is."""
+    """Fork twice; return once the supervisor's attempt.json is written, raise OSError or Refusal if it never is."""
     read_fd, write_fd = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        if os.fork() > 0:
-            os._exit(0)
-        _become_supervisor(folder, record, environment, (lock, write_fd))
-    os.close(write_fd)
-    os.waitpid(child, 0)
-    word = os.read(read_fd, 4096)
-    os.close(read_fd)
+    try:
+        try:
+            child = os.fork()
+            if child == 0:
+                _fork_again(folder, record, environment, (lock, write_fd))
+        finally:
+            os.close(write_fd)
+        os.waitpid(child, 0)
+        word = os.read(read_fd, 4096)
+    finally:
+        os.close(read_fd)
+    number, _, place = word.partition(b" ")
+    if number.isdigit():
+        raise OSError(int(number), os.strerror(int(number)), os.fsdecode(place))
     if word != b"ok":
-        raise Refusal("start-failed", "the supervisor did not start: %s" % word.decode("utf-8", "replace"))
+        raise Refusal("start-failed", "the supervisor did not start; supervisor.log may say why")
+
+
+def _fork_again(
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+) -> None:
+    """Fork the supervisor in a session of its own; whatever happens, this process never goes on as a second agent."""
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _become_supervisor(folder, record, environment, keep)
+    except OSError as error:
+        _tell_error(keep[1], error, folder)
+    finally:
+        os._exit(0)
+
+
+def _tell_error(fd: int, error: OSError, folder: str) -> None:
+    place = error.filename if isinstance(error.filename, str) else folder
+    os.write(fd, b"%d " % (error.errno or 0) + os.fsencode(place)[:4000])
 
 
 def _become_supervisor(
     folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
 ) -> None:
     code = 1
+    try:
+        supervisor = _announce_supervisor(folder, record, environment, keep)
+        supervisor.run()
+        code = 0
+    finally:
+        try:
+            if code:
+                sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _announce_supervisor(
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+) -> Supervisor:
+    """Write attempt.json and tell the agent; when that fails the agent is told why."""
     try:
         _leave_connection(folder, keep)
         system.become_subreaper()
@@ -214,15 +274,21 @@ def _become_supervisor(
         record["start_time"] = system.start_time(os.getpid())
         supervisor = Supervisor(folder, record, environment, sys.executable)
         supervisor.announce("starting")
-        os.write(keep[1], b"ok")
-        os.close(keep[1])
-        supervisor.run()
-        code = 0
+    except OSError as error:
+        _tell_error(keep[1], error, folder)
+        raise
+    _tell_started(keep[1])
+    return supervisor
+
+
+def _tell_started(fd: int) -> None:
+    """Tell the agent; if it has died meanwhile, whoever asks again with the token finds the attempt started."""
+    try:
+        os.write(fd, b"ok")
+    except BrokenPipeError:
+        return
     finally:
-        if code:
-            sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-        os._exit(code)
+        os.close(fd)
 
 
 def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:

@@ -9,6 +9,8 @@ import os
 import zlib
 
 from remote_train.host import layout
+from remote_train.host.disk import drop, name_place
+from remote_train.host.durable import write_whole
 from remote_train.host.manifest_format import ManifestError, apply_delta, check_rows, make_package_id
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -75,7 +77,15 @@ class BatchWriter:
         self._file: Optional[Any] = None
         self._hash = hashlib.sha256()
         self._temporary = os.path.join(root, layout.BLOBS, "incoming.%d.%d" % (os.getpid(), id(self)))
-        self._begin()
+        try:
+            self._begin()
+        except OSError:
+            self.abandon()
+            raise
+
+    def left(self) -> int:
+        """Return how many announced bytes are not stored yet."""
+        return sum(size for _, size in self._items[self._next :])
 
     def _begin(self) -> None:
         while self._next < len(self._items) and self._file is None:
@@ -99,7 +109,13 @@ class BatchWriter:
         self._next += 1
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the batch."""
+        """Take the next bytes of the batch; an OSError names the place and how much was still to come."""
+        try:
+            self._write(data)
+        except OSError as error:
+            raise name_place(error, os.path.join(self._root, layout.BLOBS), self.left()) from None
+
+    def _write(self, data: bytes) -> None:
         if self._inflate is None:
             self._take(data)
         while self._inflate is not None and data:
@@ -136,13 +152,13 @@ class BatchWriter:
 
     def abandon(self) -> None:
         """Drop a blob that was being written."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            os.unlink(self._temporary)
-            try:
+        file, self._file = self._file, None
+        try:
+            if file is not None:
                 file.close()
-            except OSError:  # its last bytes found no space: they are not wanted any more
-                return
+        except OSError:  # its last bytes found no space: they are not wanted any more
+            pass
+        drop(self._temporary)
 
 
 wire_limit = 4 << 20
@@ -172,11 +188,7 @@ def store_package(root: str, package: str, base: Optional[str], delta: Dict[str,
     if make_package_id(rows) != package:
         raise StoreError("the manifest does not have the id it was announced with")
     # Not synced: a manifest damaged by a power cut is no JSON, and is asked for again.
-    path = layout.package_path(root, package)
-    temporary = "%s.%d.tmp" % (path, os.getpid())
-    with open(temporary, "wb") as file:
-        file.write(json.dumps(rows).encode("ascii"))
-    os.replace(temporary, path)
+    write_whole(layout.package_path(root, package), json.dumps(rows).encode("ascii"), sync=False)
     return True
 
 

@@ -6,37 +6,31 @@ anybody is told. It never touches the training's output: that goes straight to r
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import time
 
-from remote_train.host import layout, peaks_cache, system
-from remote_train.host.durable import (
-    SPACE,
-    drop_reserve,
-    keep_reserve,
-    read_record,
-    sync_folder,
-    write_record,
-)
-from remote_train.host.ends import make_outcome, read_ends
+from remote_train.host import disk, layout, peaks_cache
+from remote_train.host.clock import Clock
+from remote_train.host.durable import sync_folder, write_record
+from remote_train.host.ends import count_oom_kills, make_outcome
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
+from remote_train.host.stopping import SWEEP_SECONDS, Stopping
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
 TICK_SECONDS = 0.5
-DEFAULT_GRACE = 30.0
-SWEEP_SECONDS = 10.0
 BUSY_LOAD = 0.5
 """Load per thread above which a peak measured on a CPU is kept for BUSY_SECONDS only."""
 BUSY_SECONDS = 600.0
 SPACE_SECONDS = 2.0
-"""Between two tries to write the end on a disk that is full."""
+"""Between two tries to write the end on a disk that is full or failing."""
+GONE_SECONDS = 600.0
+"""How long to try where the attempt's folder is not there: a file system may come back, a removed run does not."""
 
 
 class Supervisor:
@@ -50,12 +44,9 @@ class Supervisor:
         self.agent_python = python
         self.started = time.monotonic()
         self.child: Optional[int] = None
-        self.stop_deadline: Optional[float] = None
-        self.stop_asked: Optional[float] = None
-        self.stopped = False
-        self.terminated = False
-        self.sizes: Dict[str, int] = {}
-        self.family = system.Family(os.getpid())
+        self.clock = Clock(folder, self.started)
+        self.stopping = Stopping(folder, record["cookie"])
+        self.oom_kills = count_oom_kills()
 
     def path(self, name: str) -> str:
         """Return a path inside the attempt's folder."""
@@ -72,27 +63,27 @@ class Supervisor:
     def run(self) -> None:
         """Measure what must be measured, train, and write the end."""
         wake = self._watch_signals()
-        keep_reserve(self.folder)
         try:
             self._measure()
-            self.child = None if self._asked_to_stop() else self._spawn()
+            self.child = None if self.stopping.is_asked() else self._spawn()
         except OSError as error:
-            self._finish(None, "%s: %s" % (error.filename or self.plan["python"], error.strerror))
+            self._finish(None, error)
             return
         if self.child is None:
-            self.stopped = True
+            self.stopping.stopped = True
             self._finish(None, None)
             return
-        self._announce_running()
-        self._finish(self._supervise(wake), None)
-
-    def _announce_running(self) -> None:
+        disk.keep_large_reserve(self.folder)
         self.record["child"] = self.child
+        self._try_write(lambda: self.announce("running"))
+        self._finish(self._supervise(wake, self.child), None)
+
+    def _try_write(self, write: Callable[[], None]) -> None:
+        """Write what the training can do without: a disk that takes it not must not cost it its supervisor."""
         try:
-            self.announce("running")
-        except OSError as error:  # a full disk must not cost a training its supervisor
-            if error.errno not in SPACE:
-                raise
+            write()
+        except OSError as error:
+            self.clock.fail(error)
 
     def _watch_signals(self) -> int:
         """Return a descriptor that becomes readable when a child ends or a stop is asked for."""
@@ -107,7 +98,7 @@ class Supervisor:
         return read_fd
 
     def _note_signal(self, number: int, _frame: object) -> None:
-        self.terminated = self.terminated or number == signal.SIGTERM
+        self.stopping.terminated = self.stopping.terminated or number == signal.SIGTERM
 
     def _measure(self) -> None:
         wanted = self.plan.get("measure")
@@ -117,7 +108,7 @@ class Supervisor:
         if peak is None:
             from remote_train.host import peak_probe  # noqa: PLC0415  (imports subprocess: only this path pays)
 
-            self.announce("measuring")
+            self._try_write(lambda: self.announce("measuring"))
             busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
             environment = dict(self.environment)
             environment.pop(layout.COOKIE, None)
@@ -126,8 +117,12 @@ class Supervisor:
             if busy:
                 peak.update(busy=True, until=time.time() + BUSY_SECONDS)  # better than nothing, for a while
             if "error" not in peak:
-                peaks_cache.write_peak(self.record["root"], make_peak_key(wanted), peak)
-        write_record(self.path(layout.PEAK), peak, sync=False)
+                self._keep_peak(make_peak_key(wanted), peak)
+        found = peak
+        self._try_write(lambda: write_record(self.path(layout.PEAK), found, sync=False))
+
+    def _keep_peak(self, key: str, peak: Dict[str, Any]) -> None:
+        self._try_write(lambda: peaks_cache.write_peak(self.record["root"], key, peak))
 
     def _spawn(self) -> int:
         """Start the launcher in its own session; raise OSError when it cannot be executed."""
@@ -169,20 +164,19 @@ class Supervisor:
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
 
-    def _supervise(self, wake: int) -> int:
+    def _supervise(self, wake: int, child: int) -> int:
         """Wait for the launcher, noting the clock and answering stop; return its wait status."""
         while True:
             ready, _, _ = select.select([wake], [], [], TICK_SECONDS)
             if ready:
                 os.read(wake, 4096)
-            status = self._reap()
-            self._note_clock()
+            status = self._reap(child)
+            self.clock.note()
             if status is not None:
                 return status
-            self.family.observe()
-            self._answer_stop()
+            self.stopping.look(child)
 
-    def _reap(self) -> Optional[int]:
+    def _reap(self, child: int) -> Optional[int]:
         """Collect every child that ended (orphans come to us); return the launcher's status if it did."""
         found = None
         while True:
@@ -192,87 +186,94 @@ class Supervisor:
                 return found
             if pid == 0:
                 return found
-            if pid == self.child:
+            if pid == child:
                 found = status
 
-    def _asked_to_stop(self) -> bool:
-        return self.terminated or os.path.exists(self.path(layout.STOP))
-
-    def _answer_stop(self) -> None:
-        if not self._asked_to_stop() or self.child is None:
-            return
-        now = time.monotonic()
-        request = read_record(self.path(layout.STOP)) or {}
-        deadline = now + float(request.get("grace", DEFAULT_GRACE))
-        if self.stop_deadline is None:
-            self.stop_deadline, self.stop_asked = deadline, request.get("asked")
-            self.stopped = True
-            os.kill(self.child, signal.SIGTERM)
-        elif request.get("asked") != self.stop_asked:  # asked again: it can only become shorter
-            self.stop_deadline, self.stop_asked = min(self.stop_deadline, deadline), request.get("asked")
-        elif now >= self.stop_deadline:
-            self.stop_deadline = now + SWEEP_SECONDS
-            self.family.sweep(self.record["cookie"], SWEEP_SECONDS, keep=self.child)
-            os.kill(self.child, signal.SIGKILL)
-
-    def _note_clock(self) -> None:
-        """Append (monotonic, wall, size of each output) while the outputs grow."""
-        sizes = {}
-        for name in os.listdir(self.path(layout.RANKS)):
-            if name.endswith(".log"):
-                sizes[name[:-4]] = os.stat(os.path.join(self.path(layout.RANKS), name)).st_size
-        if sizes == self.sizes:
-            return
-        line = {"mono": time.monotonic() - self.started, "wall": time.time(), "sizes": sizes}
-        try:
-            with open(self.path(layout.CLOCK), "ab", buffering=0) as file:
-                file.write(json.dumps(line).encode("ascii") + b"\n")
-        except OSError as error:  # the training goes on with less known of its times
-            if error.errno not in SPACE:
-                raise
-        else:
-            self.sizes = sizes
-
-    def _finish(self, status: Optional[int], start_error: Optional[str]) -> None:
+    def _finish(self, status: Optional[int], start_error: Optional[OSError]) -> None:
         """Leave no process, make the outputs durable, and only then write the exit record."""
-        survivors = self.family.sweep(self.record["cookie"], SWEEP_SECONDS)
-        self._note_clock()
-        ends = read_ends(self.folder)
-        outcome = make_outcome(status, ends, self.plan["launcher"])
+        survivors = self.stopping.sweep()
+        self.clock.note()
+        outcome = make_outcome(self.folder, status, self.plan["launcher"])
         outcome.update(
+            launcher=self.plan["launcher"],
             run=self.record["run"],
             attempt=self.record["attempt"],
-            stopped=self.stopped,
-            start_error=start_error,
+            stopped=self.stopping.stopped,
             outputs=self._sync_outputs(),
             survivors=survivors,
+            gpu_held=self._await_gpus(),
+            oom_kills=self._count_oom_kills(),
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
+        outcome.update(self._explain(start_error))
         self._write_end(outcome)
 
-    def _write_end(self, outcome: Dict[str, Any]) -> None:
-        """Write the exit record into the space held back for it; where that is gone too, once there is some."""
-        drop_reserve(self.folder)
-        while not self._try_end(outcome):
-            time.sleep(SPACE_SECONDS)
+    def _await_gpus(self) -> List[Dict[str, Any]]:
+        if not self.record.get("gpus"):
+            return []
+        from remote_train.host import gpu_release  # noqa: PLC0415  (ctypes and subprocess: only a CUDA run pays)
 
-    def _try_end(self, outcome: Dict[str, Any]) -> bool:
+        return gpu_release.await_release(self.record["gpus"], SWEEP_SECONDS)
+
+    def _count_oom_kills(self) -> Optional[int]:
+        """Return how many processes the kernel killed for want of memory on this host while the attempt ran."""
+        now = count_oom_kills()
+        return None if now is None or self.oom_kills is None else now - self.oom_kills
+
+    def _explain(self, error: Optional[OSError]) -> Dict[str, Optional[str]]:
+        """Return why the training could not be started, if it could not, and which kind of error that is."""
+        if error is None:
+            return {"start_error": None, "start_kind": None}
+        told = disk.describe_error(error, str(self.plan["python"]))
+        return {
+            "start_error": told["message"],
+            "start_kind": told["kind"] if disk.is_of_machine(error) else "start-failed",
+        }
+
+    def _write_end(self, outcome: Dict[str, Any]) -> None:
+        """Write the exit record, on a full disk into the space held back for it; where that is gone too, once it can be."""
+        began = time.monotonic()
+        error = self._try_end(outcome)
+        if error is not None:
+            self.clock.fail(error)
+            disk.drop_reserve(self.folder)
+            error = self._try_end(outcome)
+        while error is not None:
+            if not os.path.isdir(self.folder) and time.monotonic() - began > GONE_SECONDS:
+                return
+            say("the exit record cannot be written yet: %s" % error)
+            time.sleep(SPACE_SECONDS)
+            error = self._try_end(outcome)
+        disk.drop_reserve(self.folder)
+
+    def _try_end(self, outcome: Dict[str, Any]) -> Optional[OSError]:
+        outcome["gaps"] = self.clock.gaps
         try:
             write_record(self.path(layout.EXIT), outcome)
         except OSError as error:
-            if error.errno not in SPACE:
-                raise
-            return False
-        return True
+            return error
+        return None
 
     def _sync_outputs(self) -> Dict[str, int]:
-        sizes = {}
+        """Make the outputs durable and return their sizes; what could not be is a gap."""
+        sizes: Dict[str, int] = {}
         ranks = self.path(layout.RANKS)
-        for name in os.listdir(ranks):
-            with open(os.path.join(ranks, name), "rb") as file:
-                os.fsync(file.fileno())
-                if name.endswith(".log"):
-                    sizes[name[:-4]] = os.fstat(file.fileno()).st_size
-        sync_folder(ranks)
+        try:
+            for name in os.listdir(ranks):
+                with open(os.path.join(ranks, name), "rb") as file:
+                    if name.endswith(".log"):
+                        sizes[name[:-4]] = os.fstat(file.fileno()).st_size
+                    os.fsync(file.fileno())
+            sync_folder(ranks)
+        except OSError as error:
+            self.clock.fail(error)
         return sizes
+
+
+def say(text: str) -> None:
+    """Write a line to supervisor.log, if it can be written."""
+    try:
+        os.write(2, (text + "\n").encode("utf-8", "replace"))
+    except OSError:
+        return

@@ -123,8 +123,18 @@ class LiveListener:
 
     def state(self, facts: Mapping[str, Any]) -> None:
         """Say what a silent phase is for."""
-        if facts.get("state") == "measuring":
+        if facts.get("phase") == "measuring" and facts.get("state") == "starting":
             self.screen.say("measuring the matmul peak of this device; MFU is divided by it")
+        if facts.get("state") == "running" and facts.get("supervised") is False:
+            self.screen.warn(f"{facts['why']}: the training runs on, and how it ends will not be known")
+
+    def quiet(self, facts: Mapping[str, Any]) -> None:
+        """Say that a run may hang."""
+        self.screen.warn(f"no output for {render_seconds(facts['seconds'])}: it may hang; it is left alone")
+
+    def restarted(self, facts: Mapping[str, Any]) -> None:
+        """Say that torchrun began anew."""
+        self.screen.warn(f"a rank failed, torchrun has started all ranks anew ({facts['restarts']})")
 
     def metric(self, facts: Mapping[str, Any]) -> None:
         """Keep the newest figures in sight."""
@@ -215,6 +225,8 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "sending": LiveListener.sending,
     "sent": LiveListener.sent,
     "state": LiveListener.state,
+    "quiet": LiveListener.quiet,
+    "restarted": LiveListener.restarted,
     "metric": LiveListener.metric,
     "detached": LiveListener.detached,
     "silent": LiveListener.silent,

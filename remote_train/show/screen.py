@@ -29,7 +29,7 @@ REDRAW_SECONDS = 0.1
 ROOM = 3  # columns kept free behind the status: a terminal echoes Ctrl-C as ^C, which must not wrap
 _ERASE = "\r\x1b[K"
 _GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader left; the terminal hung up
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _COLOURS = re.compile(rb"\x1b\[[0-9;:]*m")
 _TAIL = 512  # bytes looked at to see where the cursor stands
 

@@ -77,13 +77,14 @@ def _make_run_cells(row: Row) -> dict[str, str]:
 def render_run(run: Row, look: Look) -> str:
     """Return `show RUN` as labelled lines.
 
-    Keys: run, project, host, state, exit, attempts, script, package, commit, dirty, device, last (a metric record),
+    Keys: run, project, host, state, exit, notes, attempts, script, package, commit, dirty, device, last (a metric record),
     explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
     pairs = [
-        *_list_values(run, ("run", "project", "host", "state", "exit", "attempts", "script", "package")),
+        *_list_values(run, ("run", "project", "host", "state", "exit", "notes", "attempts")),
+        *_list_values(run, ("script", "package")),
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),

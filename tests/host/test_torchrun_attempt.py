@@ -42,11 +42,12 @@ time.sleep(600)
 """
 
 
-def start(account: Account, script: str, *args: str) -> Started:
+def start(account: Account, script: str, *args: str, **changes: Any) -> Started:
     """The plan's own defaults for torchrun are part of the test."""
     default = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     more = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT", "PET_SHUTDOWN_TIMEOUT": "3600"}
-    return account.start(script, *args, launcher="torchrun", processes=2, default_env={**default, **more})
+    environment = {**default, **more}
+    return account.start(script, *args, launcher="torchrun", processes=2, default_env=environment, **changes)
 
 
 def read_ends(started: Started) -> list[dict[str, Any]]:

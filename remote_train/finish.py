@@ -1,0 +1,134 @@
+"""After a run's end: its record, the newest checkpoint, the words of who failed, and the error the end amounts to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError
+from remote_train.host.files import tail_offset
+from remote_train.outcome import Standing, has_failed, make_verdict
+from remote_train.pull import Pull, PullWish
+from remote_train.session import Data, End
+from remote_train.watch import read_last_metric, read_pieces
+
+if TYPE_CHECKING:
+    from remote_train.attach import Attached
+    from remote_train.follow import Outcome, Wish
+    from remote_train.session import Session
+
+TAIL_LINES = 20
+TAIL_BYTES = 256 * 1024
+
+
+def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
+    """Record the end, bring the newest checkpoint, and raise the error the end amounts to, if it is one.
+
+    The training's own failure outranks a pull that went wrong.
+    """
+    run, link, listener = attached.wish.run, attached.link, attached.listener
+    attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
+    mirror = attached.following.mirror
+    try:
+        run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
+    except LocalSpace as error:
+        mirror.fail(error)
+    mirror_failure = mirror.make_failure(run.id)
+    session = attached.following.session
+    trouble: RemoteTrainError | ConnectionLost | None = None
+    checkpoints: list[str] = []
+    pulled: list[str] | None = None
+    try:
+        if has_failed(outcome):
+            _show_failure(attached, outcome)
+        if session is not None:
+            if pull or has_failed(outcome) or outcome.exit is None:
+                checkpoints = _bring_newest(attached, session, pull=pull)
+            pulled = checkpoints if pull else None
+    except (RemoteTrainError, ConnectionLost) as error:
+        listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
+        trouble = error
+    finally:
+        if session is not None:
+            session.close()
+    standing = _read_standing(attached, checkpoints, home=pulled is not None)
+    verdict = make_verdict(run.id, link.host.name, outcome, standing)
+    if verdict is None and trouble is not None:
+        verdict = as_verdict(trouble, run.id)
+    listener.tell("ended", run=run.id, outcome=outcome, verdict=verdict, pulled=pulled, watch=attached.watch)
+    if verdict is not None:
+        raise verdict
+    if mirror_failure is not None:
+        raise mirror_failure
+
+
+def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:
+    """Return what a run ends with whose training was fine and whose checkpoint did not come."""
+    if isinstance(error, RemoteTrainError):
+        return error
+    return PullIncomplete(
+        f"the newest checkpoint did not come: {error}", hint=f"`remote-train pull {run}` brings it"
+    )
+
+
+def _bring_newest(attached: Attached, session: Session, *, pull: bool) -> list[str]:
+    """Return the paths of the newest checkpoint: here after a pull, else as the host names them."""
+    wish = attached.wish
+    pulling = Pull(wish.run, wish.attempt, attached.link, session, attached.listener)
+    latest = PullWish(latest=True, give_up=wish.give_up)
+    if not pull:
+        return [str(row["path"]) for row in pulling.list_files(latest)]
+    pulled = pulling.bring(latest)
+    attached.following.session = pulling.session
+    return [str(path) for path in (*pulled.files, *pulled.unchanged)]
+
+
+def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) -> Standing:
+    """Return how far the run came, for words about an end that was none."""
+    wish = attached.wish
+    metric, watch = read_last_metric(wish.attempt, wish.run.attempt(wish.attempt))
+    progress = watch.deriver.progress if watch else None
+    return Standing(
+        step=metric.step if metric else None,
+        steps=progress[1] if progress else None,
+        checkpoint=checkpoints[0] if checkpoints else None,
+        home=home,
+    )
+
+
+def _show_failure(attached: Attached, outcome: Outcome) -> None:
+    """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
+    ended = outcome.exit or {}
+    first = ended.get("first_failure") or {"rank": 0}
+    rank = int(first["rank"])
+    outputs = ended.get("outputs", {})
+    name = str(rank) if outputs.get(str(rank)) else "launcher"
+    if name.isdigit() and int(name) in attached.wish.shown:
+        return  # it has just gone by
+    session = attached.following.session
+    if session is not None:
+        text = read_tail(session, attached.wish, name, TAIL_LINES)
+    else:  # all of it is here
+        path = attached.wish.run.attempt(attached.wish.attempt).output(name)
+        begin = max(
+            tail_offset(str(path), TAIL_LINES), attached.following.mirror.attempt.offset(name) - TAIL_BYTES
+        )
+        text = b"".join(read_pieces(path, begin)).rstrip(b"\n")
+    attached.listener.tell("failure", rank=rank, name=name, tail=text)
+
+
+def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
+    """Return the last lines of one output of an attempt that has ended."""
+    facts: dict[str, Any] = {"run": wish.run.id, "attempt": wish.attempt}
+    offset = 0
+    if name.isdigit():
+        offset = session.request("tail", rank=int(name), lines=lines, **facts)["offset"]
+    stream = session.new_stream()
+    outputs = [{"stream": stream, "name": name, "offset": offset}]
+    session.request("follow", outputs=outputs, wait=False, **facts)
+    held = b""
+    while (item := session.next_item(10.0)) is not None:
+        if isinstance(item, End) and item.stream == stream:
+            break
+        if isinstance(item, Data) and item.stream == stream:
+            held = (held + item.payload)[-TAIL_BYTES:]
+    return b"\n".join(held.rstrip(b"\n").split(b"\n")[-lines:])

@@ -1,0 +1,95 @@
+"""End an attempt before it ends by itself: because somebody asked, or because a rank failed and others do not go.
+
+A stop is one grace. TERM goes to the launcher at once, unless the training has asked `report.should_stop()`: then
+the stop file alone is its sign, and TERM, which would end its DataLoader workers first, is not sent. What is left when the
+grace is over is killed, until a full scan finds nothing. The launcher goes last, so that its end is ours to see.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from remote_train.host import ends, layout, system
+from remote_train.host.durable import read_record
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Optional
+
+DEFAULT_GRACE = 30.0
+SWEEP_SECONDS = 10.0
+DEAF_SECONDS = 30.0
+"""How long other ranks may go on after one has failed, then they are taken to hang; REMOTE_TRAIN_DEAF_SECONDS overrides it."""
+
+
+class Stopping:
+    """What the supervisor of one attempt does about stop requests and deaf ranks; asked once a tick."""
+
+    def __init__(self, folder: str, cookie: str) -> None:
+        self._folder = folder
+        self._cookie = cookie
+        self._family = system.Family(os.getpid())
+        self._deadline: Optional[float] = None
+        self._asked: Optional[float] = None
+        self._failed: Optional[float] = None
+        self._ends_size = 0
+        self.stopped = False
+        self.terminated = False
+        """The supervisor itself was told to end by SIGTERM: a host that shuts down, or a full disk without a stop file."""
+
+    def is_asked(self) -> bool:
+        """Tell whether the attempt should end."""
+        return self.terminated or os.path.exists(os.path.join(self._folder, layout.STOP))
+
+    def look(self, child: int) -> None:
+        """Do what is due now, given the launcher's pid."""
+        self._family.observe()
+        if self.is_asked():
+            self._go_on(child)
+        else:
+            self._end_deaf_ranks(child)
+
+    def sweep(self) -> "list[int]":
+        """Kill everything of the attempt; return who is left after 10 s."""
+        return self._family.sweep(self._cookie, SWEEP_SECONDS)
+
+    def _go_on(self, child: int) -> None:
+        now = time.monotonic()
+        request = read_record(os.path.join(self._folder, layout.STOP)) or {}
+        deadline = now + float(request.get("grace", DEFAULT_GRACE))
+        if self._deadline is None:
+            self._deadline, self._asked = deadline, request.get("asked")
+            self.stopped = True
+            if not os.path.exists(os.path.join(self._folder, layout.POLLED)):
+                os.kill(child, signal.SIGTERM)
+        elif request.get("asked") != self._asked:  # asked again: it can only become shorter
+            self._deadline, self._asked = min(self._deadline, deadline), request.get("asked")
+        elif now >= self._deadline:
+            self._deadline = now + SWEEP_SECONDS
+            self._family.sweep(self._cookie, SWEEP_SECONDS, keep=child)
+            os.kill(child, signal.SIGKILL)
+
+    def _end_deaf_ranks(self, child: int) -> None:
+        """Kill what is left of a round in which a rank failed long ago; torchrun then ends, or starts the next round."""
+        if not self._has_failed_rank():
+            self._failed = None
+            return
+        now = time.monotonic()
+        if self._failed is None:
+            self._failed = now + float(os.environ.get("REMOTE_TRAIN_DEAF_SECONDS", DEAF_SECONDS))
+        elif now >= self._failed:
+            self._failed = None
+            self._family.sweep(self._cookie, SWEEP_SECONDS, keep=child)
+
+    def _has_failed_rank(self) -> bool:
+        path = os.path.join(self._folder, layout.RANKS, layout.RANK_ENDS)
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            return False
+        if size == self._ends_size:
+            return self._failed is not None
+        self._ends_size = size
+        return ends.has_failure(self._folder)

@@ -1,0 +1,72 @@
+"""What a follower is told beside the output: silence, a lost supervisor, ranks started anew."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_train.host.follow import QUIET_SECONDS
+from remote_train.session import Event
+from tests.host.account_kit import until
+
+if TYPE_CHECKING:
+    from remote_train.session import Session
+    from tests.host.account_kit import Account, Started
+
+WAITING = "import time; print('on', flush=True); time.sleep(600)"
+
+
+def follow(account: Account, started: Started) -> Session:
+    session = account.connect()
+    session.request("follow", run=started.run, attempt=1, outputs=[], wait=True)
+    return session
+
+
+def await_event(session: Session, kind: str) -> dict[str, Any]:
+    def take() -> dict[str, Any] | None:
+        item = session.next_item(1.0)
+        return item.facts if isinstance(item, Event) and item.kind == kind else None
+
+    return until(take, f"the event {kind}") or {}
+
+
+def age_output(started: Started, seconds: float) -> None:
+    path = started.folder / "ranks" / "0.log"
+    written = path.stat().st_mtime - seconds
+    os.utime(path, (written, written))
+
+
+def test_a_long_silence_is_told_and_again_when_it_has_doubled(account: Account) -> None:
+    started = account.start(WAITING)
+    started.says(b"on")
+    session = follow(account, started)
+    age_output(started, QUIET_SECONDS + 1)
+    first = await_event(session, "quiet")
+    assert QUIET_SECONDS < first["seconds"] < QUIET_SECONDS + 120
+    age_output(started, 2 * first["seconds"])
+    assert await_event(session, "quiet")["seconds"] > 2 * first["seconds"]
+
+
+def test_a_dead_supervisor_is_told_and_the_run_is_lost_when_it_ends(account: Account) -> None:
+    started = account.start(
+        "import pathlib, time\nprint('on', flush=True)\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
+    )
+    started.says(b"on")
+    session = follow(account, started)
+    started.kill_supervisor()
+    told = await_event(session, "state")
+    assert (told["state"], told["supervised"], told["why"]) == ("running", False, "its supervisor was killed")
+    (started.folder / "code" / "go").touch()
+    ended = await_event(session, "ended")
+    assert (ended["state"], ended["exit"], ended["why"]) == ("lost", None, "its supervisor was killed")
+
+
+@pytest.mark.torch
+def test_ranks_that_torchrun_starts_anew_are_told(account: Account) -> None:
+    pytest.importorskip("torch")
+    script = "import os, sys; sys.exit(1 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' else 0)"
+    started = account.start(script, launcher="torchrun", processes=1, max_restarts=1)
+    assert await_event(follow(account, started), "restarted")["restarts"] == 1
+    assert started.end()["code"] == 0
