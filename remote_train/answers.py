@@ -205,8 +205,10 @@ RECORD = table({"plan": PLAN}, {"started": MOMENT, "gpus": maybe(items(GPU, 1024
 
 def peak(value: object) -> None:
     """Accept a measured peak: rates by dtype and what they were measured with."""
-    named(scalar, 64, text(64))(value)
-    rates = {key: rate for key, rate in dict(value).items() if key.startswith(("float", "bfloat"))}  # type: ignore[call-overload]  # just checked
+    table({}, {"shapes": named(whole(), 64, text(64))})(value)
+    plain = {key: item for key, item in dict(value).items() if key != "shapes"}  # type: ignore[call-overload]  # just checked
+    named(scalar, 64, text(64))(plain)
+    rates = {key: rate for key, rate in plain.items() if key.startswith(("float", "bfloat"))}
     named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
     table({}, {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)})(value)
 

@@ -22,7 +22,9 @@ from remote_train.host import layout
 from remote_train.host.files import tail_offset
 from remote_train.launching import OUTPUTS_ALWAYS, Started, start
 from remote_train.listener import Listener, Silent
+from remote_train.outcome import make_verdict
 from remote_train.preparing import Request
+from remote_train.pruned import recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.stop import stop_run
@@ -71,6 +73,9 @@ class Training:
 
         `shown` are the ranks whose output goes to the listener, from the beginning or the last `tail` lines.
         """
+        if self.run.read().get("pruned"):
+            self._show_pruned(listener, shown, tail)
+            return
         ended_before = self.run.read()["state"] in FINAL
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
@@ -78,6 +83,14 @@ class Training:
             if writing and attached.following.mirror.ahead:
                 self._complete(attached, listener)
             finish_run(attached, outcome, pull=pull and not ended_before)
+
+    def _show_pruned(self, listener: Listener, shown: set[int], tail: int | None) -> None:
+        """Show what is here of a run that its host has removed, and raise what its end amounts to."""
+        self.show_mirror(listener, shown, tail)
+        record = self.run.read()
+        verdict = make_verdict(self.run.id, record["host"], Outcome(record["state"], record.get("exit")))
+        if verdict is not None:
+            raise verdict
 
     def _attach(
         self, listener: Listener, shown: set[int], tail: int | None, give_up: float | None, *, writing: bool
@@ -190,7 +203,8 @@ class Training:
 
     def is_complete(self) -> bool:
         """Tell whether the run is over and every byte of its output is here."""
-        return self.run.read()["state"] == "not started" or self._read_end() is not None
+        record = self.run.read()
+        return record["state"] == "not started" or bool(record.get("pruned")) or self._read_end() is not None
 
     def logs(self, rank: int = 0) -> Iterator[bytes]:
         """Yield a rank's output so far."""
@@ -212,15 +226,22 @@ class Training:
 
     def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring files of the run home; by default its checkpoints."""
+        wish, listener = wish or PullWish(), listener or Silent()
+        if self.run.read().get("pruned"):
+            return recall_pulled(self.run, wish, listener)
         session = self.link.connect()
-        pull = Pull(self.run, self.attempt, self.link, session, listener or Silent())
+        pull = Pull(self.run, self.attempt, self.link, session, listener)
         try:
-            return pull.bring(wish or PullWish())
+            if was_pruned(self.run, session):
+                return recall_pulled(self.run, wish, listener)
+            return pull.bring(wish)
         finally:
             pull.session.close()
 
     def stop(self, grace: float = 30.0, listener: Listener | None = None) -> dict[str, Any]:
         """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""
+        if self.run.read().get("pruned"):
+            return self.run.read()  # nothing was left of it when it was removed
         session = self.link.connect()
         try:
             state = stop_run(session, self.run, self.attempt, grace, listener or Silent())

@@ -20,6 +20,7 @@
     ├─ LocalSpace         42
     ├─ StopIncomplete     50
     └─ ProtocolError      60
+       └─ AgentFailed     70   our own program on the host failed by a mistake of ours
 
 An error says what and where in its message, and the next step in its hint. `ConnectionLost` is not in the
 tree: it never ends a command by itself, the session answers it by reconnecting.
@@ -179,5 +180,20 @@ class ProtocolError(RemoteTrainError):
     kind = "protocol"
 
 
+class AgentFailed(ProtocolError):
+    """Our own program on the host ended by a mistake of ours; runs there are not affected."""
+
+    exit_code = EXIT_BUG
+    kind = "agent-failed"
+
+
 class ConnectionLost(Exception):
-    """The byte stream ended or fell silent without an END frame."""
+    """The byte stream ended or fell silent without an END frame; after `silence` seconds of nothing."""
+
+    def __init__(self, message: str = "", *, silence: float = 0.0) -> None:
+        super().__init__(message)
+        self.silence = silence
+
+
+class AgentEnded(ConnectionLost):
+    """Our program on the host ended without a word, over a connection that lives: it was killed, or crashed."""

@@ -145,7 +145,7 @@ class Following:
                 try:
                     self._take_until_end()
                 except ConnectionLost as error:
-                    self.reconnect(str(error))
+                    self.reconnect(error)
             return self.outcome
         except RemoteTrainError:
             self.close()
@@ -218,8 +218,8 @@ class Following:
             exit_record = ended if isinstance(ended, dict) else None
             self.outcome = Outcome(str(facts.get("state")), exit_record, str(why) if why else None)
 
-    def reconnect(self, why: str) -> None:
+    def reconnect(self, loss: ConnectionLost) -> None:
         """Come back at the offsets reached."""
         self.close()
         patience = Patience(self.wish.run.id, self.wish.give_up, self.listener, self._losses)
-        reconnect(self.link, why, patience, self.begin)
+        reconnect(self.link, loss, patience, self.begin)

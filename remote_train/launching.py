@@ -20,10 +20,12 @@ from remote_train.errors import (
     RemoteTrainError,
 )
 from remote_train.follow import Following, Wish
+from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
+from remote_train.retention import Cleaning
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 
 LOOKS = 3
 """How often a host may change between a look at it and the start."""
+NOTHING = "nothing was started"
+TRUTH_SECONDS = 0.6
+"""How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
+MUCH_BYTES = 20_000_000_000
+"""What a host may keep of us before it is said."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -48,11 +55,18 @@ class Started:
     prepared: Prepared
     following: Following
     state: dict[str, Any]
+    cleaning: Cleaning
+    """What goes on behind it: old runs leave the host."""
 
 
 def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
     """Decide, record and start a run; whoever called follows it, or lets it be."""
-    prepared = prepare(request, listener, ask)
+    try:
+        prepared = prepare(request, listener, ask)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal
+            listener.tell("interrupted", text=NOTHING)
+        raise
     try:
         return launch(prepared, listener)
     except BaseException:
@@ -77,29 +91,80 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
     ranks = [str(rank) for rank in range(prepared.plan.processes)]
     wish = Wish(run, 1, [*ranks, *OUTPUTS_ALWAYS], {0}, give_up=request.give_up)
     following = Following(wish, reached.link, listener, writing=True)
+    asking = Asking()
     try:
-        plan, state = _start(prepared, run, following)
+        plan, state = _start(prepared, run, following, asking)
     except NameTaken:
         drop_run(run)
         raise
     except BaseException as error:
-        _note_unstarted(run, reached.link.host.name, error, listener)
+        if isinstance(error, Exception):
+            _note_unstarted(run, reached.link.host.name, error, listener)
+        else:
+            _say_what_is_true(asking, following)
         raise
     try:
         run.update(state="running")
     except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
         following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
-    return Started(run, prepared, following, state)
+    tell_usage(state.get("usage"), reached.link.host.name, listener)
+    cleaning = Cleaning(run, following.session or reached.session)
+    return Started(run, prepared, following, state, cleaning)
 
 
-def _note_unstarted(run: Run, host: str, error: BaseException, listener: Listener) -> None:
+def tell_usage(usage: object, host: str, listener: Listener) -> None:
+    """Say what we keep on a host, when that is much."""
+    total = usage.get("total") if isinstance(usage, dict) else None
+    if isinstance(total, int) and total > MUCH_BYTES:
+        text = f"remote-train keeps {render_size(total)} on {host}; `remote-train gc` frees some"
+        listener.tell("note", text=text)
+
+
+@dataclass
+class Asking:
+    """What is known of a start that is under way."""
+
+    shipment: Shipment | None = None
+    lost: bool = False
+    """A connection was lost that had carried it."""
+
+    def learn(self) -> dict[str, Any] | None:
+        """Return the state that it is in, {} when nothing was started, None when nobody knows."""
+        found = self.shipment.learn_answer(TRUTH_SECONDS) if self.shipment else {}
+        return None if found == {} and self.lost else found
+
+
+def _say_what_is_true(asking: Asking, following: Following) -> None:
+    """At a signal, record and tell whether the run was started."""
+    run, listener = following.wish.run, following.listener
+    try:
+        state = asking.learn()
+    except RemoteTrainError as refusal:
+        state = None if isinstance(refusal, AMBIGUOUS) else {}
+    if state is None:
+        _note_unknown(run, following.link.host.name, listener)
+    elif not state:
+        run.update(state="not started")
+        listener.tell("interrupted", run=run.id, text=NOTHING)
+    else:
+        run.update(state="running")
+        following.note_state(state)
+        listener.tell("detached", run=run.id)
+
+
+def _note_unstarted(run: Run, host: str, error: Exception, listener: Listener) -> None:
     """Record that a run was not started, or that only its host knows."""
-    certain = isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS)
-    with contextlib.suppress(LocalSpace):  # the error that is on its way says more
-        run.update(state="not started" if certain else "unknown")
-    if certain:
-        return
+    if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
+        with contextlib.suppress(LocalSpace):  # the error that is on its way says more
+            run.update(state="not started")
+    else:
+        _note_unknown(run, host, listener)
+
+
+def _note_unknown(run: Run, host: str, listener: Listener) -> None:
+    with contextlib.suppress(LocalSpace):  # as above
+        run.update(state="unknown")
     hint = f"`remote-train show {run.id}` asks there"
     listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
 
@@ -126,7 +191,7 @@ def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
     }
 
 
-def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, dict[str, Any]]:
+def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -> tuple[Plan, dict[str, Any]]:
     """Start the attempt and return the plan it got, and its state; a connection lost on the way is taken up again with the same token."""
     link, session = prepared.reached.link, prepared.reached.session
     token = secrets.token_hex(16)
@@ -145,7 +210,7 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
     asked = prepared.request.name is None  # an id that we made is free
     while state is None:
         message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
-        shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
+        asking.shipment = shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
             if not asked:
@@ -168,7 +233,8 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
             following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
+            asking.lost = asking.lost or shipment.asked
             patience = Patience(run.id, prepared.request.give_up, following.listener, losses)
-            session = reconnect(link, str(error), patience, lambda _session: None)
+            session = reconnect(link, error, patience, lambda _session: None)
     following.note_state(state)
     return plan, state

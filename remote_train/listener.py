@@ -9,8 +9,7 @@ class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
     Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
-    state, quiet, restarted, peak, metric, detached, silent, back, ended,
-    pulled, stopping, stopped.
+    state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped.
     """
 
     def output(self, rank: int, data: bytes) -> None:

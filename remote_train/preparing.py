@@ -106,10 +106,8 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
         tell_package(place.root, package, listener)
         reached = reaching.result()
-    except BaseException as error:
+    except BaseException:
         reaching.add_done_callback(_let_go)
-        if not isinstance(error, Exception):
-            listener.tell("note", text="nothing was started")
         raise
     tell_reached(reached, listener)
     try:

@@ -90,6 +90,10 @@ class Pull:
 
     def bring(self, wish: PullWish) -> Pulled:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
+        with self.run.pulling():
+            return self._bring(wish)
+
+    def _bring(self, wish: PullWish) -> Pulled:
         rows = self._list_again(wish)
         target = wish.to or self.run.files
         self._check_space(target, rows)
@@ -112,12 +116,12 @@ class Pull:
             try:
                 return self.list_files(wish)
             except ConnectionLost as error:
-                self._reconnect(str(error), wish)
+                self._reconnect(error, wish)
 
-    def _reconnect(self, why: str, wish: PullWish) -> None:
+    def _reconnect(self, loss: ConnectionLost, wish: PullWish) -> None:
         self.session.close()
         patience = Patience(self.run.id, wish.give_up, self.listener, self._losses)
-        self.session = reconnect(self.link, why, patience, lambda _session: None)
+        self.session = reconnect(self.link, loss, patience, lambda _session: None)
 
     def list_files(self, wish: PullWish) -> list[Row]:
         """Return the rows to bring, checked: the host does not choose where anything lands, nor what."""
@@ -206,7 +210,8 @@ class Pull:
         try:
             source = self._receive(row, partial, wish)
             here = {"here_mtime_ns": partial.stat().st_mtime_ns, "before": held}
-            self._note(place, {**source, **here})
+            there = {"path": row["path"], "attempt": self.attempt}  # which `retention.py` wants to know
+            self._note(place, {**source, **here, **there})
             partial.replace(place)
         finally:
             with contextlib.suppress(OSError):
@@ -235,7 +240,7 @@ class Pull:
                     stream, source = self._ask(row, file.tell(), source)
                     summary = self._take(_Due(stream, row["path"], source["size"]), file, digest)
                 except ConnectionLost as error:
-                    self._reconnect(str(error), wish)
+                    self._reconnect(error, wish)
             length = file.tell()
             file.flush()
             os.fsync(file.fileno())

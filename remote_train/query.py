@@ -33,7 +33,9 @@ def refresh(run: Run, link: HostLink) -> dict[str, Any]:
 
 
 def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
-    """Write the host's word on a run into its records."""
+    """Write the host's word on a run into its records; an end that is known here outlives the host's memory of it."""
+    if state["state"] == "unknown" and run.read()["state"] in FINAL:
+        return run.read()
     number = state.get("number") or run.read()["attempts"][-1]["attempt"]
     mirror = run.attempt(number)
     mirror.prepare()
@@ -52,9 +54,12 @@ def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict
         record = run.read()
         if record["state"] not in FINAL:
             waiting.setdefault(record["host"], []).append(run)
-    with ThreadPoolExecutor(max(1, min(8, len(waiting)))) as pool:
+    pool = ThreadPoolExecutor(max(1, min(8, len(waiting))))
+    try:
         for found in pool.map(lambda group: _refresh_group(group, link_of), waiting.values()):
             troubles.update(found)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for a host that is silent
     return troubles
 
 
@@ -124,6 +129,7 @@ def describe(run: Run) -> dict[str, Any]:
         "state": record["state"],
         "exit": render_exit(ended) if ended else None,
         "notes": render_notes(record),
+        "pruned": record.get("pruned"),
         "attempts": [f"{item['attempt']} on {item['host']}" for item in attempts],
         "script": " ".join(plan["argv"]),
         "launcher": plan["launcher"],
@@ -138,7 +144,7 @@ def describe(run: Run) -> dict[str, Any]:
         "explanation": watch.deriver.explanation if watch else None,
         "checkpoints": list_pulled(run),
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
-        "next": next_commands(run.id, record["state"]),
+        "next": next_commands(run.id, record["state"], pruned=bool(record.get("pruned"))),
     }
 
 
@@ -169,8 +175,10 @@ def list_pulled(run: Run) -> list[str]:
     return sorted(str(path.relative_to(run.folder)) for path in run.files.rglob("*") if path.is_file())
 
 
-def next_commands(run: str, state: str) -> list[str]:
-    """Return what can be done with a run in this state."""
+def next_commands(run: str, state: str, *, pruned: bool = False) -> list[str]:
+    """Return what can be done with a run in this state; `pruned`: its host has removed it."""
+    if pruned:
+        return [f"remote-train logs {run}", f"remote-train metrics {run}"]
     if state in FINAL:
         return [f"remote-train logs {run}", f"remote-train pull {run}"]
     return [f"remote-train logs -f {run}", f"remote-train stop {run}"]

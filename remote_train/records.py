@@ -6,6 +6,7 @@
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
     files/RELATIVE             what `pull` brought; pulled.json says with which hash
     mirror.lock                held by the one process that writes the mirrors
+    pull.lock                  shared by those that pull
 
 An index in the user's state folder leads from an id to its folder, so that RUN works from anywhere.
 """
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN_FORMAT = 1
+MIRROR_LOCK = "mirror.lock"
+PULL_LOCK = "pull.lock"
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters of a run id that cannot be taken for one another."""
 _LEFTOVER = re.compile(r"\.\d+\.tmp\Z")
@@ -112,12 +115,28 @@ class Run:
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
         """Hold the mirror's lock; yields False when another process of this laptop writes it already."""
-        lock = _open_lock(self.folder / "mirror.lock")
+        lock = _open_lock(self.folder / MIRROR_LOCK)
         try:
             yield _try_lock(lock)
         finally:
             if lock is not None:
                 os.close(lock)
+
+    @contextlib.contextmanager
+    def pulling(self) -> Iterator[None]:
+        """Keep the run's files on its host for as long as they are being pulled."""
+        lock = _open_lock(self.folder / PULL_LOCK)
+        try:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def in_use(self) -> bool:
+        """Tell whether a process of this laptop follows or pulls it."""
+        return any(_is_locked(self.folder / name) for name in (MIRROR_LOCK, PULL_LOCK))
 
 
 def _open_lock(path: Path) -> int | None:
@@ -135,6 +154,17 @@ def _try_lock(lock: int | None) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with open(path, "rb") as lock:  # noqa: PTH123  (as above)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from remote_train import errors
+from remote_train.host import layout
 
 _KINDS: dict[str, type[errors.RemoteTrainError]] = {
     kind.kind: kind
@@ -60,7 +61,13 @@ def make_refusal(host: str, op: str, error: object) -> Exception:
 
 
 def make_fatal(host: str, event: dict[str, Any]) -> errors.RemoteTrainError:
-    """Return the error for an agent's last word: its disk or a limit of its login, else the protocol."""
+    """Return the error for an agent's last word: its disk or a limit of its login, a mistake of ours, else the protocol."""
+    if event.get("kind") == "bug":
+        return errors.AgentFailed(
+            f"{host}: our program there failed by a mistake of ours: {event.get('message')}"[:2000],
+            hint=f"runs there go on; {layout.AGENT_LOG} in its state folder has more: report it",
+            host=host,
+        )
     refusal = make_refusal(host, "fatal", event)
     if isinstance(refusal, (errors.HostSpace, errors.HostUnfit)):
         return refusal

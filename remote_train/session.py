@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfit, parse_verdict
-from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
+from remote_train.errors import AgentEnded, ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.gate import Gate
 from remote_train.host import wire
 
@@ -214,12 +214,13 @@ class Session:
         now = time.monotonic()
         self._check_sending()
         if data == b"":
-            raise ConnectionLost(f"the connection to {self.host} ended")
+            raise AgentEnded(f"the connection to {self.host} ended")
         if data:
             self._heard = now
             self._take(data)
         elif now - self._heard > wire.SILENCE_SECONDS:
-            raise ConnectionLost(f"no word from {self.host} for {now - self._heard:.0f} s")
+            silence = now - self._heard
+            raise ConnectionLost(f"no word from {self.host} for {silence:.0f} s", silence=silence)
         if now - self._spoke >= wire.HEARTBEAT_SECONDS and self._sending.acquire(blocking=False):
             try:
                 self._send_now(wire.make_frame(wire.HEARTBEAT, 0, b""))

@@ -6,11 +6,19 @@ together. The host answers with the attempt's state, or with what it lacks, and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import NameTaken, PackageError, ProtocolError, RunLost, VerificationFailed
+from remote_train.errors import (
+    ConnectionLost,
+    NameTaken,
+    PackageError,
+    ProtocolError,
+    RunLost,
+    VerificationFailed,
+)
 from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -48,6 +56,10 @@ class Shipment:
         """Called with the bytes of files sent so far, once a megabyte."""
         self.sent_bytes = 0
         self.sent_files = 0
+        self.asked = False
+        """A start request may have left."""
+        self._request: int | None = None
+        self._answer: dict[str, Any] | None = None
         self._uploads: list[int] = []
         self._needed: set[str] = set()
 
@@ -63,17 +75,29 @@ class Shipment:
                 held = {row[4] for row in base["rows"] if row[1] == "f"}
                 self._send_blobs([row for row in rows if row[1] == "f" and row[4] not in held])
         while True:
-            number = self.session.submit("start", **message)
+            self.asked = True
+            self._request = number = self.session.submit("start", **message)
             following = self.session.submit("follow", **follow)
             self.meanwhile()
-            answer = self.session.wait(number, START_SECONDS)
+            self._answer = answer = self.session.wait(number, START_SECONDS)
             self._settle_uploads()
             if answer.get("changed"):
                 raise FactsChanged
             if "need" not in answer:
                 return {**answer, "following": self.session.wait(following)}
+            self.asked, self._request, self._answer = False, None, None
             self._ignore(following)
             self._send_needed(answer, rows)
+
+    def learn_answer(self, seconds: float) -> dict[str, Any] | None:
+        """Return the answer to the start that is under way, {} when none can have begun, None when nobody knows."""
+        if not self.asked:
+            return {}
+        if self._request is not None and self._answer is None:
+            with contextlib.suppress(ConnectionLost):
+                self._answer = self.session.wait(self._request, seconds)
+        answer = self._answer
+        return {} if answer is not None and "state" not in answer else answer
 
     def _ignore(self, number: int) -> None:
         """The host could not follow what it did not start."""

@@ -22,8 +22,21 @@ def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: L
 
     TERM goes out at once; after `grace` seconds everything of the run is killed.
     """
-    asked = session.request("stop", run=run.id, attempt=attempt, grace=grace)
-    listener.tell("stopping", run=run.id, grace=grace, state=asked["state"])
+    truth = f"whether {run.id} was told to stop is not known; `remote-train show {run.id}` asks"
+    try:
+        asked = session.request("stop", run=run.id, attempt=attempt, grace=grace)
+        truth = f"the host goes on stopping {run.id}; `remote-train show {run.id}` tells how it is"
+        listener.tell("stopping", run=run.id, grace=grace, state=asked["state"])
+        return _await_end(session, run, attempt, grace, asked)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal: the last thing that can be said
+            listener.tell("interrupted", run=run.id, text=truth)
+        raise
+
+
+def _await_end(
+    session: Session, run: Run, attempt: int, grace: float, asked: dict[str, Any]
+) -> dict[str, Any]:
     deadline = time.monotonic() + grace + MARGIN_SECONDS
     state = session.request("state", run=run.id, attempt=attempt)
     while state["state"] not in DONE and time.monotonic() < deadline:

@@ -10,9 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.cli.options import say
 from remote_train.metrics.record import MetricRecord
 from remote_train.show.jsonl import write_event
 from remote_train.show.neutral import neutral_text
+from remote_train.show.screen import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +36,19 @@ def _print(render: Callable[[Any, Look], str], value: Any, kind: str, *, as_json
         for row in value if isinstance(value, list) else [value]:
             write_event(sys.stdout.buffer, kind, row)
         return
-    sys.stdout.write(render(value, _look()))
+    write_text(render(value, _look()))
+
+
+def write_text(text: str) -> int:
+    """Write to stdout, past Python's buffer: raises OutputClosed when nobody reads it any more."""
+    write_all(sys.stdout.buffer, text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+    return len(text)
+
+
+class _Lines:
+    """What csv's writer writes to."""
+
+    write = staticmethod(write_text)
 
 
 def show_runs(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -44,7 +58,7 @@ def show_runs(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     _print(render_runs, rows, "run", as_json=as_json)
     for row in rows:
         if row["trouble"] and not as_json:
-            sys.stderr.write(f"remote-train: {row['run']}: as last seen; {neutral_text(row['trouble'])}\n")
+            say(f"{row['run']}: as last seen; {row['trouble']}")
 
 
 def show_run(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -107,7 +121,7 @@ def show_plan(prepared: Prepared, *, as_json: bool) -> None:
         return
     for key, value in facts.items():
         if value not in (None, [], {}, ""):
-            sys.stdout.write(f"{key:>12}  {neutral_text(_render(value))}\n")
+            write_text(f"{key:>12}  {neutral_text(_render(value))}\n")
 
 
 def _render(value: object) -> str:
@@ -126,7 +140,7 @@ def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> int:
             write_event(sys.stdout.buffer, "metric", record.as_json())
         return count
     names: Sequence[str] = [field.name for field in fields(MetricRecord)]
-    writer = csv_writer.DictWriter(sys.stdout, names)
+    writer = csv_writer.DictWriter(_Lines(), names)
     writer.writeheader()
     for count, record in enumerate(records, 1):  # noqa: B007  (as above)
         writer.writerow({key: _neutral(value) for key, value in record.as_json().items()})

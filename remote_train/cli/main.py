@@ -1,7 +1,8 @@
-"""The one place that ends the process: errors to exit codes, signals to a detach."""
+"""The one place that ends the process: errors and signals to exit codes."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from remote_train.cli import hosts, run, runs
+from remote_train.cli import cleaning, hosts, run, runs
 from remote_train.cli.options import app, settings
-from remote_train.cli.signals import Ended, end_on_signals
+from remote_train.cli.signals import Ended, end_on_signals, restore_terminal, settle
 from remote_train.errors import (
     EXIT_BUG,
     ConnectionGivenUp,
@@ -26,7 +27,7 @@ from remote_train.host.disk import FAILING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = (run, runs, hosts)
+COMMANDS = (run, runs, hosts, cleaning)
 """Modules whose commands have registered themselves on `app`."""
 
 CUT_OFF = 141
@@ -39,8 +40,14 @@ COMMAND_LINE_ERROR: type[Exception] = next(
 
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
+    open_closed_streams()
     end_on_signals()
-    code = _run()
+    try:
+        code = _run()
+        settle()
+    except Ended as cut:
+        restore_terminal()
+        code = 128 + cut.number
     # Threads that wait for a silent host must not keep the prompt.
     try:
         sys.stdout.flush()
@@ -50,6 +57,19 @@ def main() -> NoReturn:
     os._exit(code)
 
 
+def open_closed_streams() -> None:
+    """Give the process the standard streams that it was started without, or its first socket would be its stdout."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    # Python has None for those, and stdin is only ever asked whether it is a terminal.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115, PTH123  (until the end)
+
+
 def _run() -> int:
     from remote_train.show.screen import OutputClosed
 
@@ -57,9 +77,9 @@ def _run() -> int:
         code = app(standalone_mode=False)
     except (RemoteTrainError, ConnectionLost, COMMAND_LINE_ERROR) as error:
         return _show_expected(error)
-    except (KeyboardInterrupt, typer.Abort, Ended) as cut:
-        return 128 + (cut.number if isinstance(cut, Ended) else signal.SIGINT)
-    except (OutputClosed, BrokenPipeError):
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except (OutputClosed, BrokenPipeError, SystemExit):  # the last is typer's answer to a broken pipe
         return CUT_OFF
     except Exception as error:  # noqa: BLE001  (the one place that turns our bugs into exit 70)
         return _show_unexpected(error)
@@ -84,11 +104,13 @@ def _show_expected(error: Exception) -> int:
 def _show(error: RemoteTrainError) -> int:
     from remote_train.show.jsonl import write_event
     from remote_train.show.live import describe_error, make_screen
+    from remote_train.show.screen import OutputClosed
 
     if settings.debug:
         raise error
     if settings.json:
-        write_event(sys.stdout.buffer, "error", describe_error(error) or {})
+        with contextlib.suppress(OutputClosed, LocalSpace):  # which may be what the error is about
+            write_event(sys.stdout.buffer, "error", describe_error(error) or {})
     with make_screen(colour="NO_COLOR" not in os.environ) as screen:
         screen.error(error.message, error.hint)
     return error.exit_code
@@ -107,11 +129,11 @@ def _show_unexpected(error: Exception) -> int:
 def _show_bug(error: Exception) -> int:
     if settings.debug:
         raise error
-    from remote_train.show.neutral import neutral_text
+    from remote_train.show.live import make_screen
 
-    said = neutral_text(str(error)[:2000])
-    sys.stderr.write(
-        f"remote-train: this is a bug of ours: {type(error).__name__}: {said}\n"
-        "run it again as `remote-train --debug …` and report what it prints\n"
-    )
+    with make_screen(colour=False) as screen:
+        screen.say(
+            f"this is a bug of ours: {type(error).__name__}: {str(error)[:2000]}\n"
+            "run it again as `remote-train --debug …` and report what it prints"
+        )
     return EXIT_BUG

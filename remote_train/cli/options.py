@@ -78,9 +78,18 @@ def make_screen() -> Display:
     """Return the screen of this process."""
     import os
 
+    from remote_train.cli.signals import restore_with
     from remote_train.show import live
 
-    return live.make_screen(colour="NO_COLOR" not in os.environ)
+    screen = live.make_screen(colour="NO_COLOR" not in os.environ)
+    restore_with(screen.farewell)
+    return screen
+
+
+def say(text: str) -> None:
+    """Write one message of ours to stderr."""
+    with make_screen() as screen:
+        screen.say(text)
 
 
 def make_listener(screen: Display, *, prefix_ranks: bool = False) -> Listener:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import threading
+import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,15 +22,18 @@ from remote_train.cli.options import (
     make_screen,
     settings,
 )
-from remote_train.cli.signals import Ended
+from remote_train.cli.signals import DOUBLED, Ended, offering, stay_for
 
 if TYPE_CHECKING:
     from remote_train.api import Training
     from remote_train.listener import Listener
     from remote_train.show.display import Display
 
+CLEANING_SECONDS = 1.0
+"""How long a detached launch stays for the host to hear what it may remove."""
 BARE = "\0--"
-SAYING_SECONDS = 0.4
+OFFER_SECONDS = 3.0
+STOP_SECONDS = 90.0  # the grace, what follows it, and the margin of `stop`
 
 
 class RunCommand(TyperCommand):
@@ -170,6 +172,7 @@ def run(
         started = start(request, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
+            started.cleaning.wait(CLEANING_SECONDS)
             return
         from remote_train.api import training_of
 
@@ -178,38 +181,36 @@ def run(
 
 def stay(training: Training, screen: Display, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
     """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
+    from remote_train.query import FINAL
+
     gc.enable()  # off since the process began
     try:
         training.follow(listener, **wishes)
-    except (KeyboardInterrupt, Ended) as cut:
-        _say_detached(training, screen, listener)
-        if training.link.is_local and isinstance(cut, KeyboardInterrupt):
+    except Ended as cut:
+        if training.run.read()["state"] in FINAL:
+            say_pull_goes_on(training, listener)
+            raise
+        listener.tell("detached", run=training.id)
+        if training.link.is_local and cut.number == signal.SIGINT:
             _offer_stop(training, screen, listener)
         raise
 
 
-def _say_detached(training: Training, screen: Display, listener: Listener) -> None:
-    """Say that the run goes on; a pipe or terminal that takes nothing more does not keep the prompt for it."""
-    from remote_train.show.screen import OutputClosed
-
-    def say() -> None:
-        with contextlib.suppress(OutputClosed):
-            screen.status(None)
-            screen.wipe()
-            listener.tell("detached", run=training.id)
-
-    saying = threading.Thread(target=say, daemon=True)
-    saying.start()
-    saying.join(SAYING_SECONDS)
+def say_pull_goes_on(training: Training, listener: Listener) -> None:
+    """Say what there is of a pull that was interrupted."""
+    text = f"files of {training.id} that came whole are kept; `remote-train pull {training.id}` brings the others"
+    listener.tell("interrupted", run=training.id, text=text)
 
 
 def _offer_stop(training: Training, screen: Display, listener: Listener) -> None:
     """Wait a moment for a second Ctrl-C; one that comes within half a second only means the first."""
-    screen.say("Ctrl-C once more within 3 s stops it")
+    screen.say(f"Ctrl-C once more within {OFFER_SECONDS:.0f} s stops it")
     began = time.monotonic()
     try:
-        time.sleep(3.0)
-    except KeyboardInterrupt:
-        if time.monotonic() - began >= 0.5:
+        with offering(OFFER_SECONDS):
+            time.sleep(OFFER_SECONDS)
+    except Ended as second:
+        if second.number == signal.SIGINT and time.monotonic() - began >= DOUBLED:
+            stay_for(STOP_SECONDS)
             training.stop(listener=listener)
             screen.say(f"{training.id} was stopped")

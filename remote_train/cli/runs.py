@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +19,11 @@ from remote_train.cli.options import (
     make_ask,
     make_listener,
     make_screen,
+    say,
     settings,
 )
-from remote_train.cli.run import stay
+from remote_train.cli.run import say_pull_goes_on, stay
+from remote_train.cli.signals import Ended
 
 if TYPE_CHECKING:
     from remote_train.api import Training
@@ -117,7 +118,7 @@ def ps(
     project = None if everything else current_project()
     found = list_runs(project)
     if not found and not json:
-        sys.stderr.write("remote-train: no run of this project; `remote-train ps --all` lists every run\n")
+        say("no run of this project; `remote-train ps --all` lists every run")
         return
     troubles = refresh_all(found, lambda run: link_of(run, hosts_file, make_ask()))
     for run in found:
@@ -198,7 +199,11 @@ def pull(
     )
     with make_screen() as screen:
         listener = make_listener(screen)
-        pulled = training.pull(wish, listener)
+        try:
+            pulled = training.pull(wish, listener)
+        except Ended:
+            say_pull_goes_on(training, listener)
+            raise
         if json:
             files = [str(path) for path in (*pulled.files, *pulled.unchanged)]
             listener.tell("pull", run=training.id, files=files, bytes=pulled.bytes)
@@ -226,7 +231,6 @@ def metrics(
     training = find_training(run, hosts_file, make_ask())
     trouble = catch_up(training)
     if trouble is not None:
-        with make_screen() as screen:
-            screen.say(f"as last seen; {trouble}")
+        say(f"as last seen; {trouble}")
     if not print_metrics(training.metrics(), csv=csv):
-        sys.stderr.write(f"remote-train: the output of {training.id} has no metrics so far\n")
+        say(f"the output of {training.id} has no metrics so far")

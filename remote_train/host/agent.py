@@ -2,7 +2,8 @@
 
 It owns nothing that matters: runs live in their folders under their supervisors, so it may die at any byte.
 One thread, one loop. Control overtakes logs, logs overtake bulk, and all DATA runs under the laptop's credit.
-When nothing came from the laptop for SILENCE_SECONDS it ends.
+When nothing came from the laptop for SILENCE_SECONDS it ends, whatever it is doing. When it fails by a mistake of ours,
+it says so to the laptop and in `agent.log`: a program that dies without a word looks like a lost connection.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 
-from remote_train.host import wire
+from remote_train.host import layout, wire
 from remote_train.host.credit import Credit
 from remote_train.host.disk import describe_error
 from remote_train.host.inotify import Watch, open_watch
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 0.5
 READ = 1 << 16
+HELD = 1 << 20
+"""Bytes taken from the laptop in the middle of long work, to be looked at after it; more is left in the pipe."""
+PARTING_SECONDS = 1.0
+LOG_BYTES = 64 * 1024
+
+
+class LaptopGone(Exception):
+    """Nothing came for SILENCE_SECONDS, or the stream has ended: long work is not worth going on with."""
 
 
 class Connection:
@@ -46,6 +55,7 @@ class Connection:
         self.on_frame: Callable[[int, int, bytes], None] = lambda _kind, _stream, _payload: None
         self.watch: Optional[Watch] = None
         self.pending = memoryview(b"")
+        self.held = bytearray()
         self.heard = self.spoke = self.looked = time.monotonic()
         self.settled = False
         self.closed = False
@@ -74,11 +84,14 @@ class Connection:
             self._wait()
             self._receive()
             now = time.monotonic()
-            if now - self.heard > wire.SILENCE_SECONDS:
+            if self._is_deserted():
                 return
             if now - self.looked >= LOOK_SECONDS or self.settled:
                 self.look()
             self.write()
+
+    def _is_deserted(self) -> bool:
+        return time.monotonic() - self.heard > wire.SILENCE_SECONDS
 
     def look(self) -> None:
         """Let everybody who watches a run look at it."""
@@ -90,10 +103,17 @@ class Connection:
     def run_aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Do slow work in a thread, and call `done` with its result in this one: heartbeats go on."""
 
+        def fail(error: BaseException) -> None:
+            raise error
+
         def labour() -> None:
-            result = work()
-            self.asides.append((done, result))
-            os.write(self.wake_write, b".")
+            try:
+                self.asides.append((done, work()))
+            except BaseException as error:
+                self.asides.append((fail, error))
+                raise
+            finally:
+                os.write(self.wake_write, b".")
 
         threading.Thread(target=labour, daemon=True).start()
 
@@ -104,14 +124,25 @@ class Connection:
             done(result)
 
     def breathe(self) -> None:
-        """Keep the laptop convinced that we live, in the middle of long work."""
+        """In the middle of long work, keep the laptop convinced that we live, and see that it does.
+
+        What it sends is held until the work is done. Raises LaptopGone.
+        """
+        while len(self.held) < HELD:
+            data = self._read()
+            if not data:
+                break
+            self.held += data
+            self.heard = time.monotonic()
         self.write()
+        if self.closed or self._is_deserted():
+            raise LaptopGone
 
     def _wait(self) -> None:
         busy = bool(self.pending) or bool(self.control) or self._has_turn()
         readers = [self.fd_in, self.wake_read] + ([self.watch.fd] if self.watch else [])
         polling = bool(self.sources) and self.watch is None
-        timeout = 0.0 if self.settled else POLL_SECONDS if polling else LOOK_SECONDS
+        timeout = 0.0 if self.settled or self.held else POLL_SECONDS if polling else LOOK_SECONDS
         ready, _, _ = select.select(readers, [self.fd_out] if busy else [], [], timeout)
         if self.watch is not None and self.watch.fd in ready:
             self.watch.drain()
@@ -124,16 +155,21 @@ class Connection:
         return self.credit.room() > 0 and any(source.wants_turn() for source in self.sources)
 
     def _receive(self) -> None:
+        held, self.held = bytes(self.held), bytearray()
+        data = held or self._read()
+        if data:
+            self.feed(data)
+
+    def _read(self) -> bytes:
+        """Return what has come, b"" when nothing has or the stream is closed."""
         try:
             data = os.read(self.fd_in, READ)
         except BlockingIOError:
-            return
+            return b""
         except OSError:
             data = b""
-        if not data:
-            self.closed = True
-            return
-        self.feed(data)
+        self.closed = self.closed or not data
+        return data
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the laptop."""
@@ -144,6 +180,15 @@ class Connection:
             elif kind != wire.HEARTBEAT:
                 self.on_frame(kind, stream, payload)
                 self.heard = time.monotonic()
+
+    def part(self, message: Dict[str, Any]) -> None:
+        """Send last words, giving them a moment to get through."""
+        self.sources.clear()
+        self.send(message)
+        until = time.monotonic() + PARTING_SECONDS
+        while (self.pending or self.control) and not self.closed and time.monotonic() < until:
+            select.select([], [self.fd_out], [], 0.1)
+            self.write()
 
     def write(self) -> None:
         """Write as much as the connection takes now."""
@@ -187,15 +232,33 @@ def serve(fd_in: int, fd_out: int) -> None:
     connection.on_frame = operations.handle
     try:
         connection.run()
+    except LaptopGone:
+        return
     except wire.FrameError as error:
-        connection.send({"event": "fatal", "kind": "protocol", "message": str(error)})
-        connection.write()
+        connection.part({"event": "fatal", "kind": "protocol", "message": str(error)})
     except OSError as error:  # an output or a file that cannot be read any more
-        connection.sources.clear()
-        connection.send(dict(describe_error(error, operations.root), event="fatal"))
-        connection.write()
+        connection.part(dict(describe_error(error, operations.root), event="fatal"))
+    except Exception as error:
+        message = "%s: %s" % (type(error).__name__, str(error)[:1000])
+        connection.part({"event": "fatal", "kind": "bug", "message": message})
+        leave_words(operations.root)
+        raise
     finally:
         operations.close()
+
+
+def leave_words(root: str) -> None:
+    """Append the traceback of what is being handled to `agent.log`, which is begun anew when it has grown long."""
+    import traceback  # noqa: PLC0415  (only a failure of ours pays for it)
+
+    path = os.path.join(root, layout.AGENT_LOG)
+    words = "%s\n%s\n" % (time.strftime("%Y-%m-%d %H:%M:%S %z"), traceback.format_exc()[-8192:])
+    try:
+        full = os.path.exists(path) and os.path.getsize(path) > LOG_BYTES
+        with open(path, "w" if full else "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(words)
+    except OSError:
+        return  # a full disk, perhaps; the laptop has been told
 
 
 def main(nonce: str) -> None:

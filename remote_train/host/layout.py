@@ -3,9 +3,13 @@
 agents/HASH/            our own program, by the hash of its source
 blobs/ab/cdef…          file contents, by SHA-256
 packages/ID.json        manifests, by their own hash
+agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+trash/                  what was taken away and is being removed
+usage.json              what all of it takes, as counted last
+gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
 """
 
 from __future__ import annotations
@@ -20,11 +24,16 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 AGENTS = "agents"
+AGENT_LOG = "agent.log"
 BLOBS = "blobs"
 PACKAGES = "packages"
 PEAKS = "peaks"
 PERSIST = "persist"
 RUNS = "runs"
+TRASH = "trash"
+USAGE = "usage.json"
+GC_LOCK = "gc.lock"
+TIDY_LOCK = "tidy.lock"
 ATTEMPTS = "attempts"
 
 ATTEMPT = "attempt.json"

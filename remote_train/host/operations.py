@@ -143,7 +143,8 @@ class Operations:
             ):
                 return {"changed": True}
         request["umask"] = self.umask
-        return start(self.root, request, self.connection.breathe)
+        answer = start(self.root, request, self.connection.breathe)
+        return answer if "need" in answer else dict(answer, usage=store.read_usage(self.root))
 
     def follow(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Send outputs from byte offsets on, events as they come, and `ended` after the last byte."""
@@ -225,6 +226,20 @@ class Operations:
         record = self._read(request).get("attempt")
         return {"survivors": system.marked_processes(record["cookie"]) if record else []}
 
+    def prune(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Take away runs that are at home, and tidy; a process of its own does it, whatever becomes of us.
+
+        The answer comes once the runs are out of the way, with `thorough` once everything is done.
+        """
+        from remote_train.host import tidy  # noqa: PLC0415  (not on the launch path)
+
+        tidy.note_agent()
+        if not request["runs"] and not request.get("thorough") and not tidy.is_due(self.root):
+            return {"runs": []}
+        listening = tidy.spawn(self.root, request)
+        self._aside(request["id"], lambda: tidy.listen(listening, whole=bool(request.get("thorough"))))
+        return None
+
     def _read(self, request: Dict[str, Any]) -> Dict[str, Any]:
         run = request["run"]
         numbers = attempt.list_attempts(self.root, run) if layout.is_run_id(run) else []
@@ -278,4 +293,5 @@ OPERATIONS: Dict[str, Operation] = {
     "get": Operations.get,
     "stop": Operations.stop,
     "sweep": Operations.sweep,
+    "prune": Operations.prune,
 }

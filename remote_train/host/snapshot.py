@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 
 from remote_train.host import layout
 from remote_train.host.disk import name_place
@@ -86,8 +87,11 @@ def write_snapshot(root: str, rows: Rows, target: str, progress: Callable[[], No
         for start in range(share, len(rows), share):
             workers += [_fork_worker(root, rows[start : start + share], target)]
         _write_rows(root, rows[:share], target, progress)
-    finally:
         problems = [_await_worker(worker, progress) for worker in workers]
+    except BaseException:
+        for pid, _ in workers:
+            _end_worker(pid)
+        raise
     for problem in filter(None, problems):
         number, _, name = problem.partition(b":")
         raise OSError(int(number), os.strerror(int(number)), os.fsdecode(name))
@@ -136,6 +140,15 @@ def _fork_worker(root: str, rows: Rows, target: str) -> Tuple[int, int]:
             os._exit(0)
     os.close(write_fd)
     return pid, read_fd
+
+
+def _end_worker(pid: int) -> None:
+    """Kill a worker whose snapshot nobody wants any more, if it has not ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
 
 
 def _await_worker(worker: Tuple[int, int], progress: Callable[[], None]) -> bytes:

@@ -6,14 +6,14 @@ names the token, and the lock is held from the claim on, first by the agent, the
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
+import select
 import sys
 import time
 
-from remote_train.host import disk, layout, snapshot, store, system
+from remote_train.host import disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import read_state
+from remote_train.host.detach import leave_connection
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import make_environment
 from remote_train.host.peaks_cache import recall_peak
@@ -29,6 +29,9 @@ OTHER_STARTER_SECONDS = 300.0
 """How long to wait for an agent that holds the lock and writes the snapshot; it may be a large one."""
 
 
+BREATH_SECONDS = 1.0
+
+
 class Refusal(Exception):
     """A request that cannot be carried out; `kind` names the error on the laptop's side."""
 
@@ -42,23 +45,39 @@ class Refusal(Exception):
 def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> Dict[str, Any]:
     """Start the attempt that the request describes, or return the state it is in already.
 
-    Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then.
+    Returns `{"need": …}` when the manifest or blobs are missing: nothing has been claimed then. `progress` is called
+    now and then, and may raise: before the supervisor is forked that abandons the start, which can be asked for again.
     """
-    run, attempt, plan = request["run"], request["attempt"], request["plan"]
+    run, attempt = request["run"], request["attempt"]
     if not layout.is_run_id(run) or not isinstance(attempt, int) or attempt < 1:
         raise Refusal("usage", "not a run id: %r" % (run,))
     folder = layout.attempt_dir(root, run, attempt)
     _check_token(folder, run, request["token"])
     if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
         return read_state(folder)
+    # From here on nothing is tidied away: what is found to be here stays until the snapshot has it.
+    cleaning = locks.hold_off_cleaning(root, OTHER_STARTER_SECONDS, progress)
+    if cleaning is None:
+        raise Refusal("start-failed", "its state folder has been tidied for too long")
+    try:
+        return _start_new(root, folder, request, progress)
+    finally:
+        os.close(cleaning)
+
+
+def _start_new(
+    root: str, folder: str, request: Dict[str, Any], progress: Callable[[], None]
+) -> Dict[str, Any]:
+    plan = request["plan"]
     rows = store.read_package(root, plan["package"])
     if rows is None:
         return {"need": "manifest"}
+    store.note_use(root, plan["package"])
     missing = store.missing_blobs(root, rows)
     if missing:
         return {"need": "blobs", "blobs": missing}
     gpus = _choose_gpus(plan)
-    lock = _claim(folder, run, request["token"], progress)
+    lock = _claim(folder, request["run"], request["token"], progress)
     if lock is None:
         return read_state(folder)
     try:
@@ -66,7 +85,8 @@ def start(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> D
         _write_code(root, folder, plan, rows, progress)
         record = _make_record(root, request, gpus)
         environment = _make_run_environment(record, gpus, request.get("secrets", {}))
-        _fork_supervisor(folder, record, environment, lock)
+        progress()  # the last look: whoever asked and went, and asks no more, gets no training
+        _fork_supervisor(folder, record, environment, lock, progress)
     except (OSError, Refusal):
         _take_back(folder)
         raise
@@ -110,10 +130,8 @@ def _without_unknown(gpu: Dict[str, Any]) -> Dict[str, Any]:
 
 def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> Optional[int]:
     """Return the lock's descriptor when this attempt is ours to start, None when it was started meanwhile."""
-    os.makedirs(folder, 0o700, exist_ok=True)
-    fd = os.open(os.path.join(folder, layout.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    fd = _take_lock(folder, progress)
     try:
-        _wait_lock(fd, folder, progress)
         _check_token(folder, run, token)
         ours = not os.path.exists(os.path.join(folder, layout.ATTEMPT))
         claim = os.path.join(folder, layout.CLAIM)
@@ -128,24 +146,35 @@ def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> O
     return fd
 
 
-def _wait_lock(fd: int, folder: str, progress: Callable[[], None]) -> None:
-    """Return with the lock, or without it once there is a supervisor, who then holds it."""
+def _take_lock(folder: str, progress: Callable[[], None]) -> int:
+    """Return the open lock of the attempt's folder, made where there is none; see `_wait_lock`."""
     deadline = time.monotonic() + OTHER_STARTER_SECONDS
-    while not _try_lock(fd) and not os.path.exists(os.path.join(folder, layout.ATTEMPT)):
+    path = os.path.join(folder, layout.LOCK)
+    while True:
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            fd = locks.open_lock(path)
+        except FileNotFoundError:  # a dead start of this name is being tidied away
+            if time.monotonic() > deadline:
+                raise
+            continue
+        try:
+            _wait_lock(fd, folder, deadline, progress)
+        except (OSError, Refusal):
+            os.close(fd)
+            raise
+        if locks.is_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _wait_lock(fd: int, folder: str, deadline: float, progress: Callable[[], None]) -> None:
+    """Return with the lock, or without it once there is a supervisor, who then holds it."""
+    while not locks.try_lock(fd) and not os.path.exists(os.path.join(folder, layout.ATTEMPT)):
         if time.monotonic() > deadline:
             raise Refusal("start-failed", "another connection has been starting it for too long")
         progress()
         time.sleep(0.02)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
-    return True
 
 
 def _check_token(folder: str, run: str, token: str) -> None:
@@ -161,9 +190,7 @@ def _write_code(
 ) -> None:
     code = os.path.join(folder, layout.CODE)
     if os.path.exists(code):
-        import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
-
-        shutil.rmtree(code)  # left by an agent that died while it wrote it
+        _remove_folder(code, progress)  # left by an agent that died while it wrote it
     snapshot.write_snapshot(root, rows, code, progress)
     links = {place: os.path.expanduser(source) for place, source in plan.get("links", {}).items()}
     for place in plan.get("persist", []):
@@ -172,6 +199,18 @@ def _write_code(
         links[place] = source
     snapshot.link_folders(code, links)
     os.makedirs(os.path.join(folder, layout.RANKS), 0o700, exist_ok=True)
+
+
+def _remove_folder(path: str, progress: Callable[[], None]) -> None:
+    """Remove a folder that may be large; what cannot be removed is found by who writes there next."""
+    import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
+    import threading  # noqa: PLC0415  (as above)
+
+    removing = threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True)
+    removing.start()
+    while removing.is_alive():
+        removing.join(BREATH_SECONDS)
+        progress()
 
 
 def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -205,7 +244,13 @@ def _make_run_environment(
     return environment
 
 
-def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str, str], lock: int) -> None:
+def _fork_supervisor(
+    folder: str,
+    record: Dict[str, Any],
+    environment: Dict[str, str],
+    lock: int,
+    progress: Callable[[], None],
+) -> None:
     """Fork twice; return once the supervisor's attempt.json is written, raise OSError or Refusal if it never is."""
     read_fd, write_fd = os.pipe()
     try:
@@ -216,6 +261,8 @@ def _fork_supervisor(folder: str, record: Dict[str, Any], environment: Dict[str,
         finally:
             os.close(write_fd)
         os.waitpid(child, 0)
+        while not select.select([read_fd], [], [], BREATH_SECONDS)[0]:
+            progress()
         word = os.read(read_fd, 4096)
     finally:
         os.close(read_fd)
@@ -292,17 +339,5 @@ def _tell_started(fd: int) -> None:
 
 
 def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:
-    """Let go of every descriptor of the connection, else sshd would wait for us for ever."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    words = os.open(
-        os.path.join(folder, layout.SUPERVISOR_LOG), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
-    )
-    for source, target in ((nothing, 0), (words, 1), (words, 2)):
-        os.dup2(source, target)
-    limit = os.sysconf("SC_OPEN_MAX")
-    low = 3
-    for fd in sorted(keep):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, limit if 0 < limit < 65536 else 65536)
-    os.chdir("/")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    leave_connection(os.open(os.path.join(folder, layout.SUPERVISOR_LOG), flags, 0o600), keep)

@@ -10,7 +10,7 @@ import zlib
 
 from remote_train.host import layout
 from remote_train.host.disk import drop, name_place
-from remote_train.host.durable import write_whole
+from remote_train.host.durable import read_record, write_whole
 from remote_train.host.manifest_format import ManifestError, apply_delta, check_rows, make_package_id
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -28,7 +28,7 @@ class StoreError(Exception):
 
 
 def _make_folders(root: str) -> None:
-    for name in (layout.AGENTS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.RUNS):
+    for name in (layout.AGENTS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.RUNS, layout.TRASH):
         os.makedirs(os.path.join(root, name), 0o700, exist_ok=True)
 
 
@@ -175,6 +175,14 @@ def read_package(root: str, package: str) -> Optional[Rows]:
     return rows if isinstance(rows, list) else None
 
 
+def note_use(root: str, package: str) -> None:
+    """Note that a launch wants this manifest: those that none has wanted for long are removed."""
+    try:
+        os.utime(layout.package_path(root, package))
+    except OSError:  # it goes a little earlier, and would be sent again
+        return
+
+
 def store_package(root: str, package: str, base: Optional[str], delta: Dict[str, Any]) -> bool:
     """Keep the manifest that `delta` makes of `base`; False when the base is not here."""
     base_rows = read_package(root, base) if base else []
@@ -190,6 +198,11 @@ def store_package(root: str, package: str, base: Optional[str], delta: Dict[str,
     # Not synced: a manifest damaged by a power cut is no JSON, and is asked for again.
     write_whole(layout.package_path(root, package), json.dumps(rows).encode("ascii"), sync=False)
     return True
+
+
+def read_usage(root: str) -> Optional[Dict[str, Any]]:
+    """Return what the state root was last counted to take: `total` bytes, `kinds`, `when`."""
+    return read_record(os.path.join(root, layout.USAGE))
 
 
 def missing_blobs(root: str, rows: Rows) -> List[str]:

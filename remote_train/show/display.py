@@ -128,6 +128,10 @@ class Display:
                 self._messages += 1
             self._changed.notify_all()
 
+    def farewell(self) -> bytes:
+        """Return what leaves the terminal as a person wants it, for who has to end at once."""
+        return self._screen.farewell()
+
     def close(self, seconds: float | None = None) -> None:
         """Show what waits and end the output; a terminal that is stuck is waited for, or given so many seconds."""
         thread, self._thread = self._thread, None

@@ -164,9 +164,17 @@ class LiveListener:
     def detached(self, facts: Mapping[str, Any]) -> None:
         """Say that the run goes on, and what can be done with it."""
         run = facts["run"]
+        self.screen.status(None)
+        self.screen.wipe()
         self.screen.say(
             f"detached, {run} goes on\nattach again: remote-train logs -f {run}\nstop it:      remote-train stop {run}"
         )
+
+    def interrupted(self, facts: Mapping[str, Any]) -> None:
+        """Say what is true now, at a Ctrl-C or another signal."""
+        self.screen.status(None)
+        self.screen.wipe()
+        self.screen.say(str(facts["text"]))
 
     def silent(self, facts: Mapping[str, Any]) -> None:
         """Say that the host is not heard, and that this is no end."""
@@ -229,6 +237,7 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "restarted": LiveListener.restarted,
     "metric": LiveListener.metric,
     "detached": LiveListener.detached,
+    "interrupted": LiveListener.interrupted,
     "silent": LiveListener.silent,
     "back": LiveListener.back,
     "pulled": LiveListener.pulled,

@@ -154,6 +154,15 @@ class Screen:
         if self.stdout_is_terminal:
             self._show(self._neutral.feed(self._cap.flush()) + self._neutral.flush())
 
+    def farewell(self) -> bytes:
+        """Return what leaves the terminal as a person wants it, for a process that is ended at any place of its code."""
+        if not self.stderr_is_terminal:
+            return b""
+        colours = RESET if self._shared else b""
+        if self._drawn or self._at_start or not self._shared:
+            return colours + _ERASE.encode()
+        return colours + b"\r\n"
+
     def _show(self, shown: bytes) -> None:
         if not shown:
             return

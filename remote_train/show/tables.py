@@ -77,14 +77,16 @@ def _make_run_cells(row: Row) -> dict[str, str]:
 def render_run(run: Row, look: Look) -> str:
     """Return `show RUN` as labelled lines.
 
-    Keys: run, project, host, state, exit, notes, attempts, script, package, commit, dirty, device, last (a metric record),
+    Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts, script, package,
+    commit, dirty, device, last (a metric record),
     explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
     pairs = [
-        *_list_values(run, ("run", "project", "host", "state", "exit", "notes", "attempts")),
-        *_list_values(run, ("script", "package")),
+        *_list_values(run, ("run", "project", "host", "state", "exit", "notes")),
+        *_list_pruned(run),
+        *_list_values(run, ("attempts", "script", "package")),
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),
@@ -94,6 +96,14 @@ def render_run(run: Row, look: Look) -> str:
         *_list_values(run, ("next",)),
     ]
     return _render(_make_grid(pairs), look)
+
+
+def _list_pruned(run: Row) -> list[Pair]:
+    when = get_number(run, "pruned")
+    if when is None:
+        return []
+    line = f"from {_show_value(run.get('host'))} on {render_time(when)}; its records and what was pulled are here"
+    return [("removed", line)]
 
 
 def _list_commit(run: Row) -> list[Pair]:

@@ -26,7 +26,10 @@ class Channel(Protocol):
         """Send all of `data`; block while the other side does not read. Raise ConnectionLost."""
 
     def receive(self, timeout: float) -> bytes | None:
-        """Return what has come (any size), b"" at the end of the stream, None after `timeout` seconds of nothing."""
+        """Return what has come (any size), b"" at the end of the stream, None after `timeout` seconds of nothing.
+
+        Raise ConnectionLost where it is known that the connection broke, rather than that the command ended.
+        """
 
     def stderr_tail(self) -> bytes:
         """Return the last 8 KiB or less that the command wrote to its stderr."""

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 IDENT = b"SSH-2.0-remote_train\r\n"
 SECONDS = 5.0  # DESIGN §8: no banner within this time is "unreachable"
 STAGGER = 0.25  # RFC 8305 §5, connection attempt delay
-DEAD_PEER_MS = 15_000  # unacknowledged data for this long ends the connection
+# Linux ends a connection after DEAD_PEER_MS without an answer, to data or to probes of an idle one; where there is no
+# such option the probes alone do: 5 + 3 x 3 s.
+DEAD_PEER_MS = 14_000
 LONGEST_PRELUDE = 8192  # RFC 4253 §4.2 allows lines before the banner; this many bytes of them are enough
 CLOSED = "closed the connection before its SSH banner, twice"
 REASONS = {
@@ -38,8 +40,9 @@ REASONS = {
 }
 KEEPALIVE = (
     ("TCP_USER_TIMEOUT", DEAD_PEER_MS),
-    ("TCP_KEEPIDLE", 10),
-    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPIDLE", 5),
+    ("TCP_KEEPALIVE", 5),  # what macOS calls it
+    ("TCP_KEEPINTVL", 3),
     ("TCP_KEEPCNT", 3),
 )
 

@@ -1,7 +1,6 @@
 """What a login decides, without any SSH library: whose key may answer, which keys we offer, how a refusal reads.
 
-Also the two small things that every login needs around the library: a socket that swallows the ident line which `dial`
-has already sent, and the deadline.
+Also what every login needs around the library: a socket that swallows the ident line which `dial` has already sent.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from remote_train.transport.dial import IDENT
 from remote_train.transport.known_hosts import KnownHostsFile, Verdict, make_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from remote_train.transport import Ask, Notify, SshTarget
 
@@ -243,6 +242,8 @@ class LoginSocket(socket.socket):
     def __init__(self, dialled: socket.socket) -> None:
         super().__init__(fileno=dialled.detach())
         self.eager = True
+        self.heard = time.monotonic()
+        """When a byte came last."""
         self._ident: bytes = IDENT
         self._gathered: list[bytes] | None = None
         self._order = threading.Lock()  # packets are numbered: none may overtake those held back
@@ -262,6 +263,7 @@ class LoginSocket(socket.socket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive, and acknowledge at once while eager."""
         data = super().recv(size, flags)
+        self.heard = time.monotonic()
         if self.eager and TCP_QUICKACK is not None:
             self.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
         return data
@@ -280,29 +282,3 @@ class LoginSocket(socket.socket):
                     held = held[super().send(held) :]
                 except TimeoutError:  # the library polls with a short timeout
                     continue
-
-
-class Deadline:
-    """Calls `expire` in a thread once `seconds` have passed, not counting the time between pause and resume."""
-
-    def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
-        self.expired = False
-        self._left = seconds
-        self._expire = expire
-        self.resume()
-
-    def resume(self) -> None:
-        """Let the time run."""
-        self._since = time.monotonic()
-        self._timer = threading.Timer(self._left, self._end)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def pause(self) -> None:
-        """Stop the time; also how a deadline that was kept is ended."""
-        self._timer.cancel()
-        self._left = max(0.0, self._left - (time.monotonic() - self._since))
-
-    def _end(self) -> None:
-        self.expired = True
-        self._expire()

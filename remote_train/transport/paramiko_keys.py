@@ -17,7 +17,8 @@ from remote_train.transport.login import LOGIN_SECONDS, Attempts, choose_key_fil
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from remote_train.transport import SshTarget
 
@@ -27,9 +28,12 @@ AGENT_SECONDS = 5.0
 class Keys:
     """What one login may offer; the agent is asked only when a key of its own is needed."""
 
-    def __init__(self, target: SshTarget, attempts: Attempts) -> None:
+    def __init__(
+        self, target: SshTarget, attempts: Attempts, asking: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self._target = target
         self._attempts = attempts
+        self._asking = asking
         self._agent: Agent | None = None
         self._held: dict[bytes, Any] | None = None
 
@@ -63,7 +67,7 @@ class Keys:
             path = self._target.identity_agent or os.environ.get("SSH_AUTH_SOCK") or "none"
             try:
                 if path != "none":
-                    self._agent = Agent(path)
+                    self._agent = Agent(path, self._asking)
                     self._held = {key.blob: key for key in self._agent.get_keys()}
             except WIRE_FAULTS as error:
                 self._attempts.skipped.append(f"the keys of the agent at {path} ({error})")
@@ -85,8 +89,9 @@ def read_key(path: Path) -> tuple[Any, str]:
 class Agent(AgentSSH):  # type: ignore[misc]
     """The user's ssh-agent, which may hang: every answer has a limit."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, asking: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__()
+        self._asking = asking
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(AGENT_SECONDS)
@@ -96,6 +101,12 @@ class Agent(AgentSSH):  # type: ignore[misc]
             connection.close()
             raise
         connection.settimeout(LOGIN_SECONDS)  # signing may ask a person
+
+    def _send_message(self, message: Any) -> tuple[int, Any]:  # noqa: ANN401 - the library's
+        """Send a request and return the answer; the agent may ask a person before it signs."""
+        with self._asking():
+            answer: tuple[int, Any] = super()._send_message(message)
+        return answer
 
     def close(self) -> None:
         """Leave the agent."""

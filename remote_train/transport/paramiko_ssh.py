@@ -21,6 +21,7 @@ from remote_train.transport.dial import Dialled, Dialling, Endpoint, Refused
 from remote_train.transport.paramiko_keys import Keys
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS, Ssh, StreamBuffer, translate
 from remote_train.transport.sink import Tail
+from remote_train.transport.vigil import Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +139,8 @@ class _Login:
         self._trusted = trusted
         self._ssh: Ssh | None = None
         self._attempts = login.Attempts()
-        self._keys = Keys(identity.target, self._attempts)
+        self._vigil = Vigil(self._socket, login.LOGIN_SECONDS, self._knock, self._hang_up)
+        self._keys = Keys(identity.target, self._attempts, self._vigil.paused)
 
     def run(self, command: str, *, early: bool) -> ParamikoChannel:
         """Log in and start the command, within 30 s not counting questions to a person.
@@ -149,17 +151,18 @@ class _Login:
         self._early = early
         connection = self._make_connection()
         channel: ParamikoChannel | None = None
-        self._deadline = login.Deadline(login.LOGIN_SECONDS, self._hang_up)
+        self._vigil.start()
         try:
             connection.open()
             channel = self._start(connection)
         except WIRE_FAULTS as error:
             raise self._explain(error) from error
         finally:
-            self._deadline.pause()
             self._keys.close()
             if channel is None:
+                self._vigil.end()
                 self._hang_up()
+        self._vigil.note_login()
         self._socket.eager = False
         return channel
 
@@ -185,9 +188,8 @@ class _Login:
         refusal = login.make_host_key_error(self._identity, self._address, key_type, blob)
         if refusal is None or blob in self._trusted:
             return
-        self._deadline.pause()
-        accepted = self._ask is not None and login.ask_about_key(self._identity, refusal, self._ask)
-        self._deadline.resume()
+        with self._vigil.paused():
+            accepted = self._ask is not None and login.ask_about_key(self._identity, refusal, self._ask)
         if not accepted:
             refusal.facts["declined"] = self._ask is not None and refusal.facts["verdict"] == "unknown"
             raise refusal
@@ -225,11 +227,11 @@ class _Login:
     def _start(self, connection: Any) -> ParamikoChannel:  # noqa: ANN401 - the library has no types
         if connection.transport.early:
             channel = connection.transport.finish_flight()
-            return ParamikoChannel(connection, channel, channel.in_buffer)
+            return ParamikoChannel(connection, channel, channel.in_buffer, self._vigil)
         channel = connection.transport.open_session()
         channel.in_buffer = buffer = StreamBuffer()
         channel.exec_command(self._command)
-        return ParamikoChannel(connection, channel, buffer)
+        return ParamikoChannel(connection, channel, buffer, self._vigil)
 
     @property
     def logged_in(self) -> bool:
@@ -242,6 +244,12 @@ class _Login:
         """Whether the connection was lost between the login and a command that was sent early."""
         return self.logged_in and self._ssh is not None and self._ssh.early is not None
 
+    def _knock(self) -> None:
+        """Ask for a sign of life; before the login there is no way to."""
+        if self._ssh and self.logged_in:
+            with contextlib.suppress(*WIRE_FAULTS):
+                self._ssh.ask_for_life()
+
     def _hang_up(self) -> None:
         if self._ssh:
             self._ssh.close()
@@ -250,8 +258,8 @@ class _Login:
     def _explain(self, error: Exception) -> Exception:
         """Say which of our errors this is, from what the library raised and how far the login had come."""
         name, ssh = self._target.name, self._ssh
-        if self._deadline.expired:
-            return ConnectionLost(f"{name} did not finish the login within {login.LOGIN_SECONDS:g} s")
+        if self._vigil.verdict:
+            return ConnectionLost(f"{name}: {self._vigil.verdict}", silence=self._vigil.silence)
         if ssh and ssh.farewell and not self.logged_in:
             self._attempts.methods, self._attempts.said = ssh.methods, ssh.farewell
             return login.make_login_error(self._target, self._attempts)
@@ -265,11 +273,12 @@ class _Login:
 class ParamikoChannel:
     """The stream of one command; it owns its connection."""
 
-    def __init__(self, connection: Any, channel: Any, buffer: StreamBuffer) -> None:  # noqa: ANN401 - untyped library
+    def __init__(self, connection: Any, channel: Any, buffer: StreamBuffer, vigil: Vigil) -> None:  # noqa: ANN401 - untyped library
         self._connection = connection  # kept: the library closes what is no longer referred to
         self._ssh: Ssh = connection.transport
         self._channel = channel
         self._buffer = buffer
+        self._vigil = vigil
         self._stderr = Tail()
         self._closing = threading.Lock()
 
@@ -280,19 +289,27 @@ class ParamikoChannel:
             while view:
                 sent = self._channel.send(view[:PIECE])
                 if not sent or not self._ssh.is_active():
-                    raise ConnectionLost("the stream has ended")
+                    raise self._vigil.make_error("the stream has ended")
                 view = view[sent:]
         except WIRE_FAULTS as error:
-            raise ConnectionLost(str(error) or "the connection has ended") from error
+            raise self._vigil.make_error(str(error) or "the connection has ended") from error
 
     def receive(self, timeout: float) -> bytes | None:
-        """Return what has come, b"" at the end, None after `timeout` seconds of nothing."""
+        """Return what has come, b"" when the command has ended, None after `timeout` seconds of nothing."""
         arrived = self._buffer.wait(timeout)
         try:
             self._drain_stderr()
-            return self._channel.recv(EVERYTHING) if arrived else None
+            data: bytes | None = self._channel.recv(EVERYTHING) if arrived else None
         except WIRE_FAULTS:  # the window could not be given back: the connection is gone
-            return b""
+            data = b""
+        if data == b"" and self._is_broken():
+            raise self._vigil.make_error("the connection broke off")
+        return data
+
+    def _is_broken(self) -> bool:
+        """Tell a connection that was lost from a command that has ended, and from our own closing."""
+        ended = self._channel.eof_received or self._channel.exit_status >= 0
+        return not (ended or self._ssh.is_active() or self._closing.locked())
 
     def stderr_tail(self) -> bytes:
         """Return the last 8 KiB or less of the command's stderr."""
@@ -308,6 +325,7 @@ class ParamikoChannel:
         """Tell the command that its input has ended, give it half a second to end too, and close the connection."""
         if not self._closing.acquire(blocking=False):
             return
+        self._vigil.end()
         if self._ssh.is_active():
             # In a thread: a sender that hangs on a dead network holds the lock that this needs.
             ending = threading.Thread(target=self._end, daemon=True)

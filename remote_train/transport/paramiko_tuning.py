@@ -14,6 +14,7 @@ from paramiko.auth_handler import AuthOnlyHandler  # type: ignore[import-untyped
 from paramiko.common import (  # type: ignore[import-untyped]
     cMSG_CHANNEL_OPEN,
     cMSG_CHANNEL_REQUEST,
+    cMSG_GLOBAL_REQUEST,
     cMSG_SERVICE_REQUEST,
 )
 from paramiko.packet import Packetizer  # type: ignore[import-untyped]
@@ -108,6 +109,11 @@ class Ssh(ServiceRequestingTransport):  # type: ignore[misc]
     def _parse_disconnect(self, m: Any) -> None:  # noqa: ANN401 - the library's
         m.get_int()
         self.farewell = quote(m.get_string()).strip('"')
+
+    def ask_for_life(self) -> None:
+        """Send a request that every server answers, whatever the command does; nobody waits for the answer itself."""
+        request = paramiko.Message().add_byte(cMSG_GLOBAL_REQUEST).add_string("keepalive@openssh.com")
+        self._send_user_message(request.add_boolean(True))
 
     # What follows joins the first login request, the opening of a channel and the command in one flight, which saves
     # three round trips of eight (measured over a TUN device; sshd's Nagle makes each separate answer wait). The

@@ -40,7 +40,7 @@ class CutChannel:
 
     def receive(self, timeout: float) -> bytes | None:
         if self._lost:
-            return b""
+            raise ConnectionLost("cut")
         data = self._inner.receive(timeout)
         if data and self._down is not None:
             data, self._down = data[: self._down], self._down - len(data)

@@ -300,7 +300,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_quick")
 def test_reconnecting_goes_on_through_what_may_pass() -> None:
     link = Failing(ConnectionLost("a"), errors.Unreachable("b"), HostUnfit("c"), ConnectionLost("d"))
-    assert reconnect(link, "why", Patience("run", None, Ears()), lambda _: None) == "a session"  # type: ignore[comparison-overlap]
+    session: object = reconnect(link, ConnectionLost("why"), Patience("run", None, Ears()), lambda _: None)
+    assert session == "a session"
     assert link.connections == 5
 
 
@@ -309,7 +310,7 @@ def test_reconnecting_goes_on_through_what_may_pass() -> None:
 def test_reconnecting_ends_at_once_where_security_says_no(error: Exception) -> None:
     link = Failing(ConnectionLost("a"), error)
     with pytest.raises(type(error)):
-        reconnect(link, "why", Patience("run", None, Ears()), lambda _: None)
+        reconnect(link, ConnectionLost("why"), Patience("run", None, Ears()), lambda _: None)
     assert link.connections == 2
 
 
@@ -317,7 +318,7 @@ def test_reconnecting_ends_at_once_where_security_says_no(error: Exception) -> N
 def test_a_host_that_stays_unfit_is_believed() -> None:
     link = Failing(*[HostUnfit("no python") for _ in range(50)])
     with pytest.raises(HostUnfit):
-        reconnect(link, "why", Patience("run", None, Ears()), lambda _: None)
+        reconnect(link, ConnectionLost("why"), Patience("run", None, Ears()), lambda _: None)
     assert link.connections == reconnecting.UNFIT_TRIES
 
 

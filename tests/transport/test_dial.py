@@ -49,7 +49,7 @@ def test_a_real_sshd_is_reached_and_nothing_is_consumed(sshd: Sshd) -> None:
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 14_000
     sshd.wait_log("remote software version remote_train")
 
 

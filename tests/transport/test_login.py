@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from remote_train.transport.dial import IDENT
 from remote_train.transport.login import (
     Attempts,
-    Deadline,
     LoginSocket,
     choose_key_files,
     make_login_error,
@@ -96,13 +95,3 @@ def test_held_back_data_survives_a_full_buffer() -> None:
         sender.start()
         assert peer.recv(len(data), socket.MSG_WAITALL) == data
         sender.join()
-
-
-def test_a_deadline_stands_still_while_paused() -> None:
-    ended = threading.Event()
-    deadline = Deadline(0.05, ended.set)
-    deadline.pause()
-    assert not ended.wait(0.2)
-    deadline.resume()
-    assert ended.wait(10)
-    assert deadline.expired

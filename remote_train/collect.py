@@ -1,0 +1,149 @@
+"""`gc`: what of our runs a host may let go, what else lies there for nothing, and what it says it freed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.config.hosts_file import read_hosts
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
+from remote_train.find import make_link
+from remote_train.host import layout
+from remote_train.query import FINAL, keep_state
+from remote_train.retention import (
+    TIDY_SECONDS,
+    forget_missing,
+    forget_unstarted,
+    make_requests,
+    make_wish,
+    note_asked,
+    note_results,
+    parse_results,
+    pick_old,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+    from remote_train.session import Session
+    from remote_train.transport import Ask
+
+FREED = ("starts", "leftovers", "packages", "blobs", "agents", "trash")
+
+Row = dict[str, Any]
+Place = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `gc` was asked for."""
+
+    hosts: tuple[str, ...] = ()
+    keep: int = 10
+    dry: bool = False
+    hosts_file: Path | None = None
+
+
+def clean_hosts(wish: Wish, runs: Sequence[Run], ask: Ask | None) -> Iterable[Row]:
+    """Clean each host in turn and yield what became of it; then forget records here that lead nowhere."""
+    for place in choose_places(wish, runs):
+        yield _clean_place(place, wish, runs, ask)
+    if not wish.dry:
+        forget_unstarted(runs)
+        forget_missing()
+
+
+def choose_places(wish: Wish, runs: Sequence[Run]) -> list[Place]:
+    """Return hosts and state folders: those named, else those of the runs, else the default ones; this machine if used."""
+    records = [run.read() for run in runs]
+    used = [(record["host"], record.get("state_dir")) for record in records if not record.get("pruned")]
+    if wish.hosts:
+        named = [place for place in used if place[0] in wish.hosts]
+        named += [(name, None) for name in wish.hosts if name not in dict(named)]
+        return list(dict.fromkeys(named))
+    places = used or [(name, None) for name in read_hosts(wish.hosts_file).default]
+    if Path(layout.default_root()).is_dir():
+        places.append(("local", None))
+    return list(dict.fromkeys(places))
+
+
+def _clean_place(place: Place, wish: Wish, runs: Sequence[Run], ask: Ask | None) -> Row:
+    name, state_dir = place
+    row: Row = {"host": name, "dry_run": wish.dry, "trouble": None, "exit_code": 0}
+    try:
+        link = make_link(name, state_dir, wish.hosts_file, ask, Path.cwd())
+        here = [run for run in runs if is_of(run, name, link.host.state_dir)]
+        return {**row, **clean_host(link, here, keep=wish.keep, dry=wish.dry)}
+    except UsageError:
+        if wish.hosts:
+            raise
+        return {**row, "trouble": f"no host is named {name} any more", "exit_code": UsageError.exit_code}
+    except RemoteTrainError as error:
+        return {**row, "trouble": str(error), "exit_code": error.exit_code}
+    except ConnectionLost as error:
+        return {**row, "trouble": str(error), "exit_code": 30}
+
+
+def is_of(run: Run, host: str, state_dir: str | None) -> bool:
+    """Tell whether a run is on this host, in this state folder."""
+    record = run.read()
+    return (record["host"], record.get("state_dir")) == (host, state_dir)
+
+
+def clean_host(link: HostLink, runs: Sequence[Run], *, keep: int, dry: bool) -> Row:
+    """Return `runs` (what became of each older one), `freed` (bytes by kind), `before` and `after` (bytes in total)."""
+    session = link.connect()
+    try:
+        for run in runs:
+            if run.read()["state"] not in FINAL:
+                keep_state(run, session.request("state", run=run.id))
+        old = pick_old(runs, link.host.name, link.host.state_dir, keep)
+        return _ask(session, [run for run in old if not run.in_use()], dry=dry)
+    finally:
+        session.close()
+
+
+def _ask(session: Session, old: Sequence[Run], *, dry: bool) -> Row:
+    results: list[Row] = []
+    answer: Row = {}
+    groups = make_requests(map(make_wish, old))
+    for number, wishes in enumerate(groups, 1):
+        asked = list(old[len(results) : len(results) + len(wishes)])
+        for run in asked if not dry else ():
+            note_asked(run)
+        last = number == len(groups)
+        number_of = session.submit("prune", runs=wishes, dry=dry, thorough=last)
+        answer = session.wait(number_of, TIDY_SECONDS)
+        found = parse_results(asked, answer)
+        if not dry:
+            note_results(asked, found)
+        results += found
+    return {
+        "runs": [{**result, "hint": _hint(result)} for result in results],
+        **parse_counts(answer, results),
+    }
+
+
+def parse_counts(answer: Row, results: Iterable[Row]) -> Row:
+    """Return what was freed and counted, checked; raise ProtocolError for what are no numbers."""
+    said = answer.get("freed") or {}
+    if not isinstance(said, dict) or not all(isinstance(size, int) for size in said.values()):
+        raise ProtocolError("an answer without the bytes that were freed")
+    freed = {kind: said[kind] for kind in FREED if said.get(kind)}
+    gone = sum(result["bytes"] for result in results if result["removed"])
+    freed = {"runs": gone, **freed} if gone else freed
+    totals = {}
+    for key in ("before", "after"):
+        total = (answer.get(key) or {}).get("total")
+        totals[key] = total if isinstance(total, int) else None
+    return {"freed": freed, **totals}
+
+
+def _hint(result: Row) -> str | None:
+    """Return the command that helps a run that stays."""
+    commands = {"checkpoint": "pull", "output": "logs"}
+    command = commands.get(str(result["kind"]))
+    return f"remote-train {command} {result['run']}" if command else None

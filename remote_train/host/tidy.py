@@ -1,0 +1,217 @@
+"""Keep this host's disk: take away the runs that may go, remove what nobody will ask for, count what is left.
+
+A process of its own, low in priority and holding nothing of the connection that asked for it, so that neither a lost
+laptop nor a killed agent leaves more behind than trash, which the next one empties. One at a time (`tidy.lock`).
+It writes two lines of JSON to whoever listens: what became of the runs, and, when all is done, what was freed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+
+from remote_train.host import garbage, layout, locks, prune, system
+from remote_train.host.detach import leave_connection
+from remote_train.host.durable import write_record
+from remote_train.host.trees import erase, list_trash, measure, throw_away
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List
+
+EVERY_SECONDS = 3600.0
+OTHER_SECONDS = 60.0
+"""How long to wait for another one that tidies, when runs are to go."""
+LONGEST_SECONDS = 3600
+MOST_RUNS = 1000
+NICE = 19
+KINDS = (layout.RUNS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.PERSIST, layout.TRASH)
+
+
+def is_due(root: str) -> bool:
+    """Tell whether it is time to tidy, though no run has to go."""
+    return bool(list_trash(root)) or not garbage.is_recent(os.path.join(root, layout.USAGE), EVERY_SECONDS)
+
+
+def agents_folder() -> str:
+    """Return where agents lie: at the same place for every state root of an account."""
+    return os.path.join(layout.default_root(), layout.AGENTS)
+
+
+def note_agent() -> None:
+    """Note that our own program is in use."""
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if os.path.dirname(folder) == agents_folder():
+        garbage.touch(folder)
+
+
+def listen(fd: int, *, whole: bool) -> Dict[str, Any]:
+    """Return what a tidying process says: of the runs, with `whole` of everything. Raises OSError when it says nothing."""
+    with os.fdopen(fd, "rb") as lines:
+        said = lines.readline()
+        more = lines.readline() if whole else b""
+    if not said:
+        raise OSError("the process that tidies ended early")
+    answer: Dict[str, Any] = json.loads(said)
+    answer.update(json.loads(more) if more else {})
+    return answer
+
+
+def spawn(root: str, request: Dict[str, Any]) -> int:
+    """Start tidying in a process of its own and return the descriptor that its two lines come from.
+
+    Keys of the request: `runs` (see prune.parse_wish), `dry` (only say), `thorough` (as if an hour had passed, and
+    count before and after).
+    """
+    if len(request["runs"]) > MOST_RUNS:
+        raise ValueError("more than %d runs at once" % MOST_RUNS)
+    wishes = [prune.parse_wish(item) for item in request["runs"]]
+    tidy = Tidy(root, wishes, dry=bool(request.get("dry")), thorough=bool(request.get("thorough")))
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() == 0:
+            _become(tidy, write_fd)
+        os._exit(0)
+    os.close(write_fd)
+    os.waitpid(child, 0)
+    return read_fd
+
+
+def _become(tidy: Tidy, write_fd: int) -> None:
+    try:
+        leave_connection(os.open(os.devnull, os.O_WRONLY), [write_fd])
+        for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LONGEST_SECONDS)
+        system.set_process_name("remote-train")
+        os.nice(NICE)
+        tidy.run(write_fd)
+    finally:
+        os._exit(0)
+
+
+class Tidy:
+    """One tidying of one state root."""
+
+    def __init__(self, root: str, wishes: List[Dict[str, Any]], *, dry: bool, thorough: bool) -> None:
+        self.root = root
+        self.wishes = wishes
+        self.dry = dry
+        self.thorough = thorough
+        self.now = time.time()
+        self.freed: Dict[str, int] = {}
+        self.failures: List[str] = []
+
+    def run(self, out: int) -> None:
+        """Do it, and write what was done to `out`."""
+        patience = OTHER_SECONDS if self.wishes or self.thorough else 0.0
+        lock = locks.take(os.path.join(self.root, layout.TIDY_LOCK), fcntl.LOCK_EX, patience)
+        if lock is None:
+            why = {"removed": False, "kind": "busy", "why": "this host is being tidied already"}
+            _say(out, {"runs": [dict(why, run=wish["run"]) for wish in self.wishes]})
+            return
+        try:
+            self._run(out)
+        finally:
+            os.close(lock)
+
+    def _run(self, out: int) -> None:
+        before = self.count() if self.thorough else None
+        self._note("trash", sum(map(measure, list_trash(self.root))))
+        runs = [self._remove(wish) for wish in self.wishes]
+        _say(out, {"runs": runs})
+        if self.thorough or self.dry or is_due(self.root):
+            self._clean()
+            after = self.count()
+            if not self.dry:
+                self._write_usage(after)
+            counted = {"before": before, "after": after}
+            _say(out, dict(counted, freed=self.freed, failures=self.failures[:20]))
+
+    def _remove(self, wish: Dict[str, Any]) -> Dict[str, Any]:
+        try:
+            return prune.remove_run(self.root, wish, dry=self.dry)
+        except OSError as error:
+            return {"run": wish["run"], "removed": False, "kind": "failed", "why": str(error)}
+
+    def _clean(self) -> None:
+        """Each kind by itself: what goes wrong with one keeps no other."""
+        for work in (
+            self._clean_starts,
+            self._clean_leftovers,
+            self._clean_contents,
+            self._clean_agents,
+            self._empty_trash,
+        ):
+            self._guard(work)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self.failures.append(str(error))
+
+    def _note(self, kind: str, size: int) -> None:
+        if size:
+            self.freed[kind] = self.freed.get(kind, 0) + size
+
+    def _clean_starts(self) -> None:
+        for folder in garbage.find_dead_starts(self.root, self.now):
+            size = measure(folder)
+            if self.dry or garbage.remove_dead_start(self.root, folder):
+                self._note("starts", size)
+        if not self.dry:
+            self._guard(lambda: garbage.remove_empty_runs(self.root))
+
+    def _clean_leftovers(self) -> None:
+        for path in garbage.find_leftovers(self.root, self.now):
+            self._note("leftovers", measure(path))
+            if not self.dry:
+                os.unlink(path)
+
+    def _clean_contents(self) -> None:
+        """Manifests first: what they alone referred to goes with them."""
+        manifests = garbage.find_manifests(self.root, self.now)
+        if self.dry:
+            self._note("packages", sum(map(measure, manifests)))
+            self._note("blobs", sum(map(measure, garbage.find_blobs(self.root, self.now, set(manifests)))))
+            return
+        removed = garbage.remove_unwanted(self.root, lambda: garbage.find_manifests(self.root, self.now))
+        self._note("packages", removed)
+        removed = garbage.remove_unwanted(self.root, lambda: garbage.find_blobs(self.root, self.now, set()))
+        self._note("blobs", removed)
+
+    def _clean_agents(self) -> None:
+        for path in garbage.find_agents(agents_folder(), self.now):
+            self._note("agents", measure(path))
+            if not self.dry:
+                throw_away(layout.default_root(), path)
+
+    def _empty_trash(self) -> None:
+        for path in dict.fromkeys(list_trash(self.root) + list_trash(layout.default_root())):
+            if not self.dry:
+                self._guard(lambda path=path: erase(path))  # type: ignore[misc]  # bound to this one
+
+    def count(self) -> Dict[str, Any]:
+        """Return the bytes of each kind, and of all that a run or a launch has left."""
+        kinds = {kind: measure(os.path.join(self.root, kind)) for kind in KINDS}
+        kinds[layout.AGENTS] = measure(agents_folder())
+        return {"kinds": kinds, "total": sum(kinds.values()) - kinds[layout.PERSIST], "when": time.time()}
+
+    def _write_usage(self, usage: Dict[str, Any]) -> None:
+        self._guard(lambda: write_record(os.path.join(self.root, layout.USAGE), usage, sync=False))
+
+
+def _say(out: int, words: Dict[str, Any]) -> None:
+    data = json.dumps(words).encode("ascii") + b"\n"
+    try:
+        while data:
+            data = data[os.write(out, data) :]
+    except OSError:  # nobody listens any more: the work is what counts
+        return

@@ -1,0 +1,87 @@
+"""What a tree takes, and how it goes: links are never followed, and what cannot be read is not counted."""
+
+from __future__ import annotations
+
+import os
+
+from remote_train.host import layout
+from remote_train.host.durable import sync_folder
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import List
+
+BLOCK = 512
+"""What st_blocks counts in, whatever the file system's own blocks are."""
+
+
+def measure(path: str) -> int:
+    """Return the bytes of disk that a file or a tree takes."""
+    total = 0
+    waiting = [path]
+    while waiting:
+        place = waiting.pop()
+        try:
+            status = os.lstat(place)
+            total += status.st_blocks * BLOCK
+            if os.path.isdir(place) and not os.path.islink(place):
+                total += _measure_folder(place, waiting)
+        except OSError:  # gone meanwhile, or closed to us
+            continue
+    return total
+
+
+def _measure_folder(folder: str, waiting: List[str]) -> int:
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            else:
+                total += entry.stat(follow_symlinks=False).st_blocks * BLOCK
+    return total
+
+
+def erase(path: str) -> None:
+    """Remove a file or a tree; folders that a training closed to itself are opened first."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+        return
+    waiting = [path]
+    while waiting:
+        folders = _erase_files(waiting[-1])
+        waiting += folders
+        if not folders:
+            os.rmdir(waiting.pop())
+
+
+def _erase_files(folder: str) -> List[str]:
+    """Remove a folder's files and return the folders in it."""
+    if os.lstat(folder).st_mode & 0o700 != 0o700:
+        os.chmod(folder, 0o700)
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                os.unlink(entry.path)
+    return folders
+
+
+def throw_away(root: str, path: str) -> None:
+    """Take a folder of the state root away in one step; a process that dies behind it leaves only trash."""
+    trash = os.path.join(root, layout.TRASH)
+    os.makedirs(trash, 0o700, exist_ok=True)
+    name = "%s.%d.%s" % (os.path.basename(path), os.getpid(), os.urandom(4).hex())
+    os.rename(path, os.path.join(trash, name))
+    sync_folder(os.path.dirname(path))
+
+
+def list_trash(root: str) -> List[str]:
+    """Return what was taken away and is still there."""
+    trash = os.path.join(root, layout.TRASH)
+    try:
+        return sorted(os.path.join(trash, name) for name in os.listdir(trash))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,231 @@
+"""Which runs may leave their host, as this laptop knows it; the host looks again before anything goes.
+
+The last KEEP ended runs of a project stay. Of an older one the host is told what is here: the sizes of the mirrors,
+and every pulled file that still is what the pull brought. Records, mirrors and pulled files here are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
+from remote_train.host import layout
+from remote_train.records import MIRROR_LOCK, PULL_LOCK, client_root, list_runs, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from remote_train.records import Run
+    from remote_train.session import Session
+
+KEEP = 10
+OVER = ("ended", "lost")
+AT_ONCE = 20
+"""Runs that one launch asks for."""
+ASK_AGAIN_SECONDS = 24 * 3600.0
+FOR_NOW = ("busy", "failed", "running")
+"""Reasons to stay that the next launch may find gone."""
+REQUEST_BYTES = 512 * 1024
+TIDY_SECONDS = 3600.0
+MISSING_SECONDS = 30 * 24 * 3600.0
+
+Row = dict[str, Any]
+
+
+def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = KEEP) -> list[Run]:
+    """Return the runs on this host that are over and older than the `keep` newest such of their project, oldest first."""
+    projects: dict[Path, list[tuple[float, Run]]] = {}
+    for run in runs:
+        record = run.read()
+        here = (record.get("host"), record.get("state_dir")) == (host, state_dir)
+        if here and record.get("state") in OVER and not record.get("pruned"):
+            when = (record.get("exit") or {}).get("ended") or record.get("created") or 0.0
+            projects.setdefault(run.folder.parent, []).append((float(when), run))
+    old: list[Run] = []
+    for found in projects.values():
+        found.sort(key=lambda item: (item[0], item[1].id))
+        old += [run for _, run in found[: max(0, len(found) - keep)]]
+    return old
+
+
+def make_wish(run: Run) -> Row:
+    """Return what is here of a run, as the host's `prune` takes it."""
+    attempts = {}
+    for item in run.read()["attempts"]:
+        mirror = run.attempt(item["attempt"])
+        names = [*map(str, mirror.ranks()), "launcher"]
+        token = (mirror.read(layout.ATTEMPT) or {}).get("token")
+        attempts[str(item["attempt"])] = {
+            "token": token,
+            "outputs": {name: mirror.offset(name) for name in names},
+        }
+    return {"run": run.id, "attempts": attempts, "files": list_home(run)}
+
+
+def list_home(run: Run) -> list[list[Any]]:
+    """Return path, size, mtime_ns and SHA-256, as the host stated them, of each pulled file that is still here."""
+    home = []
+    for place, entry in read_json(run.folder / "pulled.json").items():
+        if not isinstance(entry, dict) or not {"size", "mtime_ns", "sha256", "here_mtime_ns"} <= set(entry):
+            continue
+        path = entry.get("path") or _below(place, str(run.files))
+        if path is not None and is_still(Path(place), entry):
+            home.append([path, entry["size"], entry["mtime_ns"], entry["sha256"]])
+    return home
+
+
+def _below(place: str, folder: str) -> str | None:
+    """Return where a file lay on the host, by where it lies here: what older ledgers leave to that."""
+    return os.path.relpath(place, folder) if place.startswith(folder + os.sep) else None
+
+
+def is_still(place: Path, entry: Row) -> bool:
+    """Tell whether a pulled file is here as the pull left it."""
+    try:
+        status = place.lstat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry["size"], entry["here_mtime_ns"])
+
+
+def make_requests(wishes: Iterable[Row]) -> list[list[Row]]:
+    """Return the wishes in groups that fit one control frame each."""
+    groups: list[list[Row]] = [[]]
+    size = 0
+    for wish in wishes:
+        cost = 400 + sum(150 + 6 * len(str(row[0])) for row in wish["files"])
+        if groups[-1] and size + cost > REQUEST_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(wish)
+        size += cost
+    return groups
+
+
+def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
+    """Return what the host says became of runs, checked: `removed`, `gone`, `kind`, `why`, `bytes`; raise ProtocolError."""
+    by_id = {run.id: run for run in asked}
+    results = []
+    rows = answer.get("runs")
+    for row in rows if isinstance(rows, list) else []:
+        run = by_id.get(str(row.get("run"))) if isinstance(row, dict) else None
+        if run is None:
+            raise ProtocolError("an answer about runs that nobody asked for")
+        size = row.get("bytes")
+        result = {
+            "run": run.id,
+            "removed": row.get("removed") is True,
+            "gone": row.get("gone") is True,
+            "bytes": size if isinstance(size, int) and size >= 0 else 0,
+            "kind": str(row.get("kind"))[:40] if row.get("why") else None,
+            "why": str(row.get("why"))[:500] if row.get("why") else None,
+        }
+        results.append(result)
+    return results
+
+
+def note_asked(run: Run) -> None:
+    """Note that a run's removal was asked for: should the answer be lost, its absence there tells."""
+    run.update(pruning=time.time())
+
+
+def note_results(asked: Iterable[Run], results: Iterable[Row]) -> None:
+    """Keep what became of runs on their host."""
+    by_id = {run.id: run for run in asked}
+    for result in results:
+        _note_result(by_id[result["run"]], result)
+
+
+def _note_result(run: Run, result: Row) -> None:
+    record = run.read()
+    if result["removed"] or (result["gone"] and record.get("pruning")):
+        run.update(pruned=record.get("pruning") or time.time(), stays=None)
+        return
+    for_now = result["kind"] in FOR_NOW
+    run.update(pruning=None, stays=None if for_now else {"at": time.time(), "why": result["why"]})
+
+
+def is_worth_asking(run: Run, now: float) -> bool:
+    """Tell whether the host might say something else than last time."""
+    stays = run.read().get("stays")
+    if not stays or now - stays["at"] > ASK_AGAIN_SECONDS:
+        return True
+    ledger = run.folder / "pulled.json"
+    return ledger.exists() and ledger.stat().st_mtime > stays["at"]
+
+
+class Cleaning:
+    """What follows a launch once it is under way: old runs of the project leave the host, dead records this laptop."""
+
+    def __init__(self, run: Run, session: Session) -> None:
+        self._launched = run
+        self._session = session
+        self._thread = threading.Thread(target=self._run, name="cleaning", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the host has answered, or for so long."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        """Ask, and keep what is answered; a lost connection only puts it off to the next launch."""
+        try:
+            self._work()
+        except (ConnectionLost, RemoteTrainError, OSError):
+            return
+
+    def _work(self) -> None:
+        runs = list_runs(self._launched.folder.parent.parent)
+        forget_unstarted(runs)
+        forget_missing()
+        record = self._launched.read()
+        old = pick_old(runs, record["host"], record.get("state_dir"))
+        now = time.time()
+        asked = [run for run in old if is_worth_asking(run, now) and not run.in_use()][:AT_ONCE]
+        wishes = make_requests(map(make_wish, asked))[0]
+        asked = asked[: len(wishes)]
+        for run in asked:
+            note_asked(run)
+        answer = self._session.wait(self._session.submit("prune", runs=wishes), TIDY_SECONDS)
+        note_results(asked, parse_results(asked, answer))
+
+
+def forget_unstarted(runs: Iterable[Run], keep: int = KEEP) -> None:
+    """Remove records of runs that never began beyond the `keep` newest of each project, if nothing of worth is in them."""
+    projects: dict[Path, list[Run]] = {}
+    for run in runs:
+        if run.read().get("state") == "not started" and is_empty(run):
+            projects.setdefault(run.folder.parent, []).append(run)
+    for found in projects.values():
+        for run in found[: max(0, len(found) - keep)]:
+            shutil.rmtree(run.folder)
+            (client_root() / "index" / run.id).unlink(missing_ok=True)
+
+
+OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK}
+
+
+def is_empty(run: Run) -> bool:
+    """Tell whether a run's folder holds its record and nothing that came from a host or a person."""
+    for path in run.folder.rglob("*"):
+        ours = path.parent == run.folder and path.name in OURS
+        if not ours and (path.is_symlink() or not path.is_dir()):
+            return False
+    return True
+
+
+def forget_missing() -> None:
+    """Remove index entries whose run was deleted; where the whole project is away it may be on a disk that comes back."""
+    index = client_root() / "index"
+    for entry in index.iterdir() if index.is_dir() else ():
+        folder = Path(entry.read_text())
+        if not folder.is_absolute() or (folder / "run.json").exists():
+            continue
+        away = not folder.parent.parent.is_dir()
+        if not away or time.time() - entry.stat().st_mtime > MISSING_SECONDS:
+            entry.unlink(missing_ok=True)
