@@ -1,4 +1,4 @@
-"""The greatest memory of our processes while something runs: the client here, the agent on the host. Linux's /proc."""
+"""How much memory our processes take while something runs: the client here, the agent on the host. Linux's /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.machines import find_marked
+from bench.machines import PATIENCE, find_marked
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,13 +20,14 @@ _PARENT = re.compile(r"PPid:\s+(\d+)")
 
 
 class Resident:
-    """Watches from a thread; `client` and `agent` are the kernel's own peaks (VmHWM), in MB, as last seen."""
+    """Watches from a thread the kernel's own peaks (VmHWM), in MB, as last seen; `begin` says from when growth counts."""
 
     def __init__(self, mark: str, client: int) -> None:
-        self.client = 0.0
-        self.agent = 0.0
         self._mark = mark
         self._pid = client
+        self._client: list[float] = []
+        self._agent: list[float] = []
+        self._begun = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -40,12 +41,26 @@ class Resident:
         self._over.set()
         self._thread.join()
 
+    def begin(self) -> None:
+        """Count growth from now on: the first bytes are here."""
+        self._begun.set()
+
+    @property
+    def client_growth(self) -> float:
+        """How far the client's peak went up."""
+        return self._client[-1] - self._client[0] if self._client else 0.0
+
+    @property
+    def agent_growth(self) -> float:
+        """How far the agent's peak went up."""
+        return self._agent[-1] - self._agent[0] if self._agent else 0.0
+
     def _watch(self) -> None:
+        self._begun.wait(PATIENCE)
         while not self._over.wait(EVERY):
-            self.client = max(self.client, read_peak(self._pid))
-            for pid in find_marked(self._mark):
-                if is_agent(pid):
-                    self.agent = max(self.agent, read_peak(pid))
+            self._client += filter(None, [read_peak(self._pid)])
+            agents = [read_peak(pid) for pid in find_marked(self._mark) if is_agent(pid)]
+            self._agent += filter(None, [max(agents, default=0.0)])
 
 
 def read_peak(pid: int) -> float:

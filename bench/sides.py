@@ -121,15 +121,18 @@ def check_line(line: bytes, project: Project, timed: Timed) -> None:
         raise SideFailed(f"{shlex.join(timed.argv)}\nprinted {line!r}, not {project.first_line!r}")
 
 
-def our_argv(host: str = HOST, launcher: str = "python", script: Sequence[str] = ("hello.py",)) -> list[str]:
+def our_argv(
+    *options: str, host: str = HOST, launcher: str = "python", script: Sequence[str] = ("hello.py",)
+) -> list[str]:
     """Return the command that is timed."""
-    return [COMMAND, "run", "--host", host, "--no-fallback", "--no-pull", "--launcher", launcher, *script]
+    chosen = ["--host", host, "--no-fallback", "--no-pull", "--launcher", launcher, *options]
+    return [COMMAND, "run", *chosen, *script]
 
 
 def run_ours(machines: Machines, project: Project, host: str = HOST, launcher: str = "python") -> Sample:
     """Time `remote-train run` once; the run is then left to end."""
     machines.proxy.take_events()
-    timed = start(machines, our_argv(host, launcher), project.ours)
+    timed = start(machines, our_argv(host=host, launcher=launcher), project.ours)
     try:
         line, when = timed.read_line()
         check_line(line, project, timed)

@@ -1,6 +1,6 @@
 """How a run's output and files come home: latency and throughput of its log, its checkpoints; beside ssh and scp.
 
-    python bench/stream.py [--quick] [--rtt 0,100] [--only latency,flood,pull] [--json FILE]     (about 10 minutes, alone)
+    python bench/stream.py [--quick] [--rtt 0,100] [--only latency,flood,log,pull] [--json FILE]     (about 15 minutes, alone)
 
 Latency: from just before the script's write on the host to the line on the laptop's pipe, both by one clock, since both are this
 machine; lines that were printed before the stream stood are left out. Flood: a script writes its log as fast as
@@ -14,43 +14,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import select
 import shutil
 import statistics
 import sys
 import time
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.figures import Figures, pick, render_figures
 from bench.machines import HOST, make_project, read_file_system, running_machines
+from bench.reading import MB, read_flood, read_ticks, read_whole
 from bench.report import (
     Budget,
     has_torch,
     read_machine,
     render_budgets,
     render_machine,
-    render_spread,
-    render_table,
     say,
 )
 from bench.resident import Resident
 from bench.sides import COMMAND, LINE_SECONDS, SideFailed, make_watch, our_argv, run_rsync, start
+from remote_train.host.files import find_tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from bench.machines import Machines
     from bench.sides import Timed
 
-KINDS = ("latency", "flood", "pull")
-MB = 1_000_000
-SETTLED = 0.5  # seconds after the first line; by then the backlog of the connection is through
-CLIENT_GROWTH_MB = (
-    64 * 1.048576
-)  # "memory flat": what a full receive window may hold, above the client at rest
+KINDS = ("latency", "flood", "log", "pull")
+GROWTH_MB = 64 * 1.048576  # "memory flat": what a full receive window may hold, above the process at rest
+TAIL_LINES = 1000
+TAIL_SECONDS = 0.2  # on the host alone, of a log of 1 GB
 
 SCRIPTS = {
     "ticks.py": """\
@@ -85,22 +81,6 @@ print("written", os.getcwd(), flush=True)
 }
 
 
-class Figures:
-    """Everything that was measured: what, by whom, at which round-trip time."""
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[str, str, float], list[float]] = defaultdict(list)
-
-    def add(self, what: str, side: str, rtt: float, *values: float) -> None:
-        """Keep values, and tell that they have come."""
-        self.held[what, side, rtt] += values
-        say(f"  RTT {rtt:g} ms  {what}, {side}: {render_spread(values, 1)}")
-
-    def get(self, what: str, side: str, rtt: float) -> list[float]:
-        """Return the values, [] when there are none."""
-        return self.held.get((what, side, rtt), [])
-
-
 class Streams:
     """The measurements, on one pair of machines."""
 
@@ -120,6 +100,7 @@ class Streams:
         kinds: dict[str, Callable[[float], None]] = {
             "latency": self.measure_latency,
             "flood": self.measure_flood,
+            "log": self.measure_log,
             "pull": self.measure_pull,
         }
         for kind in self.options.only:
@@ -140,14 +121,65 @@ class Streams:
                 with self._running(side, f"flood.py {self.options.log_mb}") as timed:
                     resident = Resident(self.machines.mark, timed.process.pid)
                     with resident:
-                        rate = read_flood(timed, self.options.log_mb * MB)
+                        rate = read_flood(timed, self.options.log_mb * MB, resident)
                         if side == "ours":
                             timed.finish()
-                self.figures.add("log MB/s", side, rtt, rate)
+                self.figures.add("flood MB/s", side, rtt, rate)
                 if side == "ours":
-                    self.figures.add("client MB", side, rtt, resident.client)
-                    self.figures.add("agent MB", side, rtt, resident.agent)
+                    self._add_growth("flood", rtt, resident)
             self.machines.drop_old_runs()
+
+    def _add_growth(self, what: str, rtt: float, resident: Resident) -> None:
+        self.figures.add(f"{what}: client grew by MB", "ours", rtt, resident.client_growth)
+        self.figures.add(f"{what}: agent grew by MB", "ours", rtt, resident.agent_growth)
+
+    def measure_log(self, rtt: float) -> None:
+        """Bring the log of a run that has ended, and its last lines alone."""
+        size = self.options.log_mb * MB
+        start(
+            self.machines, our_argv("-d", script=["flood.py", str(self.options.log_mb)]), self.project.ours
+        ).finish()
+        run, log = self._await_log(size)
+        began = time.perf_counter()
+        find_tail(str(log), TAIL_LINES)
+        self.figures.add("tail: host alone, s", "ours", rtt, time.perf_counter() - began)
+        ssh = ["ssh", "-F", str(self.machines.ssh_config), HOST]
+        whole = {"ours": [COMMAND, "logs", run], "by hand": [*ssh, "cat", str(log)]}
+        tails = {
+            "ours": [COMMAND, "logs", "--tail", str(TAIL_LINES), run],
+            "by hand": [*ssh, "tail", "-n", str(TAIL_LINES), str(log)],
+        }
+        for _ in range(self.options.repeat):
+            for side, argv in whole.items():
+                self._forget_mirror(run)
+                with Running(self.machines, tails[side], self.project.ours) as timed:
+                    timed.finish()
+                    self.figures.add("tail s", side, rtt, time.monotonic() - timed.began)
+                with Running(self.machines, argv, self.project.ours) as timed:
+                    with Resident(self.machines.mark, timed.process.pid) as resident:
+                        took = read_whole(timed, size, resident)
+                    self.figures.add("log MB/s", side, rtt, size / MB / took)
+                    if side == "ours":
+                        self._add_growth("log", rtt, resident)
+        self.machines.drop_old_runs()
+
+    def _await_log(self, size: int) -> tuple[str, Path]:
+        """Return the newest run and its log, once all of it is written and the run has ended."""
+        runs = (self.project.ours / "runs").glob("*/run.json")
+        run = max(runs, key=lambda path: path.stat().st_mtime).parent.name
+        attempt = self.machines.host / ".local/state/remote-train/runs" / run / "attempts/1"
+        end = time.monotonic() + LINE_SECONDS
+        while not (attempt / "exit.json").exists():
+            if time.monotonic() > end:
+                raise SideFailed(f"{run} has not ended")
+            time.sleep(0.05)
+        log = attempt / "ranks/0.log"
+        if log.stat().st_size != size:
+            raise SideFailed(f"{log} has {log.stat().st_size} bytes of {size}")
+        return run, log
+
+    def _forget_mirror(self, run: str) -> None:
+        (self.project.ours / "runs" / run / "attempts/1/ranks/0.log").unlink(missing_ok=True)
 
     def measure_pull(self, rtt: float) -> None:
         """Bring one large file home."""
@@ -202,45 +234,6 @@ class Running:
         self.machines.settle()
 
 
-def read_pieces(timed: Timed) -> Iterator[tuple[bytes, float]]:
-    """Yield what comes through the pipe and when; raise SideFailed at its end, or when nothing comes."""
-    assert timed.process.stdout is not None
-    place = timed.process.stdout.fileno()
-    while True:
-        readable, _, _ = select.select([place], [], [], LINE_SECONDS)
-        piece = os.read(place, 1 << 20) if readable else b""
-        if not piece:
-            raise SideFailed(f"{timed.argv} ended or fell silent\n{timed.read_errors()}")
-        yield piece, time.monotonic()
-
-
-def read_ticks(timed: Timed, count: int) -> list[float]:
-    """Return the latency of each line in milliseconds, from half a second after the first on."""
-    held, late, first = b"", [], None
-    for piece, when in read_pieces(timed):
-        *lines, held = (held + piece).split(b"\n")
-        first = first or when
-        stamps = [line.split() for line in lines]
-        late += [(when - float(stamp)) * 1e3 for _, _, stamp in stamps if float(stamp) > first + SETTLED]
-        if stamps and int(stamps[-1][1]) == count - 1:
-            break
-    return late
-
-
-def read_flood(timed: Timed, size: int) -> float:
-    """Return MB/s from the first piece, which came before the clock ran, to the last."""
-    pieces = read_pieces(timed)
-    piece, first = next(pieces)
-    begin = came = len(piece)
-    last = first
-    while came < size:
-        piece, last = next(pieces)
-        came += len(piece)
-    if came != size:
-        raise SideFailed(f"{timed.argv} printed {came} bytes, not {size}")
-    return (came - begin) / MB / max(last - first, 1e-6)
-
-
 def make_budgets(figures: Figures, rtts: Sequence[float]) -> list[Budget]:
     """Return the budgets of DESIGN §11 that were measured."""
     budgets = []
@@ -252,40 +245,25 @@ def make_budgets(figures: Figures, rtts: Sequence[float]) -> list[Budget]:
                 budgets.append(
                     Budget(f"log latency p{percent}, RTT {rtt:g} ms", value, rtt / 2 + limit, " ms")
                 )
-        rates = figures.get("log MB/s", "ours", rtt)
-        if rates:
-            budgets.append(
-                Budget(f"log, RTT {rtt:g} ms", statistics.median(rates), 100, " MB/s", at_least=True)
-            )
+        for what in ("flood", "log"):
+            rates = figures.get(f"{what} MB/s", "ours", rtt)
+            if rates:
+                title = f"{what}, RTT {rtt:g} ms"
+                budgets.append(Budget(title, statistics.median(rates), 100, " MB/s", at_least=True))
+            for end in ("client", "agent"):
+                grown = figures.get(f"{what}: {end} grew by MB", "ours", rtt)
+                if grown:
+                    title = f"{what}, RTT {rtt:g} ms: {end} grew by"
+                    budgets.append(Budget(title, max(grown), GROWTH_MB, " MB"))
+        tails = figures.get("tail: host alone, s", "ours", rtt)
+        if tails:
+            budgets.append(Budget("the last 1,000 lines, on the host", max(tails), TAIL_SECONDS, " s"))
         ours, scp = (figures.get("pull MB/s", side, rtt) for side in ("ours", "by hand"))
         least = {0.0: 0.7, 100.0: 8.0}.get(rtt)
         if ours and least:
             ratio = statistics.median(ours) / statistics.median(scp)
             budgets.append(Budget(f"pull / scp, RTT {rtt:g} ms", ratio, least, at_least=True))
     return budgets
-
-
-def pick(values: Sequence[float], percent: int) -> float:
-    """Return a percentile of sorted values: the least one that so many per cent do not exceed."""
-    return values[max(0, -(-len(values) * percent // 100) - 1)]
-
-
-def render_figures(figures: Figures, rtts: Sequence[float]) -> str:
-    """Return all figures as a table."""
-    rows = []
-    for what in dict.fromkeys(what for what, _, _ in figures.held):
-        for rtt in rtts:
-            cells = [render_figure(what, figures.get(what, side, rtt)) for side in ("ours", "by hand")]
-            rows.append((what, f"{rtt:g}", *cells))
-    return render_table(["", "RTT ms", "ours", "by hand"], rows)
-
-
-def render_figure(what: str, values: Sequence[float]) -> str:
-    """Return percentiles of a latency, the spread of anything else."""
-    if not what.startswith("latency") or not values:
-        return render_spread(values, 1)
-    p50, p99 = (pick(sorted(values), percent) for percent in (50, 99))
-    return f"p50 {p50:.1f}, p99 {p99:.1f} ({len(values)} lines)"
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -302,7 +280,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", type=lambda text: text.split(","), default=list(KINDS), help=f"of {','.join(KINDS)}"
     )
     parser.add_argument("--ticks", type=int, default=500, help="lines of a latency run [500]")
-    parser.add_argument("--log-mb", type=int, default=500, help="size of the log [500]")
+    parser.add_argument("--log-mb", type=int, default=1000, help="size of the log [1000]")
     parser.add_argument("--pull-mb", type=int, default=1000, help="size of the file [1000]")
     parser.add_argument("--json", type=Path, help="write every single figure here")
     parser.add_argument("--seed", type=int, default=0, help="of the project's filler [0]")

@@ -298,7 +298,7 @@ ANSWERS: dict[str, Check] = {
     "state": table(
         {"state": STATE, "number": whole(0, 1 << 20), "attempts": items(whole(1, 1 << 20), ATTEMPTS)}
     ),
-    "tail": table({"offset": whole()}),
+    "tail": table({"offset": whole(), "size": whole()}),
     "files": table({"files": items(ANYTHING, FILES), "next": maybe(text())}),
     "get": table({"size": whole(), "mtime_ns": whole(-LARGEST)}),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
@@ -313,7 +313,7 @@ EVENTS: dict[str, Check] = {
     "peak": table({"peak": peak}),
     "ended": ended,
 }
-END = table({}, {"length": whole(), "sha256": HASH, "changed": flag, "error": text(TEXT)})
+END = table({}, {"length": whole(), "sha256": maybe(HASH), "changed": flag, "error": text(TEXT)})
 
 
 def check_answer(host: str, op: str, fields: Mapping[str, Any], answer: object) -> dict[str, Any]:

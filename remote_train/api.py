@@ -13,8 +13,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attach import Attached, follow_again
-from remote_train.errors import LocalSpace, RemoteTrainError
+from remote_train.attach import Attached, attach_to_end, follow_again
+from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
 from remote_train.follow import Following, Outcome, Wish
@@ -28,6 +28,7 @@ from remote_train.pruned import recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.stop import stop_run
+from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
 from remote_train.watch import read_metrics, read_pieces
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class Training:
         if self.run.read().get("pruned"):
             self._show_pruned(listener, shown, tail)
             return
-        if tail is not None and not self.is_complete():
-            self.catch_up()  # the last lines are the host's last lines
         ended_before = self.run.read()["state"] in FINAL
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
+            if writing and attached.following.mirror.ahead:
+                self._complete(attached, listener)
             finish_run(attached, outcome, pull=pull and not ended_before)
 
     def _show_pruned(self, listener: Listener, shown: set[int], tail: int | None) -> None:
@@ -100,11 +101,40 @@ class Training:
             started.following.mirror.writing = writing
             attached = Attached(started.following, listener)
             attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
+            listener.tell("following", log=self._log(shown))
             return attached
         following = Following(self._wish(shown, give_up), self.link, listener, writing=writing)
-        # Another process may write the mirror meanwhile: what is shown ends where the following begins.
-        self.show_mirror(listener, shown, tail, following.mirror.offsets)
-        return follow_again(following, listener)
+        ended = self._read_end()
+        if ended is not None:
+            self.show_mirror(listener, shown, tail)
+            return attach_to_end(following, listener, ended)
+        if tail is None:
+            # Another process may write the mirror meanwhile: what is shown ends where the following begins.
+            self.show_mirror(listener, shown, None, following.mirror.offsets)
+        session = self.link.connect()
+        if tail is not None:
+            find_tail(following, session, tail)
+            session = bring_head(following, session)
+        attached = follow_again(following, listener, session)
+        if tail is not None:
+            show_held(following)
+        listener.tell("following", log=self._log(shown))
+        return attached
+
+    def _complete(self, attached: Attached, listener: Listener) -> None:
+        """Bring what the following left out, now that it holds up nothing."""
+        hint = f"Ctrl-C leaves that to `remote-train logs {self.id}`"
+        listener.tell("note", text=f"bringing the rest of the log, so that all of it is here; {hint}")
+        try:
+            complete_mirror(attached.following, self._wish(set(), None).outputs)
+        except (ConnectionGivenUp, ConnectionLost) as error:
+            hint = f"`remote-train logs {self.id}` brings it"
+            listener.tell("warn", text=f"the log here is not complete: {error}", hint=hint)
+
+    def _log(self, shown: set[int]) -> Path:
+        """Return where what is shown lies: a file, or the folder of several."""
+        path = self.run.attempt(self.attempt).output(str(min(shown, default=0)))
+        return path if len(shown) == 1 else path.parent
 
     def _wish(self, shown: set[int], give_up: float | None, *, until_end: bool = True) -> Wish:
         processes = int(self.run.read()["attempts"][-1]["plan"]["processes"])
@@ -128,25 +158,53 @@ class Training:
             if not writing:
                 return
             wish = self._wish(set(), 0.0, until_end=False)
-            attached = follow_again(Following(wish, self.link, Silent(), writing=True), Silent())
-            outcome = attached.run()
-            if attached.following.session is not None:
-                attached.following.session.close()
-        trouble = attached.following.mirror.make_failure(self.id)
+            following = Following(wish, self.link, Silent(), writing=True)
+            following.begin(self.link.connect())
+            self._run_to_now(following)
+
+    def show_now(self, listener: Listener, shown: set[int], tail: int | None) -> str | None:
+        """Give the listener the output as its host has it now, or as it was last seen; return why it is that.
+
+        It comes as it is mirrored. A mirror that is far behind is not completed for the last `tail` lines.
+        """
+        with self.run.writing() as writing:
+            wish = self._wish(shown, 0.0, until_end=False)
+            following = Following(wish, self.link, listener, writing=writing)
+            try:
+                session = self.link.connect()
+                if tail is not None:
+                    find_tail(following, session, tail)
+                following.begin(session)
+            except (RemoteTrainError, ConnectionLost) as error:
+                self.show_mirror(listener, shown, tail)
+                return str(error)
+            show_held(following)
+            self._run_to_now(following)
+        return None
+
+    def _run_to_now(self, following: Following) -> None:
+        """Mirror what the host has now, and keep an end that is told."""
+        outcome = following.run()
+        following.close()
+        trouble = following.mirror.make_failure(self.id)
         if trouble is not None:
             raise trouble
         if outcome.state in FINAL:
             self.run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
 
+    def _read_end(self) -> Outcome | None:
+        """Return how the run ended when every byte of its output is here, else None: its host has to be asked."""
+        mirror = self.run.attempt(self.attempt)
+        ended = mirror.read(layout.EXIT)
+        if ended is None:
+            return None
+        whole = all(mirror.offset(name) == size for name, size in ended.get("outputs", {}).items())
+        return Outcome("ended", ended) if whole else None
+
     def is_complete(self) -> bool:
         """Tell whether the run is over and every byte of its output is here."""
         record = self.run.read()
-        if record["state"] == "not started" or record.get("pruned"):
-            return True
-        mirror = self.run.attempt(self.attempt)
-        ended = mirror.read(layout.EXIT)
-        outputs = (ended or {}).get("outputs", {})
-        return ended is not None and all(mirror.offset(name) == size for name, size in outputs.items())
+        return record["state"] == "not started" or bool(record.get("pruned")) or self._read_end() is not None
 
     def logs(self, rank: int = 0) -> Iterator[bytes]:
         """Yield a rank's output so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remote_train.gaps import Gap, GapReader, render_gap
@@ -10,6 +12,12 @@ from remote_train.watch import Watch, make_watch, read_pieces
 if TYPE_CHECKING:
     from remote_train.follow import Following, Outcome
     from remote_train.listener import Listener
+    from remote_train.session import Session
+
+UNREAD_BYTES = 1 << 20
+UNREAD_SECONDS = 0.25
+LONGEST_LAG = 2 << 30
+"""Bytes that the metrics of a flood may be behind it."""
 
 
 class Attached:
@@ -21,8 +29,10 @@ class Attached:
         self.wish = following.wish
         self.link = following.link
         self.watch: Watch | None = None
+        self._unread = Unread(following)
         self.gaps = GapReader()
         following.on_data = self._take
+        following.aside = self
 
     def watch_from(self, record: dict[str, Any] | None, peak: dict[str, Any] | None) -> None:
         """Begin metrics from the host's record of the attempt, catching up with what is mirrored already."""
@@ -31,8 +41,9 @@ class Attached:
         if self.watch is None and record is not None:
             self.watch = Watch(self.wish.attempt, record, peak)
         if self.watch is not None:
-            for piece in read_pieces(mirror.output("0"), end=self.following.mirror.offsets["0"]):
-                self.watch.feed("0", piece)
+            position = self.following.mirror.offsets.get("0", 0)
+            held = min(mirror.offset("0"), position)
+            self.watch.feed_ends(mirror.output("0"), held, position)
 
     def tell_gaps(self, gaps: list[Gap]) -> None:
         """Tell when the host's disk took nothing of the output."""
@@ -44,20 +55,87 @@ class Attached:
             self.tell_gaps(self.gaps.feed(data))
         if self.watch is None:
             return
-        for record in self.watch.feed(name, data):
-            self.listener.tell(
-                "metric", record=record.as_json(), eta=self.watch.deriver.eta_seconds, watch=self.watch
-            )
+        if name != "0":
+            self.watch.feed(name, data)
+            return
+        self._unread.put(data)
+        while self._unread.is_due():
+            self.work()
+
+    def is_waiting(self) -> bool:
+        """Tell whether some output was not looked at for metrics yet."""
+        return self.watch is not None and self._unread.is_waiting()
+
+    def work(self) -> None:
+        """Derive metrics from a piece of output that was passed on already."""
+        if self.watch is None:
+            return
+        for record in self.watch.feed("0", self._unread.take()):
+            eta = self.watch.deriver.eta_seconds
+            self.listener.tell("metric", record=record.as_json(), eta=eta, watch=self.watch)
 
     def run(self) -> Outcome:
         """Follow to the end."""
         watching = _PeakListener(self)
         self.following.listener = watching
-        outcome = self.following.run()
+        outcome = self.following.outcome or self.following.run()
+        while self.is_waiting():
+            self.work()
         if self.watch is not None:
             for record in self.watch.deriver.finish():
                 self.listener.tell("metric", record=record.as_json(), eta=None, watch=self.watch)
         return outcome
+
+
+class Unread:
+    """Output that was mirrored and shown, and not looked at for metrics yet.
+
+    To look takes longer than to pass on, so in a flood it is left until nothing new comes; what is then too much to
+    hold is read from the mirror again. A trickle is looked at soon.
+    """
+
+    def __init__(self, following: Following) -> None:
+        self._mirror = following.mirror
+        self._held: deque[bytes] = deque()
+        self._size = 0
+        self._since = 0.0
+        self._from: int | None = None  # in the mirror, where it begins that is not held
+
+    def put(self, data: bytes) -> None:
+        """Take note of output, the newest of the mirror."""
+        if self._from is not None:
+            return
+        if not self._held:
+            self._since = time.monotonic()
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > UNREAD_BYTES and self._mirror.holds("0"):
+            self._from = self._mirror.offsets["0"] - self._size
+            self._held.clear()
+            self._size = 0
+
+    def is_waiting(self) -> bool:
+        """Tell whether there is any."""
+        return self._size > 0 or self._from is not None
+
+    def is_due(self) -> bool:
+        """Tell whether it is to be looked at now, whatever else comes."""
+        if self._from is not None:
+            return self._mirror.offsets["0"] - self._from > LONGEST_LAG
+        return self._size > UNREAD_BYTES or (
+            self._size > 0 and time.monotonic() - self._since > UNREAD_SECONDS
+        )
+
+    def take(self) -> bytes:
+        """Return the oldest piece, b"" when there is none."""
+        if self._from is None:
+            data = self._held.popleft() if self._held else b""
+            self._size -= len(data)
+            return data
+        end = min(self._mirror.offsets["0"], self._from + UNREAD_BYTES)
+        data = b"".join(read_pieces(self._mirror.attempt.output("0"), self._from, end))
+        self._from = None if not data or end == self._mirror.offsets["0"] else self._from + len(data)
+        return data
 
 
 class _PeakListener:
@@ -75,9 +153,17 @@ class _PeakListener:
         self._attached.listener.tell(kind, **facts)
 
 
-def follow_again(following: Following, listener: Listener) -> Attached:
+def follow_again(following: Following, listener: Listener, session: Session) -> Attached:
     """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
-    following.begin(following.link.connect())
+    following.begin(session)
+    attached.watch_from(None, None)
+    return attached
+
+
+def attach_to_end(following: Following, listener: Listener, outcome: Outcome) -> Attached:
+    """Return an attachment to a run that is over and all here: its host need not even be on."""
+    attached = Attached(following, listener)
+    following.outcome = outcome
     attached.watch_from(None, None)
     return attached

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError
+from remote_train.host.files import tail_offset
 from remote_train.outcome import Standing, has_failed, make_verdict
 from remote_train.pull import Pull, PullWish
 from remote_train.session import Data, End
-from remote_train.watch import read_last_metric
+from remote_train.watch import read_last_metric, read_pieces
 
 if TYPE_CHECKING:
     from remote_train.attach import Attached
@@ -37,8 +38,8 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     checkpoints: list[str] = []
     pulled: list[str] | None = None
     try:
-        if has_failed(outcome) and session is not None:
-            _show_failure(session, attached, outcome)
+        if has_failed(outcome):
+            _show_failure(attached, outcome)
         if session is not None:
             if pull or has_failed(outcome) or outcome.exit is None:
                 checkpoints = _bring_newest(attached, session, pull=pull)
@@ -94,7 +95,7 @@ def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) ->
     )
 
 
-def _show_failure(session: Session, attached: Attached, outcome: Outcome) -> None:
+def _show_failure(attached: Attached, outcome: Outcome) -> None:
     """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
     ended = outcome.exit or {}
     first = ended.get("first_failure") or {"rank": 0}
@@ -103,7 +104,15 @@ def _show_failure(session: Session, attached: Attached, outcome: Outcome) -> Non
     name = str(rank) if outputs.get(str(rank)) else "launcher"
     if name.isdigit() and int(name) in attached.wish.shown:
         return  # it has just gone by
-    text = read_tail(session, attached.wish, name, TAIL_LINES)
+    session = attached.following.session
+    if session is not None:
+        text = read_tail(session, attached.wish, name, TAIL_LINES)
+    else:  # all of it is here
+        path = attached.wish.run.attempt(attached.wish.attempt).output(name)
+        begin = max(
+            tail_offset(str(path), TAIL_LINES), attached.following.mirror.attempt.offset(name) - TAIL_BYTES
+        )
+        text = b"".join(read_pieces(path, begin)).rstrip(b"\n")
     attached.listener.tell("failure", rank=rank, name=name, tail=text)
 
 

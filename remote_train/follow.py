@@ -6,7 +6,7 @@ Nothing is kept in the connection: after a loss a new session asks for the same 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
     from remote_train.records import Run
+
+
+QUIET_SECONDS = 0.1
+"""Without anything new for so long, there is time for what can wait."""
+
+
+class Aside(Protocol):
+    """Work for when nothing comes, in short turns."""
+
+    def is_waiting(self) -> bool:
+        """Tell whether there is any."""
+
+    def work(self) -> None:
+        """Do a turn."""
 
 
 @dataclass
@@ -56,6 +70,11 @@ class Following:
         self.listener = listener
         self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
         self.on_data: Callable[[str, bytes], None] | None = None
+        self.aside: Aside | None = None
+        self.shown_from: dict[str, int] = {}
+        """Bytes before these are mirrored and not shown."""
+        self.until: dict[str, int] = {}
+        """Bytes to end at, where not the whole output is wanted."""
         self.streams: dict[int, str] = {}
         self.session: Session | None = None
         self.unfinished: set[str] = set()
@@ -73,16 +92,19 @@ class Following:
         self.session = session
         self.streams = {session.new_stream(): name for name in self.wish.outputs}
         self.unfinished = set(self.wish.outputs)
-        outputs = [
-            {"stream": stream, "name": name, "offset": self.mirror.offsets[name]}
-            for stream, name in self.streams.items()
-        ]
+        outputs = [self._ask_for(stream, name) for stream, name in self.streams.items()]
         return {
             "run": self.wish.run.id,
             "attempt": self.wish.attempt,
             "outputs": outputs,
             "wait": self.wish.until_end,
         }
+
+    def _ask_for(self, stream: int, name: str) -> dict[str, Any]:
+        item = {"stream": stream, "name": name, "offset": self.mirror.offsets[name]}
+        partial = name in self.mirror.ahead or name in self.until
+        item |= {"partial": True} if partial else {}
+        return item | ({"until": self.until[name]} if name in self.until else {})
 
     def begin(self, session: Session) -> None:
         """Ask a session for everything from here on; one that cannot give it is closed."""
@@ -140,9 +162,12 @@ class Following:
         if self.session is None:
             raise ConnectionLost("not connected")
         while self.outcome is None:
-            item = self.session.next_item(1.0)
+            aside = self.aside if self.aside is not None and self.aside.is_waiting() else None
+            item = self.session.next_item(QUIET_SECONDS if aside is not None else 1.0)
             if item is not None:
                 self._take(item)
+            elif aside is not None:
+                aside.work()
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Event):
@@ -153,9 +178,10 @@ class Following:
             return
         if isinstance(item, Data):
             self._losses.note_progress()
+            hidden = self.shown_from.get(name, 0) - self.mirror.offsets[name]
             self.mirror.write(name, item.payload)
-            if name.isdigit() and int(name) in self.wish.shown:
-                self.listener.output(int(name), item.payload)
+            if name.isdigit() and int(name) in self.wish.shown and hidden < len(item.payload):
+                self.listener.output(int(name), item.payload[hidden:] if hidden > 0 else item.payload)
             if self.on_data is not None:
                 self.on_data(name, item.payload)
         elif isinstance(item, End):
@@ -167,7 +193,8 @@ class Following:
                 f"{self.link.host.name}: {name} ended at byte {summary.get('length')}, "
                 f"and {self.mirror.offsets[name]} have come"
             )
-        self.mirror.verify(name, summary)
+        if name not in self.until:
+            self.mirror.verify(name, summary)
         self.unfinished.discard(name)
 
     def _take_event(self, event: Event) -> None:

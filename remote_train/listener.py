@@ -8,8 +8,8 @@ from typing import Any, Protocol
 class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
-    Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, state, quiet, restarted,
-    peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped.
+    Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
+    state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped.
     """
 
     def output(self, rank: int, data: bytes) -> None:

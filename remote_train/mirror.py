@@ -25,13 +25,24 @@ class Mirror:
         self.failure: LocalSpace | None = None
         """Why the mirror stopped short; its files are a prefix of the host's then, and complete themselves later."""
         self.offsets = {name: attempt.offset(name) for name in names}
+        self.ahead: set[str] = set()
+        """Outputs that come from further on than their mirror reaches, and are not written: it stays a prefix."""
         self.lost: set[str] = set()
         """Outputs of which this mirror has more than their host, which lost the rest: left as they are."""
         self._files: dict[str, BinaryIO] = {}
 
+    def skip_to(self, name: str, offset: int) -> None:
+        """Go on with an output from further on; its mirror is completed another time."""
+        self.offsets[name] = offset
+        self.ahead.add(name)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether what came of an output can be read again here."""
+        return self.writing and self.failure is None and name not in self.ahead | self.lost
+
     def write(self, name: str, data: bytes) -> None:
         """Append to an output's mirror. A full disk here stops the mirror, never the stream."""
-        if self.writing and self.failure is None and name not in self.lost:
+        if self.holds(name):
             try:
                 _write_all(self._open(name), data)
             except OSError as error:
@@ -80,7 +91,7 @@ class Mirror:
 
     def verify(self, name: str, summary: dict[str, Any]) -> None:
         """Compare a mirror with the length and SHA-256 of the host's file; raise VerificationFailed."""
-        if not self.writing or self.failure is not None:
+        if not self.writing or self.failure is not None or name in self.ahead:
             return
         path = self.attempt.output(name)
         try:

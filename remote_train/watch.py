@@ -16,7 +16,7 @@ from remote_train.metrics.denominator import choose_device, choose_device_peak, 
 from remote_train.metrics.derive import Context, Deriver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from remote_train.metrics.peaks import Peak
@@ -26,48 +26,87 @@ if TYPE_CHECKING:
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 256 * 1024
-CLOCK_LINE = 64 * 1024
-CLOCK_POINTS = 1 << 20
-"""A week of notes, twice a second; of more, every other is forgotten."""
+
+
+CLOCK_ENTRIES = 65_536
+LONGEST_ENTRY = 64 * 1024
 
 
 class Clock:
-    """When rank 0's output had reached which size, by the host's clock."""
+    """When rank 0's output had reached which size, by the host's clock. Asked for offsets that only go up.
 
-    def __init__(self) -> None:
+    `older` are bytes of clock.jsonl that are read when they are needed. What was asked for is forgotten, and of more
+    than CLOCK_ENTRIES that nobody has asked for yet every other one: a run of weeks takes no more memory than one of hours.
+    """
+
+    def __init__(self, older: Iterator[bytes] | None = None) -> None:
+        self._older = older or iter(())
         self._held = b""
+        self._floor = self._last = -1
         self._offsets: list[int] = []
         self._times: list[float] = []
 
     def feed(self, data: bytes) -> None:
         """Take bytes of clock.jsonl; a line that is not one is skipped."""
-        *lines, held = (self._held + data).split(b"\n")
-        self._held = held[:CLOCK_LINE]
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                size, seconds = int(entry["sizes"]["0"]), float(entry["mono"])
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                continue
-            if math.isfinite(seconds) and (not self._offsets or size > self._offsets[-1]):
-                self._offsets.append(size)
-                self._times.append(seconds)
-        if len(self._offsets) > CLOCK_POINTS:
-            del self._offsets[1:-1:2], self._times[1:-1:2]
+        for piece in self._older:
+            self._take(piece)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        data = self._held + data
+        end = data.rfind(b"\n") + 1
+        self._held = data[end:] if len(data) - end < LONGEST_ENTRY else b""
+        lines = data[:end]
+        newest = parse_entry(lines[lines.rfind(b"\n", 0, max(0, end - 1)) + 1 :])
+        if newest is not None and newest[0] < self._floor:
+            return  # nobody will ask
+        for line in lines.splitlines():
+            entry = parse_entry(line)
+            if entry is not None and entry[0] > self._last:
+                self._last = entry[0]
+                self._offsets.append(entry[0])
+                self._times.append(entry[1])
+        self.forget(self._floor)
+        while len(self._offsets) > CLOCK_ENTRIES:
+            del self._offsets[-2::-2], self._times[-2::-2]
+
+    def forget(self, offset: int) -> None:
+        """Note that nobody will ask for an offset below this one."""
+        self._floor = max(self._floor, offset)
+        gone = bisect.bisect_left(self._offsets, self._floor)
+        del self._offsets[:gone], self._times[:gone]
 
     def time_at(self, offset: int) -> float | None:
         """Return seconds since the start at which the output held `offset` bytes, None while that is not known."""
-        place = bisect.bisect_left(self._offsets, offset)
-        return self._times[place] if place < len(self._times) else None
+        self.forget(offset)
+        while not self._offsets and (piece := next(self._older, None)) is not None:
+            self._take(piece)
+        return self._times[0] if self._times else None
+
+
+def parse_entry(line: bytes) -> tuple[int, float] | None:
+    """Return (size of rank 0's output, seconds since the start) of a line of clock.jsonl, None when it is not one."""
+    try:
+        entry = json.loads(line)
+        size, seconds = int(entry["sizes"]["0"]), float(entry["mono"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return (size, seconds) if math.isfinite(seconds) else None
 
 
 class Watch:
     """The metrics of one attempt, fed as its output comes."""
 
-    def __init__(self, attempt: int, record: dict[str, Any], peak: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        record: dict[str, Any],
+        peak: dict[str, Any] | None,
+        clock: Iterator[bytes] | None = None,
+    ) -> None:
         self.plan: dict[str, Any] = record["plan"]
         self.measured = peak
-        self.clock = Clock()
+        self.clock = Clock(clock)
         self.device = choose_device(
             self.plan["device"], self.plan["cpu"], record.get("gpus") or [], self.plan["processes"]
         )
@@ -96,16 +135,44 @@ class Watch:
             return []
         return self.deriver.feed(data, time.time()) if name == "0" else []
 
+    def go_to(self, offset: int) -> None:
+        """Go on with rank 0's output at another byte, the first of a line."""
+        self.deriver.skip_to(offset)
+        self.clock.forget(offset)
+
+    def feed_ends(self, path: Path, size: int, position: int) -> list[MetricRecord]:
+        """Take the beginning of a mirror (start lines) and its end, and go on at `position`; give their records.
+
+        `size` is how much of the mirror counts. Where it does not reach up to `position`, its end says nothing.
+        """
+        tail = max(0, size - TAIL_BYTES)
+        records = self._feed_part(path, 0, min(size, HEAD_BYTES))
+        if position == size and tail <= HEAD_BYTES:
+            return records + self._feed_part(path, HEAD_BYTES, size)
+        if position == size:
+            self.go_to(begin := find_line(path, tail))
+            return records + self._feed_part(path, begin, size)
+        self.go_to(position)
+        return records
+
+    def _feed_part(self, path: Path, begin: int, end: int) -> list[MetricRecord]:
+        pieces = read_pieces(path, begin, end)
+        return [record for piece in pieces for record in self.deriver.feed(piece, None)]
+
 
 def make_watch(attempt: int, mirror: Attempt) -> Watch | None:
-    """Return the watch of a mirrored attempt, its clock read; None while the host's record is not here."""
+    """Return the watch of a mirrored attempt, with its clock; None while the host's record is not here."""
     record = mirror.read(layout.ATTEMPT)
     if record is None or "plan" not in record:
         return None
-    watch = Watch(attempt, record, mirror.read(layout.PEAK))
-    for piece in read_pieces(mirror.output("clock")):
-        watch.clock.feed(piece)
-    return watch
+    clock = read_pieces(mirror.output("clock"), end=mirror.offset("clock"))
+    return Watch(attempt, record, mirror.read(layout.PEAK), clock)
+
+
+def find_line(path: Path, offset: int) -> int:
+    """Return where the first line behind `offset` begins; `offset` itself when none does within a piece."""
+    piece = next(read_pieces(path, offset, offset + TAIL_BYTES), b"")
+    return offset + piece.find(b"\n") + 1
 
 
 def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -136,21 +203,9 @@ def read_last_metric(attempt: int, mirror: Attempt) -> tuple[MetricRecord | None
     path = mirror.output("0")
     if watch is None or not path.exists():
         return None, watch
-    last = None
-    for piece in _read_ends(path):
-        last = newest(watch.deriver.feed(piece, None), last)
-    return newest(watch.deriver.finish(), last), watch
-
-
-def _read_ends(path: Path) -> Iterable[bytes]:
     size = path.stat().st_size
-    with path.open("rb") as file:
-        yield file.read(HEAD_BYTES)
-        if size > HEAD_BYTES + TAIL_BYTES:
-            file.seek(size - TAIL_BYTES)
-            file.readline()
-            yield b"\n"
-        yield file.read()
+    records = watch.feed_ends(path, size, size)
+    return newest(watch.deriver.finish(), newest(records, None)), watch
 
 
 def newest(records: list[MetricRecord], before: MetricRecord | None) -> MetricRecord | None:

@@ -13,7 +13,7 @@ import remote_train
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
-    from remote_train.show.screen import Screen
+    from remote_train.show.display import Display
     from remote_train.transport import Ask
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -74,7 +74,7 @@ def _common(
     settings.debug = debug
 
 
-def make_screen() -> Screen:
+def make_screen() -> Display:
     """Return the screen of this process."""
     import os
 
@@ -92,7 +92,7 @@ def say(text: str) -> None:
         screen.say(text)
 
 
-def make_listener(screen: Screen, *, prefix_ranks: bool = False) -> Listener:
+def make_listener(screen: Display, *, prefix_ranks: bool = False) -> Listener:
     """Return who is told what happens: a person, or a program with --json."""
     from remote_train.show.live import JsonListener, LiveListener
 

@@ -27,7 +27,7 @@ from remote_train.cli.signals import DOUBLED, Ended, offering, stay_for
 if TYPE_CHECKING:
     from remote_train.api import Training
     from remote_train.listener import Listener
-    from remote_train.show.screen import Screen
+    from remote_train.show.display import Display
 
 CLEANING_SECONDS = 1.0
 """How long a detached launch stays for the host to hear what it may remove."""
@@ -179,7 +179,7 @@ def run(
         stay(training_of(started), screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
 
 
-def stay(training: Training, screen: Screen, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
+def stay(training: Training, screen: Display, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
     """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
     from remote_train.query import FINAL
 
@@ -202,7 +202,7 @@ def say_pull_goes_on(training: Training, listener: Listener) -> None:
     listener.tell("interrupted", run=training.id, text=text)
 
 
-def _offer_stop(training: Training, screen: Screen, listener: Listener) -> None:
+def _offer_stop(training: Training, screen: Display, listener: Listener) -> None:
     """Wait a moment for a second Ctrl-C; one that comes within half a second only means the first."""
     screen.say(f"Ctrl-C once more within {OFFER_SECONDS:.0f} s stops it")
     began = time.monotonic()

@@ -27,6 +27,7 @@ from remote_train.cli.signals import Ended
 
 if TYPE_CHECKING:
     from remote_train.api import Training
+    from remote_train.listener import Listener
 
 
 def _parse_ranks(text: str, processes: int) -> set[int]:
@@ -79,10 +80,23 @@ def logs(
             patience = choose_give_up(give_up)
             stay(training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull)
             return
-        trouble = catch_up(training)
-        training.show_mirror(listener, shown, tail)
+        trouble = show_now(training, listener, shown, tail)
         if trouble is not None:
             screen.warn(f"as last seen; {trouble}")
+
+
+def show_now(training: Training, listener: Listener, shown: set[int], tail: int | None) -> str | None:
+    """Show a run's output as it is now, several ranks one after the other; return why it is as last seen."""
+    from remote_train.errors import ConnectionLost, RemoteTrainError
+
+    if training.is_complete() or (tail is None and len(shown) > 1):
+        trouble = catch_up(training)
+        training.show_mirror(listener, shown, tail)
+        return trouble
+    try:
+        return training.show_now(listener, shown, tail)
+    except (RemoteTrainError, ConnectionLost) as error:
+        return str(error)
 
 
 @app.command()

@@ -94,16 +94,22 @@ def resolve_made(folder: str, path: str) -> str:
     return place
 
 
-def tail_offset(path: str, lines: int) -> int:
-    """Return the byte where the last `lines` lines begin, reading backwards from the end."""
+def find_tail(path: str, lines: int) -> Dict[str, int]:
+    """Return the `offset` where the last `lines` lines begin, reading backwards from the end, and the `size`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return 0
+        return {"offset": 0, "size": 0}
     try:
-        return _seek_lines(fd, os.fstat(fd).st_size, lines)
+        size = os.fstat(fd).st_size
+        return {"offset": _seek_lines(fd, size, lines), "size": size}
     finally:
         os.close(fd)
+
+
+def tail_offset(path: str, lines: int) -> int:
+    """Return the byte where the last `lines` lines begin."""
+    return find_tail(path, lines)["offset"]
 
 
 def _seek_lines(fd: int, size: int, lines: int) -> int:

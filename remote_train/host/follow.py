@@ -37,7 +37,10 @@ class Follower:
         self.names: List[str] = []
         for item in request["outputs"]:
             self.names.append(str(item["name"]))
-            self.tails.append(Tail(int(item["stream"]), self._path(item["name"]), int(item["offset"])))
+            tail = Tail(int(item["stream"]), self._path(item["name"]), int(item["offset"]))
+            tail.partial = bool(item.get("partial"))
+            tail.until = int(item["until"]) if "until" in item else None
+            self.tails.append(tail)
 
     def _path(self, name: str) -> str:
         if name == "clock":

@@ -163,12 +163,13 @@ class Operations:
         runs = [self._read({"run": name}) for name in names]
         return {"runs": runs, "next": names[-1] if len(names) == 50 else None}
 
-    def tail(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """Return the byte where the last N lines of a rank's output begin."""
+    def tail(self, request: Dict[str, Any]) -> None:
+        """Return the byte where the last N lines of a rank's output begin, and its size; lines may be endless."""
         from remote_train.host import files  # noqa: PLC0415  (not on the launch path)
 
         path = layout.rank_log(self._attempt_dir(request), int(request["rank"]))
-        return {"offset": files.tail_offset(path, int(request["lines"]))}
+        lines = int(request["lines"])
+        self._aside(request["id"], lambda: files.find_tail(path, lines))
 
     def files(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return a page of the files an attempt made."""

@@ -80,21 +80,29 @@ class _Reader:
 
 
 class Tail(_Reader):
-    """Follow an output; ends only after `ended` was set and the last byte was sent."""
+    """Follow an output; ends only after `ended` was set and the last byte was sent.
+
+    With `partial`, what came before the offset is of no interest: nothing is hashed. `until` is a byte to end at.
+    """
 
     bulk = False
 
     def __init__(self, stream: int, path: str, offset: int) -> None:
         super().__init__(stream, path, offset)
+        self.partial = False
+        self.until: Optional[int] = None
         self.ended = False
 
     def produce(self, limit: int) -> Optional[bytes]:
         """Return the next frame, or None while there is nothing to send."""
         if self.done:
             return None
-        data = self._read(limit)
+        left = limit if self.until is None else min(limit, self.until - self.offset)
+        data = self._read(left) if left > 0 else b""
         if data:
             return make_frame(DATA, self.stream, data)
+        if self.ended and self.partial:
+            return self._end(sha256=None)
         if self.ended and self._hash_skipped():
             return self._end()
         return None

@@ -84,6 +84,13 @@ class Deriver:
         """Take in the next bytes of the stream, received at `now` (seconds since the epoch); give their records."""
         return [record for line in self._splitter.feed(data) for record in self._take(line, now)]
 
+    def skip_to(self, offset: int) -> None:
+        """Go on at another byte of the stream, the first of a line; no pace is reckoned across the gap."""
+        self._splitter.skip_to(offset)
+        self._nanogpt.see_gap()
+        self._recent.clear()
+        self._bar = self._held = None
+
     def finish(self, now: float | None = None) -> list[MetricRecord]:
         """Give what the end of the stream completes: a last line without a line end, a record held back."""
         records = [record for line in self._splitter.flush() for record in self._take(line, now)]

@@ -62,6 +62,11 @@ class LineSplitter:
         yield from self._cut(block, position, last, base)
         self._keep(block, last + 1)
 
+    def skip_to(self, offset: int) -> None:
+        """Go on at another byte of the stream, the first of a line; an open line is dropped."""
+        self._tail.clear()
+        self._offset = offset
+
     def flush(self) -> Iterator[Line]:
         """Yield the last line when the stream ends without a line end."""
         if self._tail:

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, object] = {  # nanoGPT's train.py, as of its commit 3adf61e
     "init_from": "scratch",
 }
 _CONFIG_LINE_CAP = 200  # characters: what an assignment of one number or word needs
+_SETTINGS_CAP = 1000
 _CONFIG_TEXT_CAP = 400  # lines of a config file that are read before we stop believing it is one
 
 _FIRST_LETTERS = "Otnfd"  # of the lines below: most lines need no more than this look
@@ -126,15 +127,20 @@ class StartLines:
         if match is None:
             return False
         self._restart_if_running()
-        self.settings[match["key"]] = _parse_printed(match["value"])
+        self._keep(match["key"], _parse_printed(match["value"][:_CONFIG_LINE_CAP]))
         return True
 
     def _see_assignment(self, text: str) -> bool:
         match = _ASSIGNMENT.match(text[:_CONFIG_LINE_CAP])
         if match is None:
             return False
-        self.settings[match["key"]] = _parse_setting(match["value"].strip(), self.settings)
+        self._keep(match["key"], _parse_setting(match["value"].strip(), self.settings))
         return True
+
+    def _keep(self, key: str, value: object) -> None:
+        """Take a setting; an output that makes up new ones without end is no config."""
+        if key in self.settings or (len(self.settings) < _SETTINGS_CAP and len(key) <= _CONFIG_LINE_CAP):
+            self.settings[key] = value
 
     def _see_figures(self, text: str) -> bool:
         if match := _TENSORS.match(text):

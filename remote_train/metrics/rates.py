@@ -78,6 +78,10 @@ class NanogptRates:
         self._evaluated = step
         self._pace.clear()
 
+    def see_gap(self) -> None:
+        """Note that lines are missing before the next one."""
+        self._pace.clear()
+
     def derive(self, reading: Reading, time: float | None, devices: int) -> Rates:
         """Give the rates of one iter line; `time` is the host's clock at the line, in seconds, or None."""
         per_iteration = compute_flops_per_iteration(self._start)

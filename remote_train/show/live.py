@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from remote_train.show.display import Display
 from remote_train.show.jsonl import write_event
 from remote_train.show.screen import Screen
 from remote_train.show.words import render_bytes, render_metric, render_seconds
@@ -23,9 +24,13 @@ LINE_EVERY = 10.0
 """Seconds between metric lines where there is no terminal to keep one line current."""
 
 
-def make_screen(*, colour: bool) -> Screen:
+PARTIAL = 64 * 1024
+"""Bytes of a line that are held until it ends, so that no other rank's output stands inside it."""
+
+
+def make_screen(*, colour: bool) -> Display:
     """Return the screen of this process's own stdout and stderr."""
-    return Screen(
+    screen = Screen(
         sys.stdout.buffer,
         sys.stderr,
         stdout_is_terminal=sys.stdout.isatty(),
@@ -33,12 +38,13 @@ def make_screen(*, colour: bool) -> Screen:
         width=lambda: shutil.get_terminal_size().columns,
         colour=colour,
     )
+    return Display(screen)
 
 
 class LiveListener:
     """Show a run to a person: output on stdout, everything else on stderr."""
 
-    def __init__(self, screen: Screen, *, prefix_ranks: bool = False) -> None:
+    def __init__(self, screen: Display, *, prefix_ranks: bool = False) -> None:
         self.screen = screen
         self._prefix = prefix_ranks
         self._partial: dict[int, bytes] = {}
@@ -47,14 +53,23 @@ class LiveListener:
         self._last: str | None = None
 
     def output(self, rank: int, data: bytes) -> None:
-        """Pass rank 0's bytes on; with several ranks, whole lines behind their rank."""
+        """Pass a rank's bytes on; with several ranks, whole lines behind their rank, endless ones in parts."""
         if not self._prefix:
             self.screen.output(data)
             return
-        lines = (self._partial.get(rank, b"") + data).split(b"\n")
-        self._partial[rank] = lines.pop()
-        for line in lines:
-            self.screen.output(b"[%d] %s\n" % (rank, line))
+        data = self._partial.get(rank, b"") + data
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._show_lines(rank, data[: end - 1])
+        rest = data[end:]
+        if len(rest) >= PARTIAL:
+            self._show_lines(rank, rest)
+            rest = b""
+        self._partial[rank] = rest
+
+    def _show_lines(self, rank: int, lines: bytes) -> None:
+        prefix = b"[%d] " % rank
+        self.screen.output(prefix + lines.replace(b"\n", b"\n" + prefix) + b"\n")
 
     def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
         """Say what is worth saying."""
@@ -101,6 +116,10 @@ class LiveListener:
         how = f"torchrun, {plan.processes} processes" if plan.launcher == "torchrun" else "python"
         where = "this machine's CPU" if facts["host"] == "local" else f"{facts['host']} ({plan.device})"
         self.screen.say(f"{facts['run']} on {where}, {how}")
+
+    def following(self, facts: Mapping[str, Any]) -> None:
+        """Let nothing wait for the terminal from here on."""
+        self.screen.go_live(facts["log"])
 
     def state(self, facts: Mapping[str, Any]) -> None:
         """Say what a silent phase is for."""
@@ -196,7 +215,7 @@ class LiveListener:
             self.screen.say(self._last)
         for rank, rest in self._partial.items():
             if rest:
-                self.screen.output(b"[%d] %s\n" % (rank, rest))
+                self._show_lines(rank, rest)
         if facts["verdict"] is None:
             self.screen.say(f"{facts['run']} is done")
 
@@ -210,6 +229,7 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "fallback": LiveListener.fallback,
     "package": LiveListener.package,
     "started": LiveListener.started,
+    "following": LiveListener.following,
     "sending": LiveListener.sending,
     "sent": LiveListener.sent,
     "state": LiveListener.state,
@@ -239,6 +259,8 @@ class JsonListener:
 
     def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
         """Write the event with the facts that JSON can hold."""
+        if kind == "following":
+            return  # a matter of terminals
         facts.pop("watch", None)
         facts = {**facts.pop("record", {}), **facts} if kind == "metric" else facts
         if "plan" in facts:

@@ -68,7 +68,7 @@ def _name_error(error: OSError) -> Exception:
 
 @dataclass(eq=False)
 class Screen:
-    """Write output and talk to two streams that may be one terminal. For one thread; a slow stream blocks it.
+    """Write output and talk to two streams that may be one terminal. For one thread; a slow stream blocks it (display.py).
 
     `width` gives the terminal's columns now (with 0 there is no status; some terminals say 0, so use
     shutil.get_terminal_size, which then says 80), `clock` seconds that never go back. The streams are those under
@@ -108,6 +108,12 @@ class Screen:
             self._show(self._neutral.feed(self._cap.feed(data)))
         else:
             write_all(self.stdout, data)
+
+    def leave_out(self, note: str) -> None:
+        """End the line the output stands in, and say in the place of what is not shown how much that is."""
+        self._show(self._neutral.feed(self._cap.flush()) + self._neutral.flush())
+        ends_line = "" if self._at_start else "\n"
+        self._show(f"{ends_line}{neutral_text(note)}\n".encode())
 
     def say(self, text: str) -> None:
         """Write one message of ours to stderr; the lines after its first are indented."""

@@ -22,6 +22,7 @@ from remote_train.query import make_row
 from remote_train.reach import HostLink
 from remote_train.records import Run, client_root, list_runs
 from remote_train.session import Session, open_session
+from remote_train.show.display import Display
 from remote_train.show.live import LiveListener
 from remote_train.show.screen import Screen
 from remote_train.show.tables import Look, render_run, render_runs
@@ -128,13 +129,15 @@ class Talk:
     def step(self, name: str, act: Callable[[LiveListener], None]) -> None:
         """Do what a command does, and note what it would end with."""
         out, err = Paper(), Paper()
-        screen = Screen(
-            out,
-            io.TextIOWrapper(err, "utf-8"),
-            stdout_is_terminal=True,
-            stderr_is_terminal=True,
-            width=lambda: 100,
-            colour=False,
+        screen = Display(
+            Screen(
+                out,
+                io.TextIOWrapper(err, "utf-8"),
+                stdout_is_terminal=True,
+                stderr_is_terminal=True,
+                width=lambda: 100,
+                colour=False,
+            )
         )
         began = time.monotonic()
         error: RemoteTrainError | None = None

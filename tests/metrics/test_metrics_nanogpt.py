@@ -220,3 +220,14 @@ def test_hostile_start_lines_raise_nothing(words: list[str]) -> None:
     line = "".join(words)
     if line:
         see("Overriding config with x:", line, line * 9)
+
+
+def test_settings_made_up_without_end_take_no_memory_without_end() -> None:
+    start = StartLines()
+    for number in range(5000):
+        start.see(f"Overriding: made_up_{number} = {'9' * 5000}")
+    start.see(f"Overriding: {'k' * 5000} = 1")
+    start.see("Overriding: n_layer = 3")
+    assert len(start.settings) <= 1000
+    assert start.number("n_layer") == 3
+    assert sum(len(str(value)) for value in start.settings.values()) < 300_000
