@@ -116,7 +116,9 @@ class Goal:
             return
         number = 0
         while self.made < self.count:
+            before = self.made
             yield Trial(self, number)
+            assert self.made > before, "`with trial:` counts it"
             number += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
