@@ -135,9 +135,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_sshd(
-    folder: Path, lines: Sequence[str] = (), kinds: Sequence[str] = ("ed25519",)
+    folder: Path,
+    lines: Sequence[str] = (),
+    kinds: Sequence[str] = ("ed25519",),
+    prefix: Sequence[str] = (),
 ) -> Iterator[Sshd]:
-    """Run an sshd with its files under `folder` until the block ends."""
+    """Run an sshd with its files under `folder` until the block ends; `prefix` is a command that runs it elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)
     host_keys = tuple(make_key(folder / f"host_{kind}", kind) for kind in kinds)
     sshd = Sshd(folder, free_port(), host_keys)
@@ -164,7 +167,7 @@ def running_sshd(
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
-    argv = [program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
+    argv = [*prefix, program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
     (folder / "sshd.log").touch()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
