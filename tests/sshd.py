@@ -101,6 +101,11 @@ def public_line(key: Path) -> str:
     return " ".join(key.with_name(key.name + ".pub").read_text().split()[:2])
 
 
+def known_line_for(sshd: Sshd, port: int) -> str:
+    """Return lines of known_hosts that trust an sshd behind a port of loopback: its own, or a proxy's."""
+    return "".join(f"[127.0.0.1]:{port} {public_line(key)}\n" for key in sshd.host_keys)
+
+
 def key_bytes(key: Path) -> bytes:
     """Return a key's public half as the protocol writes it."""
     return base64.b64decode(public_line(key).split()[1])
@@ -146,8 +151,7 @@ def running_sshd(
     sshd = Sshd(folder, free_port(), host_keys)
     make_key(sshd.user_key)
     (folder / "authorized_keys").write_text(public_line(sshd.user_key) + "\n")
-    known = [f"[127.0.0.1]:{sshd.port} {public_line(key)}\n" for key in host_keys]
-    sshd.known_hosts.write_text("".join(known))
+    sshd.known_hosts.write_text(known_line_for(sshd, sshd.port))
     config = [
         *lines,
         f"Port {sshd.port}",
