@@ -78,6 +78,6 @@ class _PeakListener:
 def follow_again(following: Following, listener: Listener) -> Attached:
     """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
-    following.begin(following.link.connect())
+    following.attach()
     attached.watch_from(None, None)
     return attached

@@ -116,6 +116,13 @@ class Following:
         said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why")}
         self.listener.tell("state", run=self.wish.run.id, **said)
 
+    def attach(self) -> None:
+        """Begin on a connection of our own; one that breaks meanwhile is only a lost one."""
+        try:
+            self.begin(self.link.connect())
+        except ConnectionLost as error:
+            self.reconnect(str(error))
+
     def run(self) -> Outcome:
         """Take what comes until the attempt has ended and everything of it is here."""
         try:

@@ -114,18 +114,19 @@ def watch_together(trial: Trial, laptops: list[Laptop], proxy: ChaosProxy, box: 
             ((laptop, "own", run), (proxied, "far", f"box:{run}"), (third, "third", f"box:{run}"))
         ):
             out = stack.enter_context((folder / f"watcher{number}").open("wb"))
-            typed = who.popen(folder / where, "logs", "-f", what, "--no-pull", stdout=out)
-            stack.callback(typed.communicate)
+            err = stack.enter_context((folder / f"watcher{number}.err").open("wb"))
+            typed = who.popen(folder / where, "logs", "-f", what, "--no-pull", stdout=out, stderr=err)
+            stack.callback(typed.wait)
             stack.callback(typed.kill)
             watchers.append((typed, folder / f"watcher{number}"))
         for _, path in watchers:
-            until(lambda: path.stat().st_size > 30_000, "output at every watcher")  # noqa: B023  (called at once)
+            said = path.with_suffix(".err")
+            until(lambda: path.stat().st_size > 30_000, f"{path}: {said.read_text()}")  # noqa: B023  (called at once)
         until(lambda: len(proxy.lines) >= 4, "some cuts")
         proxy.program = lambda _number: Program()
         stream.finish()
         for typed, path in watchers:
-            _, err = typed.communicate(timeout=SECONDS)
-            assert typed.returncode == 1, err
+            assert typed.wait(SECONDS) == 1, path.with_suffix(".err").read_text()
             assert sha256(path.read_bytes()) == sha256(box.log(run))
     for home in (proxied.home, third.home):
         adopted = home / "state" / "remote-train" / "client" / "adopted"

@@ -33,7 +33,9 @@ def test_a_cut_in_the_login_is_a_lost_connection(sshd: Sshd, kind: str) -> None:
                     way, at = trial.chance.choice(ways)
                     proxy.program = lambda _number: Program(cuts=(Cut(way, at, kind),))  # noqa: B023
                     try:
-                        assert b"in\n".startswith(run(target))  # after the login an end is no error to the transport
+                        assert b"in\n".startswith(
+                            run(target)
+                        )  # after the login an end is no error to the transport
                     except (ConnectionLost, Unreachable) as error:
                         print(f"{way} {at}: {error}")
                     except Exception as error:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from remote_train.follow import Following, Wish
+from tests.core.cutting_link import CuttingLink, Ears
 from tests.faults.chaos_proxy import (
     BLACKHOLE,
     CORRUPT,
@@ -22,7 +24,7 @@ from tests.faults.chaos_proxy import (
     Program,
 )
 from tests.faults.counts import PATIENT, Goal, Trial, is_nightly
-from tests.faults.invariants import expect_no_agents
+from tests.faults.invariants import Seat, check, expect_no_agents
 from tests.faults.streams import SECONDS, Stream
 from tests.host.account_kit import until
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.machines import Box, Laptop
+    from tests.host.account_kit import Account
 
 pytestmark = [pytest.mark.sshd, PATIENT]
 
@@ -71,6 +74,19 @@ def test_random_cuts_lose_and_repeat_nothing(
         for trial in goal:
             with trial:
                 run_round(trial, proxied, proxy, box, project)
+
+
+def test_a_line_that_breaks_all_the_time_still_brings_what_it_carries(account: Account) -> None:
+    """40 KB each time, and 600 KB to come: a frame that is longer than that would never arrive."""
+    started = account.start("import os; os.write(1, os.urandom(600_000))")
+    started.end()
+    link = CuttingLink([(40_000, None)] * 40)
+    run = account.client_run(started)
+    following = Following(Wish(run, 1, ["0", "launcher", "clock"], {0}), link, Ears(), writing=True)
+    assert following.run().state == "ended"
+    following.close()
+    assert link.connections < 30
+    check(account.root, [Seat(account.home / "client" / "runs")], complete=True)
 
 
 def run_round(trial: Trial, laptop: Laptop, proxy: ChaosProxy, box: Box, project: Path) -> None:
