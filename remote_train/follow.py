@@ -121,7 +121,7 @@ class Following:
         try:
             self.begin(self.link.connect())
         except ConnectionLost as error:
-            self.reconnect(str(error))
+            self.reconnect(error)
 
     def run(self) -> Outcome:
         """Take what comes until the attempt has ended and everything of it is here."""
