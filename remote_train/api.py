@@ -27,7 +27,7 @@ from remote_train.preparing import Request
 from remote_train.pruned import recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
-from remote_train.stop import stop_run
+from remote_train.stop import stop_across_losses
 from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
 from remote_train.watch import read_metrics, read_pieces
 
@@ -243,11 +243,7 @@ class Training:
         """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""
         if self.run.read().get("pruned"):
             return self.run.read()  # nothing was left of it when it was removed
-        session = self.link.connect()
-        try:
-            state = stop_run(session, self.run, self.attempt, grace, listener or Silent())
-        finally:
-            session.close()
+        state = stop_across_losses(self.run, self.attempt, self.link, grace, listener or Silent())
         try:
             return keep_state(self.run, state)
         except LocalSpace as error:  # it is stopped all the same, and its host knows it

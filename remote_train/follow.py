@@ -153,10 +153,11 @@ class Following:
                     self._take_until_end()
                 except ConnectionLost as error:
                     self.reconnect(error)
-            return self.outcome
         except RemoteTrainError:
             self.close()
             raise
+        else:
+            return self.outcome
         finally:
             self.mirror.close()
 

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import StopIncomplete
+from remote_train.errors import ConnectionGivenUp, ConnectionLost, StopIncomplete
+from remote_train.reconnect import Losses, Patience, reconnect
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
+    from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.session import Session
 
 POLL_SECONDS = 0.2
 MARGIN_SECONDS = 30.0
+LOST_SECONDS = 60.0
+"""How long to go on trying when the connection is lost in the middle of a stop."""
 DONE = ("ended", "lost", "unknown", "created")
+
+
+def stop_across_losses(
+    run: Run, attempt: int, link: HostLink, grace: float, listener: Listener
+) -> dict[str, Any]:
+    """Do what `stop_run` does, again after a lost connection: a stop that is asked for twice is one stop.
+
+    Raises ConnectionGivenUp when the host is not heard for a minute.
+    """
+    patience = Patience(run.id, LOST_SECONDS, listener, Losses())
+    session: Session | None = None
+    while True:
+        try:
+            with contextlib.closing(session or link.connect()) as session:
+                return stop_run(session, run, attempt, grace, listener)
+        except ConnectionLost as loss:
+            session = _come_back(link, loss, patience)
+
+
+def _come_back(link: HostLink, loss: ConnectionLost, patience: Patience) -> Session:
+    try:
+        return reconnect(link, loss, patience, lambda _session: None)
+    except ConnectionGivenUp as error:
+        raise ConnectionGivenUp(
+            f"{link.host.name} is not heard ({loss}); whether {patience.run} is stopped is not known",
+            hint=f"`remote-train show {patience.run}` asks; `remote-train stop {patience.run}` may be repeated",
+        ) from error
 
 
 def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: Listener) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import re
 import signal
 
 from remote_train.host import layout
+from remote_train.host.durable import sync_folder
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
 MESSAGE_LIMIT = 2000
 ERROR_LIMIT = 256 * 1024
@@ -124,6 +125,22 @@ def read_error(folder: str, rank: int) -> Dict[str, Any]:
         return {}
     text = message.get("message") if isinstance(message, dict) else message
     return {"error_file": name, "error": str(text)[:MESSAGE_LIMIT]}
+
+
+def sync_outputs(folder: str, fail: Callable[[OSError], None]) -> Dict[str, int]:
+    """Make the outputs durable and return their sizes; what could not be is told to `fail`."""
+    sizes: Dict[str, int] = {}
+    ranks = os.path.join(folder, layout.RANKS)
+    try:
+        for name in os.listdir(ranks):
+            with open(os.path.join(ranks, name), "rb") as file:
+                if name.endswith(".log"):
+                    sizes[name[:-4]] = os.fstat(file.fileno()).st_size
+                os.fsync(file.fileno())
+        sync_folder(ranks)
+    except OSError as error:
+        fail(error)
+    return sizes
 
 
 def count_oom_kills() -> Optional[int]:

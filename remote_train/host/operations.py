@@ -203,7 +203,7 @@ class Operations:
             raise Refusal("no-such-file", str(error)) from None
 
     def stop(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """Ask a supervisor to stop its run; where it is gone, end what is left ourselves."""
+        """Ask a supervisor to stop its run; where it was killed, a process of ours takes its place."""
         folder = self._attempt_dir(request)
         state = self._read(request)
         record = state.get("attempt")
@@ -218,8 +218,10 @@ class Operations:
             number = signal.SIGUSR1 if written else signal.SIGTERM
             system.kill_process(record["pid"], record["start_time"], number)
             return {"state": "stopping", "survivors": []}
-        survivors = system.sweep(None, record["cookie"], STOP_WAIT)
-        return {"state": "lost", "survivors": survivors}
+        from remote_train.host import orphans  # noqa: PLC0415  (rare)
+
+        orphans.spawn(folder, record, grace)
+        return {"state": "stopping", "survivors": []}
 
     def sweep(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return processes that still carry an attempt's cookie (none, after a stop)."""

@@ -6,7 +6,6 @@ anybody is told. It never touches the training's output: that goes straight to r
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import signal
@@ -14,8 +13,8 @@ import time
 
 from remote_train.host import disk, layout, peaks_cache
 from remote_train.host.clock import Clock
-from remote_train.host.durable import sync_file, sync_folder, write_record
-from remote_train.host.ends import count_oom_kills, make_outcome
+from remote_train.host.durable import write_record
+from remote_train.host.ends import count_oom_kills, make_outcome, sync_outputs
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
 from remote_train.host.stopping import SWEEP_SECONDS, Stopping
@@ -200,7 +199,7 @@ class Supervisor:
             run=self.record["run"],
             attempt=self.record["attempt"],
             stopped=self.stopping.stopped,
-            outputs=self._sync_outputs(),
+            outputs=sync_outputs(self.folder, self.clock.fail),
             survivors=survivors,
             gpu_held=self._await_gpus(),
             oom_kills=self._count_oom_kills(),
@@ -255,15 +254,6 @@ class Supervisor:
         except OSError as error:
             return error
         return None
-
-    def _sync_outputs(self) -> Dict[str, int]:
-        """Make the outputs durable and return their sizes; what could not be is a gap."""
-        sizes = self.clock.read_last_sizes()
-        ranks = self.path(layout.RANKS)
-        for name in sizes:
-            self._endure(functools.partial(sync_file, os.path.join(ranks, name + ".log")))
-        self._endure(lambda: sync_folder(ranks))
-        return sizes
 
 
 def say(text: str) -> None:

@@ -51,6 +51,7 @@ __all__ = [
     "is_zombie",
     "kill_process",
     "marked_processes",
+    "read_table",
     "set_process_name",
     "start_time",
     "sweep",

@@ -200,11 +200,31 @@ def test_without_its_supervisor_a_run_goes_on_and_can_be_stopped(account: Accoun
     session = account.connect()
     state = session.request("state", run="run")
     assert (state["state"], state["supervised"]) == ("running", False)
-    stopped = session.request("stop", run="run", attempt=1, grace=1.0)
-    assert stopped == {"state": "lost", "survivors": []}
+    after = stop(account, started, grace=60.0)
+    assert (after["state"], after["supervised"], after["exit"]["stopped"]) == ("ended", False, True)
+    assert after["exit"]["unsupervised"]
+    assert after["exit"]["outputs"] == {"0": len(started.output())}
     assert started.members() == []
-    after = session.request("state", run="run")
-    assert (after["state"], after["exit"]) == ("lost", None)
+
+
+def test_without_its_supervisor_a_training_may_save_before_it_goes(account: Account) -> None:
+    started = begin(account, SAVING)
+    started.kill_supervisor()
+    assert stop(account, started, grace=60.0)["state"] == "ended"
+    assert (started.folder / "code" / "ckpt.pt").read_text() == "saved"
+
+
+def test_without_its_supervisor_a_deaf_training_is_killed_after_the_grace(account: Account) -> None:
+    started = begin(account, DEAF)
+    started.kill_supervisor()
+    sessions = [account.connect(), account.connect()]
+    asked = [session.submit("stop", run="run", attempt=1, grace=0.3) for session in sessions]
+    assert [session.wait(number)["state"] for session, number in zip(sessions, asked, strict=True)] == [
+        "stopping"
+    ] * 2
+    ended = started.end()
+    assert (ended["stopped"], ended["code"], ended["signal"]) == (True, None, None)
+    assert started.members() == []
 
 
 def test_another_boot_is_a_lost_run(
