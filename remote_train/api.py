@@ -111,8 +111,9 @@ class Training:
         if tail is None:
             # Another process may write the mirror meanwhile: what is shown ends where the following begins.
             self.show_mirror(listener, shown, None, following.mirror.offsets)
-        session = self.link.connect()
+        session = None
         if tail is not None:
+            session = self.link.connect()
             find_tail(following, session, tail)
             session = bring_head(following, session)
         attached = follow_again(following, listener, session)
@@ -159,7 +160,7 @@ class Training:
                 return
             wish = self._wish(set(), 0.0, until_end=False)
             following = Following(wish, self.link, Silent(), writing=True)
-            following.begin(self.link.connect())
+            following.attach()
             self._run_to_now(following)
 
     def show_now(self, listener: Listener, shown: set[int], tail: int | None) -> str | None:

@@ -153,10 +153,10 @@ class _PeakListener:
         self._attached.listener.tell(kind, **facts)
 
 
-def follow_again(following: Following, listener: Listener, session: Session) -> Attached:
+def follow_again(following: Following, listener: Listener, session: Session | None) -> Attached:
     """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
-    following.begin(session)
+    following.attach(session)
     attached.watch_from(None, None)
     return attached
 

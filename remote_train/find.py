@@ -10,13 +10,15 @@ from remote_train.config.hostnames import choose_host
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project
 from remote_train.config.ssh_aliases import read_aliases
-from remote_train.errors import PackageError, UsageError
+from remote_train.errors import ConnectionLost, PackageError, UsageError
 from remote_train.host import layout
 from remote_train.reach import HostLink, candidate_pythons
 from remote_train.records import Run, client_root, create_run, find_run
 
 if TYPE_CHECKING:
     from remote_train.transport import Ask
+
+TRIES = 3
 
 
 def current_project() -> Path | None:
@@ -64,13 +66,25 @@ def link_of(run: Run, hosts_file: Path | None, ask: Ask | None) -> HostLink:
     return make_link(record["host"], record.get("state_dir"), hosts_file, ask, Path(record["root"]))
 
 
+def _ask_state(link: HostLink, run_id: str) -> dict[str, Any]:
+    """Return what a host says of a run; a connection that is lost over it is made anew."""
+    for left in reversed(range(TRIES)):
+        session = None
+        try:
+            session = link.connect()
+            return session.request("state", run=run_id)
+        except ConnectionLost:
+            if not left:
+                raise
+        finally:
+            if session is not None:
+                session.close()
+    raise AssertionError("the last try returns or raises")
+
+
 def adopt(link: HostLink, run_id: str) -> tuple[Run, HostLink]:
     """Make a record here of a run that another laptop started; raise UsageError when the host has none such."""
-    session = link.connect()
-    try:
-        state: dict[str, Any] = session.request("state", run=run_id) if layout.is_run_id(run_id) else {}
-    finally:
-        session.close()
+    state = _ask_state(link, run_id) if layout.is_run_id(run_id) else {}
     attempt = state.get("attempt")
     if not attempt:
         raise UsageError(

@@ -138,6 +138,13 @@ class Following:
         said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why")}
         self.listener.tell("state", run=self.wish.run.id, **said)
 
+    def attach(self, session: Session | None = None) -> None:
+        """Begin on this connection, or one of our own; one that breaks meanwhile is only a lost one."""
+        try:
+            self.begin(session or self.link.connect())
+        except ConnectionLost as error:
+            self.reconnect(error)
+
     def run(self) -> Outcome:
         """Take what comes until the attempt has ended and everything of it is here."""
         try:

@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 REASONS = {
-    "ENOSPC": "was full",
-    "EDQUOT": "was over its quota",
-    "EROFS": "was read-only",
-    "EIO": "failed (input/output error)",
+    "ENOSPC": "the disk was full",
+    "EDQUOT": "the disk was over its quota",
+    "EROFS": "the disk was read-only",
+    "EIO": "the disk failed (input/output error)",
+    "EFBIG": "an output had the size that the login's `ulimit -f` allows",
 }
 MOST_TOLD = 20
 LINE_LIMIT = 64 * 1024
@@ -70,11 +71,11 @@ def _is_time(seconds: float) -> bool:
 
 def render_gap(host: str, gap: Gap) -> str:
     """Return what a user is told of a gap."""
-    what = REASONS.get(str(gap.get("reason")), f"took nothing ({str(gap.get('reason'))[:20]})")
+    what = REASONS.get(str(gap.get("reason")), f"the disk took nothing ({str(gap.get('reason'))[:20]})")
     begin, end = gap["begin"], gap.get("end")
     until = f"to {_clock_time(end['wall'])}" if isinstance(end, dict) else "to the end of the run"
     return (
-        f"{host}: the disk {what} from {_clock_time(begin['wall'])} {until}; "
+        f"{host}: {what} from {_clock_time(begin['wall'])} {until}; "
         f"output behind {_render_places(begin)} may be missing"
     )
 
@@ -100,5 +101,5 @@ def render_gap_hint(ended: dict[str, Any]) -> str:
     told = [gap for gap in gaps if is_gap(gap)] if isinstance(gaps, list) else []
     if not told:
         return ""
-    what = REASONS.get(str(told[-1].get("reason")), "failed")
-    return f"\nthe host's disk {what} while it ran: that may be why, and words of it may be missing"
+    what = REASONS.get(str(told[-1].get("reason")), "the disk took nothing")
+    return f"\non the host {what} while it ran: that may be why, and words of it may be missing"

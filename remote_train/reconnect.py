@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from remote_train.errors import (
     AgentEnded,
-    AgentFailed,
     ConnectionGivenUp,
     ConnectionLost,
     HostUnfit,
@@ -53,7 +52,7 @@ class Losses:
     def begin(self, loss: ConnectionLost) -> tuple[int, float]:
         """Note a loss; return how many barren connections were lost before it, and since when there was none else.
 
-        Raises AgentFailed when it was our agent that ended, again and again: that is no trouble of the network.
+        Raises ConnectionGivenUp when it was our agent that ended, again and again: waiting does not mend that.
         """
         now = time.monotonic()
         if not self._barren or now - self._back > LONGEST_PAUSE:
@@ -63,12 +62,12 @@ class Losses:
         return self._barren - 1, self._since
 
     def note_end(self, error: Exception) -> None:
-        """Count how often in a row our agent has ended without a word; raise AgentFailed when that is no accident."""
+        """Count how often in a row our agent has ended without a word; raise ConnectionGivenUp when it is no accident."""
         self._ended = self._ended + 1 if isinstance(error, AgentEnded) else 0
         if self._ended >= AGENT_TRIES:
-            raise AgentFailed(
+            raise ConnectionGivenUp(
                 f"our program on the host ends again and again without a word ({error})",
-                hint="is something there killing it, or is memory short? runs there go on",
+                hint="is something there killing it, or is memory short? the run goes on",
             )
 
 

@@ -108,7 +108,10 @@ def make_requests(wishes: Iterable[Row]) -> list[list[Row]]:
 
 
 def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
-    """Return what the host says became of runs, checked: `removed`, `gone`, `kind`, `why`, `bytes`; raise ProtocolError."""
+    """Return what the host says became of runs, checked; raise ProtocolError.
+
+    Keys: removed, gone, kind and why (of one that stays), bytes, unpulled (files that were not pulled and went with it).
+    """
     by_id = {run.id: run for run in asked}
     results = []
     rows = answer.get("runs")
@@ -116,12 +119,13 @@ def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
         run = by_id.get(str(row.get("run"))) if isinstance(row, dict) else None
         if run is None:
             raise ProtocolError("an answer about runs that nobody asked for")
-        size = row.get("bytes")
+        size, unpulled = row.get("bytes"), row.get("unpulled")
         result = {
             "run": run.id,
             "removed": row.get("removed") is True,
             "gone": row.get("gone") is True,
             "bytes": size if isinstance(size, int) and size >= 0 else 0,
+            "unpulled": unpulled if isinstance(unpulled, int) and unpulled >= 0 else 0,
             "kind": str(row.get("kind"))[:40] if row.get("why") else None,
             "why": str(row.get("why"))[:500] if row.get("why") else None,
         }

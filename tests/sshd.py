@@ -101,6 +101,11 @@ def public_line(key: Path) -> str:
     return " ".join(key.with_name(key.name + ".pub").read_text().split()[:2])
 
 
+def known_line_for(sshd: Sshd, port: int) -> str:
+    """Return lines of known_hosts that trust an sshd behind a port of loopback: its own, or a proxy's."""
+    return "".join(f"[127.0.0.1]:{port} {public_line(key)}\n" for key in sshd.host_keys)
+
+
 def key_bytes(key: Path) -> bytes:
     """Return a key's public half as the protocol writes it."""
     return base64.b64decode(public_line(key).split()[1])
@@ -135,16 +140,18 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_sshd(
-    folder: Path, lines: Sequence[str] = (), kinds: Sequence[str] = ("ed25519",)
+    folder: Path,
+    lines: Sequence[str] = (),
+    kinds: Sequence[str] = ("ed25519",),
+    prefix: Sequence[str] = (),
 ) -> Iterator[Sshd]:
-    """Run an sshd with its files under `folder` until the block ends."""
+    """Run an sshd with its files under `folder` until the block ends; `prefix` is a command that runs it elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)
     host_keys = tuple(make_key(folder / f"host_{kind}", kind) for kind in kinds)
     sshd = Sshd(folder, free_port(), host_keys)
     make_key(sshd.user_key)
     (folder / "authorized_keys").write_text(public_line(sshd.user_key) + "\n")
-    known = [f"[127.0.0.1]:{sshd.port} {public_line(key)}\n" for key in host_keys]
-    sshd.known_hosts.write_text("".join(known))
+    sshd.known_hosts.write_text(known_line_for(sshd, sshd.port))
     config = [
         *lines,
         f"Port {sshd.port}",
@@ -164,7 +171,7 @@ def running_sshd(
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
-    argv = [program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
+    argv = [*prefix, program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
     (folder / "sshd.log").touch()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:

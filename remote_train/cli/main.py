@@ -19,6 +19,7 @@ from remote_train.errors import (
     EXIT_BUG,
     ConnectionGivenUp,
     ConnectionLost,
+    HostUnfit,
     LocalSpace,
     RemoteTrainError,
 )
@@ -119,7 +120,10 @@ def _show(error: RemoteTrainError) -> int:
 
 
 def _show_unexpected(error: Exception) -> int:
-    """Show a disk that took nothing where nobody expected it as what it is; anything else is a bug."""
+    """Show a disk, or a limit, that was in the way where nobody expected it as what it is; anything else is a bug."""
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        hint = "raise the limit on processes (`ulimit -u`), or end some"
+        return _show(HostUnfit("this machine lets us start no more threads", hint=hint))
     if not isinstance(error, OSError) or not is_local_space(error):
         return _show_bug(error)
     from remote_train.records import make_local_space

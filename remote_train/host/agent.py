@@ -214,7 +214,7 @@ class Connection:
             room = self.credit.room()
             if room <= 0:
                 return False
-            frame = source.produce(room)
+            frame = source.produce(min(room, self.credit.longest()))
             if source.done:
                 self.sources.remove(source)
                 self.settled = True

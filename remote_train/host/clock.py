@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import time
 
 from remote_train.host import disk, layout
@@ -17,7 +18,11 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
+LOSING = (*disk.FAILING, errno.EFBIG)
 MOST_GAPS = 100
+TRIES, AGAIN_SECONDS = 5, 0.2
+PROBE_SECONDS = 5.0
+"""Between two looks at a disk that is nearly full, which root may have used as its own for years."""
 
 
 class Clock:
@@ -32,6 +37,7 @@ class Clock:
         self._gap: Optional[Dict[str, Any]] = None
         self._untold: List[Dict[str, Any]] = []
         self._torn = False
+        self._next_look = 0.0
 
     def note(self) -> None:
         """Append (monotonic, wall, size of each output) if they grew, and look at the disk; never raises for it."""
@@ -41,17 +47,45 @@ class Clock:
             if sizes != self._sizes:
                 self._append(moment)
                 self._sizes = sizes
-            full = disk.free_bytes(self._folder) < disk.LOW_BYTES
+            trouble = errno.EFBIG if self._is_limited(sizes) else self._look(moment["mono"])
         except OSError as error:
             self.fail(error)
             return
-        if full:
-            self.fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if trouble:
+            self.fail(OSError(trouble, os.strerror(trouble)))
         else:
             self._be_well(moment)
 
+    def _is_limited(self, sizes: Dict[str, int]) -> bool:
+        """Tell whether an output has the most bytes that the login's `ulimit -f` lets a file have."""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return limit != resource.RLIM_INFINITY and any(size >= limit for size in sizes.values())
+
+    def _look(self, now: float) -> int:
+        """Return ENOSPC if the disk is full, else 0; one that is nearly so is asked by a write, which is not done at every tick."""
+        if self._lacks_reserve():
+            return errno.ENOSPC
+        if self._gap is None and now < self._next_look:
+            return 0
+        full = disk.is_full(self._folder)
+        nearly = not full and disk.free_bytes(self._folder) < disk.LOW_BYTES
+        self._next_look = now + PROBE_SECONDS if nearly else now
+        return errno.ENOSPC if full else 0
+
+    def _lacks_reserve(self) -> bool:
+        """Tell whether somebody took the space held for a stop, as on a full disk; hold it anew, or raise OSError."""
+        if os.path.exists(os.path.join(self._folder, layout.RESERVE)):
+            return False
+        disk.keep_reserve(self._folder)
+        return True
+
     def fail(self, error: OSError) -> None:
-        """Take notice of a write that the disk did not take, and give the training what is held back for it."""
+        """Take notice of a write that the disk did not take, and give the training what is held back for it.
+
+        Other errors (a system out of descriptors) lose nothing of an output.
+        """
+        if error.errno not in LOSING:
+            return
         if self._gap is None:
             self._gap = self._open_gap(errno.errorcode.get(error.errno or 0, "EIO"))
         disk.drop_large_reserve(self._folder)
@@ -77,6 +111,22 @@ class Clock:
                 del self._untold[0]
         except OSError as error:
             self.fail(error)
+
+    def read_last_sizes(self) -> Dict[str, int]:
+        """Return the sizes of outputs that nobody writes to any more; as last seen where they cannot be read."""
+        for _ in range(TRIES):
+            sizes = self._try_sizes()
+            if sizes is not None:
+                return sizes
+            time.sleep(AGAIN_SECONDS)
+        return dict(self._sizes)
+
+    def _try_sizes(self) -> Optional[Dict[str, int]]:
+        try:
+            return self._read_sizes()
+        except OSError as error:
+            self.fail(error)
+            return None
 
     def _make_moment(self, sizes: Dict[str, int]) -> Dict[str, Any]:
         return {"mono": time.monotonic() - self._started, "wall": time.time(), "sizes": sizes}

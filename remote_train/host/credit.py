@@ -22,6 +22,7 @@ QUEUE_BYTES = 24 * 1024 * 1024
 """The laptop holds at most this much that it has not looked at yet, however fast the link."""
 RATE_SECONDS = 0.5
 FORGET_SECONDS = 10.0
+FIRST_FRAME = 8 * 1024
 CEILING = 256 * 1024 * 1024
 
 
@@ -42,6 +43,13 @@ class Credit:
         """Return how many bytes may be sent now."""
         window = self._window if self._probe_from is None else PROBE
         return max(0, window - (self._sent - self._acked))
+
+    def longest(self) -> int:
+        """Return how long the next frame may be: of a frame that breaks off nothing is used, so it begins short.
+
+        A line that breaks again and again then still brings most of what it carries.
+        """
+        return max(FIRST_FRAME, self._sent // 4)
 
     def sent(self, count: int, now: float) -> None:
         """Note that `count` bytes were queued for sending."""

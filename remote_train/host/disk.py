@@ -24,7 +24,8 @@ LARGE_RESERVE_BYTES = 16 << 20
 LARGE_RESERVE_FROM = 1 << 30
 """Bytes that must be free for the large reserve to be held: on a small disk it would itself be what fills it."""
 LOW_BYTES = 256 << 10
-"""Bytes free below which a disk counts as full."""
+"""Bytes free below which it is tried whether the disk takes any."""
+PROBE_BYTES = 16 << 10
 
 _LIMITS = {
     errno.EMFILE: ("open files", "ulimit -n", "RLIMIT_NOFILE"),
@@ -83,12 +84,24 @@ def _render_limit(number: Optional[int]) -> str:
 
 
 def free_bytes(path: str) -> int:
-    """Return the bytes that this user may still write on the disk of `path`; no inode left is none."""
+    """Return the bytes free on the disk of `path` for anybody; no inode left is none. Root may find a few more."""
     found = os.statvfs(path)
-    root = os.geteuid() == 0
-    if found.f_files and not (found.f_ffree if root else found.f_favail):
+    if found.f_files and not found.f_favail:
         return 0
-    return (found.f_bfree if root else found.f_bavail) * found.f_frsize
+    return found.f_bavail * found.f_frsize
+
+
+def is_full(folder: str) -> bool:
+    """Tell whether the disk takes no more; asked by a write, because what root may still use nobody says."""
+    if free_bytes(folder) >= LOW_BYTES:
+        return False
+    probe = os.path.join(folder, layout.PROBE)
+    try:
+        _fill(probe, PROBE_BYTES)
+    except OSError:
+        return True
+    drop(probe)
+    return False
 
 
 def _free_near(path: str) -> Optional[int]:

@@ -49,6 +49,11 @@ def remove_run(root: str, wish: Dict[str, Any], *, dry: bool) -> Dict[str, Any]:
     try:
         why = _hold(root, run, numbers, held) or _find_reason(root, wish, numbers)
         result["bytes"] = measure(folder)
+        if why is None:
+            result["unpulled"] = sum(
+                _count_unpulled(root, layout.attempt_dir(root, run, number), wish["home"])
+                for number in numbers
+            )
         if why is None and not dry:
             why = _take_away(root, run, numbers)
     finally:
@@ -131,6 +136,13 @@ def _find_checkpoint(root: str, folder: str, record: Dict[str, Any], home: Home)
         if sha256 is None or not _is_same(os.path.join(folder, layout.CODE, made["path"]), made, sha256):
             return "checkpoint", made["path"]
     return None
+
+
+def _count_unpulled(root: str, folder: str, home: Home) -> int:
+    """Return how many files that are no checkpoints go with a run, and are not at home."""
+    record = read_state(folder).get("attempt")
+    made = files.list_made(root, folder, record, []) if record else []
+    return sum((item["path"], item["size"], item["mtime_ns"]) not in home for item in made)
 
 
 def _is_same(path: str, made: Dict[str, Any], sha256: str) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GRACE = 30.0
 SWEEP_SECONDS = 10.0
+AGAIN_SECONDS = 0.2
 DEAF_SECONDS = 30.0
 """How long other ranks may go on after one has failed, then they are taken to hang; REMOTE_TRAIN_DEAF_SECONDS overrides it."""
 
@@ -52,8 +53,21 @@ class Stopping:
             self._end_deaf_ranks(child)
 
     def sweep(self) -> "list[int]":
-        """Kill everything of the attempt; return who is left after 10 s."""
-        return self._family.sweep(self._cookie, SWEEP_SECONDS)
+        """Kill everything of the attempt; return who is left after 10 s.
+
+        A system that is out of descriptors shows nobody its processes: it is asked again until it does.
+        """
+        left = self._try_sweep()
+        while left is None:
+            time.sleep(AGAIN_SECONDS)
+            left = self._try_sweep()
+        return left
+
+    def _try_sweep(self) -> "Optional[list[int]]":
+        try:
+            return self._family.sweep(self._cookie, SWEEP_SECONDS)
+        except OSError:
+            return None
 
     def _go_on(self, child: int) -> None:
         now = time.monotonic()

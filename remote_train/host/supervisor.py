@@ -6,6 +6,7 @@ anybody is told. It never touches the training's output: that goes straight to r
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ import time
 
 from remote_train.host import disk, layout, peaks_cache
 from remote_train.host.clock import Clock
-from remote_train.host.durable import sync_folder, write_record
+from remote_train.host.durable import sync_file, sync_folder, write_record
 from remote_train.host.ends import count_oom_kills, make_outcome
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
@@ -75,13 +76,13 @@ class Supervisor:
             return
         disk.keep_large_reserve(self.folder)
         self.record["child"] = self.child
-        self._try_write(lambda: self.announce("running"))
+        self._endure(lambda: self.announce("running"))
         self._finish(self._supervise(wake, self.child), None)
 
-    def _try_write(self, write: Callable[[], None]) -> None:
-        """Write what the training can do without: a disk that takes it not must not cost it its supervisor."""
+    def _endure(self, work: Callable[[], None]) -> None:
+        """Do what the training can do without, or is done again with the next tick: it must not lose its supervisor."""
         try:
-            write()
+            work()
         except OSError as error:
             self.clock.fail(error)
 
@@ -108,7 +109,7 @@ class Supervisor:
         if peak is None:
             from remote_train.host import peak_probe  # noqa: PLC0415  (imports subprocess: only this path pays)
 
-            self._try_write(lambda: self.announce("measuring"))
+            self._endure(lambda: self.announce("measuring"))
             busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
             environment = dict(self.environment)
             environment.pop(layout.COOKIE, None)
@@ -119,10 +120,10 @@ class Supervisor:
             if "error" not in peak:
                 self._keep_peak(make_peak_key(wanted), peak)
         found = peak
-        self._try_write(lambda: write_record(self.path(layout.PEAK), found, sync=False))
+        self._endure(lambda: write_record(self.path(layout.PEAK), found, sync=False))
 
     def _keep_peak(self, key: str, peak: Dict[str, Any]) -> None:
-        self._try_write(lambda: peaks_cache.write_peak(self.record["root"], key, peak))
+        self._endure(lambda: peaks_cache.write_peak(self.record["root"], key, peak))
 
     def _spawn(self) -> int:
         """Start the launcher in its own session; raise OSError when it cannot be executed."""
@@ -174,7 +175,7 @@ class Supervisor:
             self.clock.note()
             if status is not None:
                 return status
-            self.stopping.look(child)
+            self._endure(lambda: self.stopping.look(child))
 
     def _reap(self, child: int) -> Optional[int]:
         """Collect every child that ended (orphans come to us); return the launcher's status if it did."""
@@ -257,17 +258,11 @@ class Supervisor:
 
     def _sync_outputs(self) -> Dict[str, int]:
         """Make the outputs durable and return their sizes; what could not be is a gap."""
-        sizes: Dict[str, int] = {}
+        sizes = self.clock.read_last_sizes()
         ranks = self.path(layout.RANKS)
-        try:
-            for name in os.listdir(ranks):
-                with open(os.path.join(ranks, name), "rb") as file:
-                    if name.endswith(".log"):
-                        sizes[name[:-4]] = os.fstat(file.fileno()).st_size
-                    os.fsync(file.fileno())
-            sync_folder(ranks)
-        except OSError as error:
-            self.clock.fail(error)
+        for name in sizes:
+            self._endure(functools.partial(sync_file, os.path.join(ranks, name + ".log")))
+        self._endure(lambda: sync_folder(ranks))
         return sizes
 
 

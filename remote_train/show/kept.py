@@ -46,7 +46,9 @@ def _render_head(host: str, row: Mapping[str, Any]) -> str:
 def _render_run(run: Mapping[str, Any], *, dry: bool) -> str:
     name, size = run["run"], render_bytes(run["bytes"])
     if run["removed"]:
-        return f"  {'would remove' if dry else 'removed'} {name}, {size}"
+        count = run["unpulled"]
+        others = f", with {count} file{'s' * (count != 1)} that {'was' if count == 1 else 'were'} not pulled"
+        return f"  {'would remove' if dry else 'removed'} {name}, {size}{others if count else ''}"
     if run["gone"]:
         return f"  {name} is not there any more"
     why = neutral_text(str(run["why"]))

@@ -244,6 +244,8 @@ class LoginSocket(socket.socket):
         self.eager = True
         self.heard = time.monotonic()
         """When a byte came last."""
+        self.broken = False
+        """A write has failed: the connection is gone, whatever the library has noticed of it."""
         self._ident: bytes = IDENT
         self._gathered: list[bytes] | None = None
         self._order = threading.Lock()  # packets are numbered: none may overtake those held back
@@ -256,9 +258,18 @@ class LoginSocket(socket.socket):
             return len(data)
         with self._order:
             if self._gathered is None:
-                return super().send(data, flags)
+                return self._write(data, flags)
             self._gathered.append(bytes(data))
             return len(data)
+
+    def _write(self, data: bytes, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except TimeoutError:
+            raise
+        except OSError:
+            self.broken = True
+            raise
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive, and acknowledge at once while eager."""
@@ -279,6 +290,6 @@ class LoginSocket(socket.socket):
             held, self._gathered = b"".join(self._gathered or ()), None
             while held:
                 try:
-                    held = held[super().send(held) :]
+                    held = held[self._write(held) :]
                 except TimeoutError:  # the library polls with a short timeout
                     continue

@@ -212,7 +212,7 @@ class _Login:
                 if isinstance(error, paramiko.BadAuthenticationType):
                     break
             except WIRE_FAULTS as error:
-                if not transport.is_active():
+                if transport.sock.broken or not transport.is_active():
                     raise
                 self._attempts.skipped.append(f"{label} (it could not sign: {error})")
             else:

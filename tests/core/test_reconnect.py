@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train import reconnect
-from remote_train.errors import AgentEnded, AgentFailed, ConnectionLost
+from remote_train.errors import AgentEnded, ConnectionGivenUp, ConnectionLost
 from remote_train.follow import Following, Wish
 from remote_train.reconnect import Losses
 from remote_train.session import open_session
@@ -50,7 +50,7 @@ def test_an_agent_that_ends_again_and_again_is_told_from_a_bad_network() -> None
         losses.note_progress()
     for _ in range(reconnect.AGENT_TRIES - 1):
         losses.begin(AgentEnded("killed"))
-    with pytest.raises(AgentFailed, match="again and again"):
+    with pytest.raises(ConnectionGivenUp, match="again and again"):
         losses.begin(AgentEnded("killed"))
 
 
@@ -74,7 +74,7 @@ def test_an_agent_that_is_always_killed_is_no_lost_connection(
     wish = Wish(account.client_run(started), 1, ["0"], {0})
     link = KillingLink()
     following = Following(wish, link, Ears(), writing=True)
-    with pytest.raises(AgentFailed, match="again and again"):
+    with pytest.raises(ConnectionGivenUp, match="again and again"):
         following.run()
     assert link.connections <= 10
     assert started.supervisor_lives(), "the run goes on"

@@ -222,6 +222,14 @@ class ChaosProxy:
             for line in self.live():
                 self._hush(line)
 
+    def hush_live(self, *directions: str) -> None:
+        """Let nothing pass in these directions any more on the connections that live; new ones are sound."""
+        with self._changing():
+            for line in self.live():
+                line.broken = BLACKHOLE if len(directions) > 1 else HALF_BLACKHOLE
+                for name in directions:
+                    line.flows[name].silent = True
+
     def refuse(self) -> None:
         """Reset every new connection, as a port where nobody listens does, until `heal`."""
         with self._changing():

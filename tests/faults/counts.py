@@ -76,6 +76,8 @@ class Trial:
     def __init__(self, goal: Goal, number: int) -> None:
         self.goal = goal
         self.number = number
+        self.weight = 1
+        """Faults in this trial, when they are what the goal counts."""
         self.chance = random.Random(f"{seed()} {goal.name} {number}")
 
     def __enter__(self) -> Self:
@@ -84,7 +86,7 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.goal.made += 1
+        self.goal.made += self.weight
         if not isinstance(error, Exception):
             return False
         self.goal.failed.append(self.number)
@@ -109,9 +111,15 @@ class Goal:
 
     def __iter__(self) -> Iterator[Trial]:
         """Yield the trials; `REMOTE_TRAIN_TRIAL=N` leaves only that one, to look at it again."""
-        only = ASKED[ONLY]
-        for number in [int(only)] if only else range(self.count):
+        if ASKED[ONLY]:
+            yield Trial(self, int(ASKED[ONLY]))
+            return
+        number = 0
+        while self.made < self.count:
+            before = self.made
             yield Trial(self, number)
+            assert self.made > before, "`with trial:` counts it"
+            number += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         failures = len(self.failed) or int(kind is not None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.counts import ASKED, MODE, ONLY, RECORD, Goal
+from tests.faults.counts import ASKED, MODE, ONLY, RECORD, Goal, Trial
 from tests.faults.nightly import find_tests, render_table
 
 if TYPE_CHECKING:
@@ -38,9 +38,18 @@ def test_a_failure_is_counted_and_at_night_the_other_trials_go_on(
 
 
 def test_a_trial_has_the_same_chance_when_it_is_made_again() -> None:
-    first, again = ([trial.chance.random() for trial in Goal("g", reduced=4, nightly=4)] for _ in range(2))
+    goal = Goal("g", reduced=4, nightly=4)
+    first, again = ([Trial(goal, number).chance.random() for number in range(4)] for _ in range(2))
     assert first == again
     assert len(set(first)) == 4
+
+
+def test_a_trial_may_count_for_several() -> None:
+    goal = Goal("g", reduced=10, nightly=10)
+    for trial in goal:
+        with trial:
+            trial.weight = 4
+    assert goal.made == 12
 
 
 def test_the_table_has_a_line_for_each_goal() -> None:

@@ -277,3 +277,11 @@ def test_sigkill_of_an_agent_that_waits_for_it_changes_nothing(account: Account)
     for agent in agents_of(account.home):
         os.kill(agent, signal.SIGKILL)
     until((account.root / layout.USAGE).exists, "all of it to be counted")
+
+
+def test_files_that_go_although_they_were_never_pulled_are_counted(account: Account) -> None:
+    script = SAVING + "open('notes.txt', 'w').write('x'); open('plot.png', 'w').write('x')"
+    run, _ = follow(account, account.start(script))
+    for dry in (True, False):
+        [result] = ask(account, make_wish(run), dry=dry, thorough=True)
+        assert (result["removed"], result["unpulled"]) == (True, 2)
