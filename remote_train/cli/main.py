@@ -80,7 +80,9 @@ def _run() -> int:
         return _show_expected(error)
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
-    except (OutputClosed, BrokenPipeError, SystemExit):  # the last is typer's answer to a broken pipe
+    except SystemExit as over:  # typer's answer to a broken pipe, and its end after --show-completion
+        return CUT_OFF if over.code else 0
+    except (OutputClosed, BrokenPipeError):
         return CUT_OFF
     except Exception as error:  # noqa: BLE001  (the one place that turns our bugs into exit 70)
         return _show_unexpected(error)
