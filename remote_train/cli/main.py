@@ -42,7 +42,10 @@ COMMAND_LINE_ERROR: type[Exception] = next(
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
     open_closed_streams()
-    end_on_signals()
+    try:
+        end_on_signals()
+    except RuntimeError as error:  # no thread could be started
+        os._exit(_show_unexpected(error))
     try:
         code = _run()
         settle()

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,15 @@ def count_calls(log: Path) -> dict[str, int]:
     return most
 
 
-def was_felt(log: Path) -> bool:
-    """Tell whether the hit came to pass; a process that makes fewer calls this time is spared."""
-    notes = log.read_text(errors="replace")
-    return "(INJECTED)" in notes or "killed by SIGKILL" in notes
+def was_felt(log: Path, seconds: float = 3.0) -> bool:
+    """Tell whether the hit came to pass, once strace has noted it; a process that makes fewer calls this time is spared."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        notes = log.read_text(errors="replace")
+        if "(INJECTED)" in notes or "killed by SIGKILL" in notes:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def list_kills(counts: dict[str, int]) -> list[Hit]:

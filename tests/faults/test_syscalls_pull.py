@@ -86,7 +86,7 @@ def test_at_any_system_call(alone: Laptop, project: Path, tmp_path: Path, how: s
         if how == "killed"
         else [hit for hit in list_failures(counts) if hit.call != "openat"]
     )
-    hits = choose(places, 250 if is_nightly() else 4, random.Random(seed()))
+    hits = choose(places, 250 if is_nightly() else 3, random.Random(seed()))
     goal = Goal(
         f"{'G6' if how == 'killed' else 'G9'} pull and publish: {how} at any system call",
         reduced=len(hits),
@@ -107,4 +107,4 @@ def test_at_any_system_call(alone: Laptop, project: Path, tmp_path: Path, how: s
                     assert "Traceback" not in done.err
                 settled = how == "failed" and not hit.call.startswith("unlink")
                 pulling.judge(before, after, settled=settled)
-        assert felt >= goal.made * 0.8, f"of {goal.made} hits {felt} came to pass"
+        assert felt >= goal.made * 0.7, f"of {goal.made} hits {felt} came to pass"
