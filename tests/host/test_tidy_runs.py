@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remote_train.api import Training
@@ -19,6 +19,7 @@ from remote_train.host.files import CHECKPOINTS, make_pattern
 from remote_train.listener import Silent
 from remote_train.pull import PullWish
 from remote_train.retention import make_wish
+from tests.faults.counts import is_nightly
 from tests.host.account_kit import until
 from tests.host.tidy_kit import Ended
 
@@ -26,44 +27,52 @@ if TYPE_CHECKING:
     from remote_train.records import Run
     from tests.host.account_kit import Account, Started
 
-PATHS = ("ckpt.pt", "out/a.ckpt", "checkpoint-7/state.json", "notes.txt", "deep/er/model.safetensors")
-CONTENTS = (b"one", b"two", b"longer")
+CHECKPOINT, FOLDER, NOTES = "out/ckpt.pt", "checkpoint-7/state.json", "notes.txt"
 COARSE = 1_700_000_100 * 10**9
 """What every file has for a time, on a file system that knows only seconds, when all happens within one."""
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["write", "write coarsely", "pull", "edit", "remove here", "remove there"]),
-        st.sampled_from(PATHS),
-        st.sampled_from(CONTENTS),
-    ),
-    max_size=14,
-)
+# What happens to one file: the training writes (one of two contents of one length, or a longer one), somebody pulls, …
+WRITES = ("write one", "write two", "write longer", "write one coarsely", "write two coarsely")
+STEP = st.sampled_from([*WRITES, "pull", "pull", "edit two", "remove here", "remove there"])
+HISTORIES = st.fixed_dictionaries({path: st.lists(STEP, max_size=4) for path in (CHECKPOINT, FOLDER, NOTES)})
+Histories = dict[str, list[str]]
+EXAMPLES = 1000 if is_nightly() else 40
 
 
-def perform(ended: Ended, steps: list[tuple[str, str, bytes]]) -> None:
+def perform(ended: Ended, histories: Histories) -> None:
     """Let the training, `pull` and the user do things one after another, a moment apart."""
-    for number, (step, path, data) in enumerate(steps):
-        moment = COARSE + 10**9 + number * 7_000_001
-        if step.startswith("write"):
-            ended.write(path, data, COARSE if "coarsely" in step else moment)
-        elif step == "edit":
-            ended.edit(path, data, moment)
-        elif step == "remove here":
-            (ended.run.files / path).unlink(missing_ok=True)
-        elif step == "remove there":
-            (ended.code / path).unlink(missing_ok=True)
-        elif (ended.code / path).exists():
-            ended.pull(path, moment)
+    moment = COARSE + 10**9
+    for path, steps in histories.items():
+        for step in steps:
+            moment += 7_000_001
+            word, *more = step.split()
+            if word == "write":
+                ended.write(path, more[0].encode(), COARSE if "coarsely" in more else moment)
+            elif word == "edit":
+                ended.edit(path, more[0].encode(), moment)
+            elif step == "remove here":
+                (ended.run.files / path).unlink(missing_ok=True)
+            elif step == "remove there":
+                (ended.code / path).unlink(missing_ok=True)
+            elif (ended.code / path).exists():
+                ended.pull(path, moment)
 
 
-@given(STEPS, st.sampled_from([(), ("*.txt",), ("out/*",)]))
+@settings(max_examples=EXAMPLES)
+@given(HISTORIES, st.sampled_from([(), ("*.txt",), ("out/*",)]))
+@example({CHECKPOINT: ["write one coarsely", "pull", "write two coarsely"]}, ())
+@example({CHECKPOINT: ["write one", "pull", "write two"]}, ())
+@example({CHECKPOINT: ["write one", "pull", "edit two"]}, ())
+@example({CHECKPOINT: ["write one", "pull", "remove here"]}, ())
+@example({FOLDER: ["write one", "pull", "write longer"]}, ())
+@example({CHECKPOINT: ["write one", "pull"], NOTES: ["write one"]}, ("*.txt",))
+@example({CHECKPOINT: ["write one"], NOTES: ["write one", "pull"]}, ("*.txt",))
 def test_a_run_goes_only_when_every_checkpoint_is_at_home(
-    steps: list[tuple[str, str, bytes]], globs: tuple[str, ...]
+    histories: Histories, globs: tuple[str, ...]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ended = Ended(Path(folder), checkpoints=globs)
-        perform(ended, steps)
+        perform(ended, histories)
         there, here = ended.there(), ended.here()
         patterns = [make_pattern(glob) for glob in globs or CHECKPOINTS]
         wanted = {path for path in there if any(pattern.match(path) for pattern in patterns)}
@@ -77,11 +86,12 @@ def test_a_run_goes_only_when_every_checkpoint_is_at_home(
         assert ended.here() == here
 
 
-@given(STEPS)
-def test_a_run_whose_checkpoints_were_all_just_pulled_goes(steps: list[tuple[str, str, bytes]]) -> None:
+@settings(max_examples=EXAMPLES)
+@given(HISTORIES)
+def test_a_run_whose_checkpoints_were_all_just_pulled_goes(histories: Histories) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ended = Ended(Path(folder))
-        perform(ended, steps)
+        perform(ended, histories)
         for path in ended.there():
             ended.pull(path, COARSE + 10**12)
         wish = prune.parse_wish(make_wish(ended.run))
