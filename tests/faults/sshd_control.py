@@ -59,17 +59,17 @@ def restart(sshd: Sshd) -> None:
     until(lambda: sshd.read_log().count("Server listening") > before, "sshd to listen again")
 
 
-@contextlib.contextmanager
-def away(sshd: Sshd) -> Iterator[None]:
-    """Have no sshd and no session while the block runs, and a new sshd after it until the returned stack ends."""
+def leave(sshd: Sshd) -> None:
+    """End the server and every connection of it."""
     listener = find_listener(sshd)
     sessions = list_sessions(sshd)
+    assert sessions, "nobody is connected"
     os.kill(listener, signal.SIGTERM)
+    until(lambda: system.start_time(listener) is None, "sshd's end")
     for pid in sessions:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not system.is_alive(listener, system.start_time(listener) or ""), "sshd's end")
-    yield
+    until(lambda: not any(map(system.start_time, sessions)), "the sessions' end")
 
 
 @contextlib.contextmanager

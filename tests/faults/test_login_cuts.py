@@ -27,7 +27,7 @@ def test_a_cut_in_the_login_is_a_lost_connection(sshd: Sshd, kind: str) -> None:
         whole = proxy.lines[0].passed
         ways = [(way, at) for way in (UP, DOWN) for at in range(whole[way])]
         name = f"a {kind} in the SSH login: a lost connection, nothing else"
-        with Goal(name, reduced=40, nightly=700, remark=f"{len(ways):,} places") as goal:
+        with Goal(name, reduced=20, nightly=700, remark=f"{len(ways):,} places") as goal:
             for trial in goal:
                 with trial:
                     way, at = trial.chance.choice(ways)
