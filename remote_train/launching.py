@@ -104,6 +104,17 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
             _say_what_is_true(asking, following)
         raise
     try:
+        return _announce(prepared, following, plan, state)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal
+            listener.tell("detached", run=run.id)
+        raise
+
+
+def _announce(prepared: Prepared, following: Following, plan: Plan, state: dict[str, Any]) -> Started:
+    """Record and tell that a run has been started."""
+    run, reached, listener = following.wish.run, prepared.reached, following.listener
+    try:
         run.update(state="running")
     except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
         following.mirror.fail(error)

@@ -25,6 +25,8 @@ from remote_train.cli.options import (
 from remote_train.cli.signals import DOUBLED, Ended, offering, stay_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remote_train.api import Training
     from remote_train.listener import Listener
     from remote_train.show.display import Display
@@ -174,26 +176,39 @@ def run(
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
             started.cleaning.wait(CLEANING_SECONDS)
             return
-        from remote_train.api import training_of
 
-        stay(training_of(started), screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
+        def open_training() -> Training:
+            from remote_train.api import training_of
+
+            return training_of(started)
+
+        stay(open_training, screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
 
 
-def stay(training: Training, screen: Display, listener: Listener, **wishes: Any) -> None:  # noqa: ANN401  (follow's)
+def stay(
+    open_training: Callable[[], Training],
+    screen: Display,
+    listener: Listener,
+    **wishes: Any,  # noqa: ANN401  (follow's)
+) -> None:
     """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
+    try:
+        gc.enable()  # off since the process began
+        open_training().follow(listener, **wishes)
+    except Ended as cut:
+        _detach(open_training(), screen, listener, cut.number)
+        raise
+
+
+def _detach(training: Training, screen: Display, listener: Listener, number: int) -> None:
     from remote_train.query import FINAL
 
-    gc.enable()  # off since the process began
-    try:
-        training.follow(listener, **wishes)
-    except Ended as cut:
-        if training.run.read()["state"] in FINAL:
-            say_pull_goes_on(training, listener)
-            raise
-        listener.tell("detached", run=training.id)
-        if training.link.is_local and cut.number == signal.SIGINT:
-            _offer_stop(training, screen, listener)
-        raise
+    if training.run.read()["state"] in FINAL:
+        say_pull_goes_on(training, listener)
+        return
+    listener.tell("detached", run=training.id)
+    if training.link.is_local and number == signal.SIGINT:
+        _offer_stop(training, screen, listener)
 
 
 def say_pull_goes_on(training: Training, listener: Listener) -> None:

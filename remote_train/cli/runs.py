@@ -78,7 +78,9 @@ def logs(
         listener = make_listener(screen, prefix_ranks=len(shown) > 1)
         if follow:
             patience = choose_give_up(give_up)
-            stay(training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull)
+            stay(
+                lambda: training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull
+            )
             return
         trouble = show_now(training, listener, shown, tail)
         if trouble is not None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LEAVE_SECONDS = 0.9
 """From the first signal to the end; the contract has 1 s."""
+ECHO_SECONDS = 0.03
+"""A terminal sends the signal of a Ctrl-C first and echoes ^C then."""
 DOUBLED = 0.5
 """A second Ctrl-C sooner than this only means the first, also where one was asked for."""
 
@@ -120,7 +122,10 @@ def _hear(number: int) -> None:
 def restore_terminal() -> None:
     """Leave the terminal as a person wants it: no status, no echoed ^C, no colours, the cursor at the start of a line."""
     with contextlib.suppress(OSError, ValueError):
-        words = _leaving.restore() if os.isatty(2) else b""
+        if not os.isatty(2):
+            return
+        time.sleep(ECHO_SECONDS)
+        words = _leaving.restore()
         if words and select.select([], [2], [], 0)[1]:  # a terminal that is stopped (Ctrl-S) takes nothing
             os.write(2, words)
 
