@@ -18,6 +18,8 @@ from importlib import resources
 from remote_train.errors import HostUnfit, UsageError
 
 NOISE_LIMIT = 64 * 1024
+WORDS = 300
+"""Characters of a host's own words that are passed on."""
 _PYTHON = re.compile(r"[A-Za-z0-9_./~+-]+\Z")
 _VERDICT = re.compile(rb"\0RT1 ([0-9a-f]+) (READY|NEED|FAIL[^\n]*)\n")
 
@@ -139,11 +141,13 @@ def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
 def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit:
     """Return the error for a host that did not bring our agent up, in its own words."""
     if word is not None:
-        return HostUnfit(f"{host}: {word.removeprefix('FAIL ')}", hint="set `python` for it in hosts.toml")
+        return HostUnfit(
+            f"{host}: {word.removeprefix('FAIL ')[:WORDS]}", hint="set `python` for it in hosts.toml"
+        )
     if b"Unknown option: -I" in stderr:
         return make_unfit(host, b"", b"", "its Python is older than 3.4, 3.8 is needed")
     said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
-    words = said[-1][:300] if said else "nothing"
+    words = said[-1][:WORDS] if said else "nothing"
     return HostUnfit(
         f"{host}: logged in, but our agent did not come up; the host said: {words}",
         hint=f"try `ssh {host} python3 --version`",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import ConnectionLost, ProtocolError
 from remote_train.host import layout
 from remote_train.mirror import Mirror
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.session import Data, End, Event, Item, Session
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Following:
         self.session: Session | None = None
         self.unfinished: set[str] = set()
         self.outcome: Outcome | None = None
+        self._losses = Losses()
 
     def change_outputs(self, names: list[str]) -> None:
         """Follow other outputs than was thought, before anything has come."""
@@ -129,6 +130,7 @@ class Following:
         if name is None:
             return
         if isinstance(item, Data):
+            self._losses.note_progress()
             self.mirror.write(name, item.payload)
             if name.isdigit() and int(name) in self.wish.shown:
                 self.listener.output(int(name), item.payload)
@@ -173,5 +175,5 @@ class Following:
         """Come back at the offsets reached."""
         if self.session is not None:
             self.session.close()
-        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener)
+        patience = Patience(self.wish.run.id, self.wish.give_up, self.listener, self._losses)
         reconnect(self.link, why, patience, self.begin)

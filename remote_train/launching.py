@@ -20,7 +20,7 @@ from remote_train.errors import (
 from remote_train.follow import Following, Wish
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
 """Errors after which a start may have happened all the same."""
+
+LOOKS = 3
+"""How often a host may change between a look at it and the start."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -130,6 +133,8 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
         if base.get("package") != prepared.package.package_id:
             link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
 
+    losses = Losses()
+    looks = 0
     state: dict[str, Any] | None = None
     asked = prepared.request.name is None  # an id that we made is free
     while state is None:
@@ -143,6 +148,9 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
             state = shipment.start(base, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
         except FactsChanged:
+            looks += 1
+            if looks > LOOKS:
+                raise ProtocolError(f"{link.host.name} says again and again that it has changed") from None
             facts = link.read_facts(session, fresh=True)
             why = find_unfit(link.host, facts)
             if why is not None:
@@ -154,7 +162,7 @@ def _start(prepared: Prepared, run: Run, following: Following) -> tuple[Plan, di
             following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.
-            patience = Patience(run.id, prepared.request.give_up, following.listener)
+            patience = Patience(run.id, prepared.request.give_up, following.listener, losses)
             session = reconnect(link, str(error), patience, lambda _session: None)
     following.note_state(state)
     return plan, state

@@ -6,6 +6,7 @@ Pure: no clock, no environment, no disk. What the host is like comes in as facts
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 GPU_KEYS = ("index", "uuid", "name", "sm_count", "clock_mhz", "capability", "memory_bytes")
+
+_COUNT = re.compile(r"0*[1-9][0-9]{0,5}\Z")
 
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
@@ -257,7 +260,7 @@ def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tupl
     if host.device == "cpu" or processes > 1:
         default["OMP_NUM_THREADS"] = str(share)
     chosen = {**facts.get("thread_env", {}), **host.env, **job.env}.get("OMP_NUM_THREADS", "")
-    return (int(chosen) if chosen.isdigit() and int(chosen) > 0 else share), default
+    return (int(chosen) if _COUNT.match(chosen) else share), default
 
 
 def make_links(job: Job, host: HostSpec) -> dict[str, str]:

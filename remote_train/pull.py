@@ -9,15 +9,16 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, ProtocolError, PullIncomplete, VerificationFailed
 from remote_train.host.durable import sync_folder
-from remote_train.host.files import CHECKPOINTS
+from remote_train.host.files import CHECKPOINTS, make_pattern
 from remote_train.mirror import hash_file
-from remote_train.reconnect import Patience, reconnect
+from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import read_json, write_json
 from remote_train.refusals import NoSuchFile, SourceChanged
 from remote_train.session import Data, End, Session
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 TRIES = 3
 SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_FILES = 100_000
+LARGEST = 2**63 - 1
+PARTIAL = ".remote-train-partial"
+STALL_SECONDS = 120.0
+STALL_RATE = 50e6
+"""A host hashes what it skips before it ends a file: at this many bytes a second at least."""
 
 Row = dict[str, Any]
 
@@ -58,6 +64,15 @@ class Pulled:
     """Files here that are not what an earlier pull brought: left as they are."""
 
 
+@dataclass(frozen=True)
+class _Due:
+    """Bytes of a file that were asked for."""
+
+    stream: int
+    path: str
+    size: int
+
+
 class Pull:
     """One `pull` of one attempt."""
 
@@ -68,6 +83,7 @@ class Pull:
         self.session = session
         self.listener = listener
         self.result = Pulled()
+        self._losses = Losses()
         self._ledger_path = run.folder / "pulled.json"
         self._ledger = read_json(self._ledger_path)
 
@@ -99,30 +115,42 @@ class Pull:
 
     def _reconnect(self, why: str, wish: PullWish) -> None:
         self.session.close()
-        patience = Patience(self.run.id, wish.give_up, self.listener)
+        patience = Patience(self.run.id, wish.give_up, self.listener, self._losses)
         self.session = reconnect(self.link, why, patience, lambda _session: None)
 
     def list_files(self, wish: PullWish) -> list[Row]:
-        """Return the rows to bring, checked: the host does not choose where anything lands."""
+        """Return the rows to bring, checked: the host does not choose where anything lands, nor what."""
         plan = self.run.read()["attempts"][self.attempt - 1]["plan"]
         globs = [] if wish.everything else list(wish.match or plan.get("checkpoints") or CHECKPOINTS)
         rows: list[Row] = []
         after: str | None = ""
-        while after is not None and len(rows) < MAX_FILES:
+        while after is not None:
             page = self.session.request(
                 "files", run=self.run.id, attempt=self.attempt, globs=globs, after=after
             )
-            rows += [parse_row(row) for row in page["files"]]
+            rows += parse_page(page, after, globs)
             after = page["next"]
+            if len(rows) > MAX_FILES:
+                raise PullIncomplete(
+                    f"more than {MAX_FILES:,} files to bring", hint="take fewer with --match"
+                )
+        rows = self._leave_repositories(rows)
         return choose_latest(rows) if wish.latest else rows
 
+    def _leave_repositories(self, rows: list[Row]) -> list[Row]:
+        """Leave out what git would obey once it lies here."""
+        inside = [row for row in rows if ".git" in row["path"].lower().split("/")]
+        if inside:
+            self.listener.tell("note", text=f"{len(inside)} files below a .git folder are not brought")
+        return [row for row in rows if row not in inside] if inside else rows
+
     def _check_space(self, target: Path, rows: Sequence[Row]) -> None:
+        need = sum(row["size"] for row in rows if not self._is_here(row, target / row["path"]))
         try:
             target.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(target).free
         except OSError as error:
             raise make_local_error(target, error) from error
-        need = sum(row["size"] for row in rows if not self._is_here(row, target / row["path"]))
-        free = shutil.disk_usage(target).free
         if need > free:
             raise LocalSpace(
                 f"{need:,} bytes are to come, and {target} has {free:,} free",
@@ -139,7 +167,9 @@ class Pull:
 
     def _may_replace(self, place: Path) -> bool:
         entry = self._ledger.get(str(place))
-        return not place.exists() or (entry is not None and hash_file(place) == entry["sha256"])
+        if not os.path.lexists(place):
+            return True
+        return entry is not None and place.is_file() and hash_file(place) == entry["sha256"]
 
     def _bring_one(self, row: Row, place: Path, wish: PullWish) -> bool:
         """Return False when the file would not hold still."""
@@ -162,7 +192,7 @@ class Pull:
         return False
 
     def _fetch(self, row: Row, place: Path, wish: PullWish) -> None:
-        partial = place.with_name(f".{place.name}.remote-train-partial")
+        partial = place.with_name(f".{place.name[:50]}{PARTIAL}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -192,7 +222,7 @@ class Pull:
             while summary is None:
                 try:
                     stream, source = self._ask(row, file.tell(), source)
-                    summary = self._take(stream, file, digest)
+                    summary = self._take(_Due(stream, row["path"], source["size"]), file, digest)
                 except ConnectionLost as error:
                     self._reconnect(str(error), wish)
             length = file.tell()
@@ -216,14 +246,37 @@ class Pull:
             raise SourceChanged(row["path"])
         return stream, source
 
-    def _take(self, stream: int, file: Any, digest: Any) -> dict[str, Any]:  # noqa: ANN401  (a file and a hash)
+    def _take(self, due: _Due, file: Any, digest: Any) -> dict[str, Any]:  # noqa: ANN401  (a file and a hash)
+        host = self.link.host.name
+        heard, patience = time.monotonic(), STALL_SECONDS + file.tell() / STALL_RATE
         while True:
             item = self.session.next_item(1.0)
-            if isinstance(item, Data) and item.stream == stream:
+            if isinstance(item, Data) and item.stream == due.stream:
+                if file.tell() + len(item.payload) > due.size:
+                    raise ProtocolError(f"{host} sends more of {due.path} than the {due.size:,} bytes it has")
+                heard = time.monotonic()
+                self._losses.note_progress()
                 file.write(item.payload)
                 digest.update(item.payload)
-            elif isinstance(item, End) and item.stream == stream:
+            elif isinstance(item, End) and item.stream == due.stream:
                 return item.summary
+            elif time.monotonic() - heard > patience:
+                raise ProtocolError(f"{host} sends nothing more of {due.path}")
+
+
+def parse_page(page: dict[str, Any], after: str, globs: Sequence[str]) -> list[Row]:
+    """Return a page's rows: in order behind `after`, each as wished for; raise ProtocolError for any other page."""
+    rows = [parse_row(row) for row in page["files"]]
+    patterns = [make_pattern(glob) for glob in globs]
+    for row in rows:
+        if row["path"] <= after:
+            raise ProtocolError(f"a listing that is out of order at {row['path'][:200]!r}")
+        if patterns and not any(pattern.match(row["path"]) for pattern in patterns):
+            raise ProtocolError(f"a listing with {row['path'][:200]!r}, which was not asked for")
+        after = row["path"]
+    if page["next"] is not None and (not rows or page["next"] != after):
+        raise ProtocolError("a listing that does not come to an end")
+    return rows
 
 
 def parse_row(row: object) -> Row:
@@ -231,8 +284,11 @@ def parse_row(row: object) -> Row:
     if not isinstance(row, dict):
         raise ProtocolError("a listing with something else than files")
     path, size, mtime = row.get("path"), row.get("size"), row.get("mtime_ns")
-    if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime, int) or size < 0:
+    # A bool is an int too, and no size.
+    if not isinstance(path, str) or type(size) is not int or type(mtime) is not int:
         raise ProtocolError("a listing with a malformed row")
+    if not 0 <= size <= LARGEST or abs(mtime) > LARGEST:
+        raise ProtocolError("a listing with a size or a time that no file has")
     if len(path) > 4096 or not all(map(_is_name, path.split("/"))):
         raise ProtocolError(f"a listing with the path {path[:200]!r}")
     return {"path": path, "size": size, "mtime_ns": mtime}
@@ -240,7 +296,8 @@ def parse_row(row: object) -> Row:
 
 def _is_name(part: str) -> bool:
     try:
-        return part not in {"", ".", ".."} and "\0" not in part and len(os.fsencode(part)) <= 255
+        named = part not in {"", ".", ".."} and "\0" not in part and not part.endswith(PARTIAL)
+        return named and len(os.fsencode(part)) <= 255
     except UnicodeEncodeError:
         return False
 

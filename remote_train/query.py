@@ -36,6 +36,7 @@ def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
     """Write the host's word on a run into its records."""
     number = state.get("number") or run.read()["attempts"][-1]["attempt"]
     mirror = run.attempt(number)
+    mirror.prepare()
     for name, key in ((layout.ATTEMPT, "attempt"), (layout.PEAK, "peak"), (layout.EXIT, "exit")):
         if isinstance(state.get(key), dict):
             mirror.write(name, state[key])

@@ -36,12 +36,24 @@ class NoSuchFile(Exception):
 
 _ANSWERED: dict[str, type[Exception]] = {"changed": SourceChanged, "no-such-file": NoSuchFile}
 
+_ANYWHERE = {"host-unfit", "host-space", "run-lost", "protocol"}
+_ONLY_IN = {
+    "usage": {"start"},
+    "name-taken": {"start"},
+    "start-failed": {"start"},
+    "verification-failed": {"manifest", "blobs", "get"},
+    "changed": {"get"},
+    "no-such-file": {"get"},
+}
+"""Where a host may say so: a kind decides what is done next, and with which exit code."""
 
-def make_refusal(host: str, error: object) -> Exception:
-    """Return the exception for an `error` reply; an unknown kind is a ProtocolError."""
+
+def make_refusal(host: str, op: str, error: object) -> Exception:
+    """Return the exception for an `error` reply; a kind that is unknown, or has no place here, is a ProtocolError."""
     facts: dict[str, Any] = error if isinstance(error, dict) else {}
-    kind, message = str(facts.get("kind")), str(facts.get("message"))[:2000]
+    kind, message = str(facts.get("kind"))[:40], str(facts.get("message"))[:2000]
+    if kind not in _ANYWHERE and op not in _ONLY_IN.get(kind, ()):
+        return errors.ProtocolError(f"{host} refused `{op}` with {kind!r}: {message}", host=host)
     if kind in _ANSWERED:
         return _ANSWERED[kind](f"{host}: {message}")
-    known = _KINDS.get(kind, errors.ProtocolError)
-    return known(f"{host}: {message}", hint=_HINTS.get(kind), host=host)
+    return _KINDS[kind](f"{host}: {message}", hint=_HINTS.get(kind), host=host)

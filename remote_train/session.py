@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfit, parse_verdict
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
+from remote_train.gate import Gate
 from remote_train.host import wire
-from remote_train.refusals import make_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_SECONDS = 30.0
 REQUEST_SECONDS = 120.0
+SEND_SECONDS = 60.0
+"""How long a host that is heard may take not one frame (256 KiB) of ours."""
 ACK_EVERY = 128 * 1024
 ACK_SECONDS = 0.005
 
@@ -68,12 +70,14 @@ class Session:
         self._decoder = wire.Decoder()
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
-        self._replies: dict[int, dict[str, Any]] = {}
+        self._gate = Gate(host)
+        self._replies: dict[int, dict[str, Any] | Exception] = {}
         self._items: deque[Item] = deque()
         self._failure: Exception | None = None
         self._sending = threading.Lock()
         self._consumed = self._acked = 0
         self._heard = self._spoke = self._ack_time = time.monotonic()
+        self._sending_since: float | None = None
         self._closed = False
         self._pump = threading.Thread(target=self._run, args=(rest,), name=f"session {host}", daemon=True)
         self._pump.start()
@@ -81,26 +85,31 @@ class Session:
     def submit(self, op: str, **fields: Any) -> int:  # noqa: ANN401  (JSON values)
         """Send a request without waiting; return its id for `wait`."""
         number = next(self._numbers)
+        with self._changed:
+            self._gate.ask(number, op, fields)
         self._send(wire.make_control({"id": number, "op": op, **fields}))
         return number
 
-    def wait(self, number: int, seconds: float = REQUEST_SECONDS) -> dict[str, Any]:
-        """Return the answer to a request; raise what the host refused it with, or ConnectionLost."""
+    def wait(self, number: int, seconds: float | None = None) -> dict[str, Any]:
+        """Return the answer to a request; raise what the host refused it with, or ConnectionLost.
+
+        A host that is heard and does not answer within `seconds` (REQUEST_SECONDS) is a ProtocolError: our agent
+        answers from the loop that its heartbeats come from.
+        """
+        seconds = REQUEST_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + seconds
         with self._changed:
             while number not in self._replies:
                 self._check()
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise ConnectionLost(f"{self.host} did not answer within {seconds:.0f} s")
+                    op = self._gate.find_op(number)
+                    raise ProtocolError(f"{self.host} did not answer `{op}` within {seconds:.0f} s")
                 self._changed.wait(min(left, 1.0))
             reply = self._replies.pop(number)
-        if "error" in reply:
-            raise make_refusal(self.host, reply["error"])
-        answer = reply.get("ok")
-        if not isinstance(answer, dict):
-            raise ProtocolError(f"{self.host} answered with something that is not an answer")
-        return answer
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON values)
         """Send a request and return its answer."""
@@ -125,11 +134,19 @@ class Session:
                 self._check()
                 self._changed.wait(seconds)
             if self._items:
-                item = self._items.popleft()
+                item = self._pop()
             else:
                 self._check()
                 item = None
         self._acknowledge(item)
+        return item
+
+    def _pop(self) -> Item:
+        item = self._items.popleft()
+        if isinstance(item, Data):
+            self._gate.release_data(item.payload)
+        elif isinstance(item, Event):
+            self._gate.release_event()
         return item
 
     def _acknowledge(self, item: Item | None) -> None:
@@ -148,14 +165,28 @@ class Session:
     def _send(self, frame: bytes) -> None:
         with self._sending:
             self._check()
+            self._send_now(frame)
+
+    def _send_now(self, frame: bytes) -> None:
+        self._sending_since = time.monotonic()
+        try:
             self._channel.send(frame)
-            self._spoke = time.monotonic()
+        finally:
+            self._sending_since = None
+        self._spoke = time.monotonic()
 
     def _check(self) -> None:
+        self._check_sending()
         if self._failure is not None:
             raise self._failure
         if self._closed:
             raise ConnectionLost(f"the connection to {self.host} was closed")
+
+    def _check_sending(self) -> None:
+        """End a connection whose other side takes nothing: whoever sends waits for ever, so the others look."""
+        since = self._sending_since
+        if since is not None and time.monotonic() - since > SEND_SECONDS and self._failure is None:
+            self._fail(ProtocolError(f"{self.host} has taken nothing for {SEND_SECONDS:.0f} s"))
 
     def close(self) -> None:
         """Let go of the connection; never raises, the run goes on."""
@@ -174,10 +205,14 @@ class Session:
             self._fail(ProtocolError(f"{self.host} said something that is not our protocol: {error}"))
         except (ConnectionLost, RemoteTrainError) as error:
             self._fail(error)
+        finally:
+            if not self._closed and self._failure is None:
+                self._fail(ConnectionLost(f"reading from {self.host} broke off"))
 
     def _pump_once(self) -> None:
         data = self._channel.receive(1.0)
         now = time.monotonic()
+        self._check_sending()
         if data == b"":
             raise ConnectionLost(f"the connection to {self.host} ended")
         if data:
@@ -187,8 +222,7 @@ class Session:
             raise ConnectionLost(f"no word from {self.host} for {now - self._heard:.0f} s")
         if now - self._spoke >= wire.HEARTBEAT_SECONDS and self._sending.acquire(blocking=False):
             try:
-                self._channel.send(wire.make_frame(wire.HEARTBEAT, 0, b""))
-                self._spoke = now
+                self._send_now(wire.make_frame(wire.HEARTBEAT, 0, b""))
             finally:
                 self._sending.release()
 
@@ -202,17 +236,20 @@ class Session:
 
     def _sort(self, kind: int, stream: int, payload: bytes) -> None:
         if kind == wire.DATA:
+            self._gate.admit_data(stream, payload)
             self._items.append(Data(stream, payload))
         elif kind == wire.END:
-            self._items.append(End(stream, wire.parse_object(payload)))
+            summary = wire.parse_object(payload)
+            self._gate.admit_end(stream, summary)
+            self._items.append(End(stream, summary))
         elif kind == wire.CONTROL:
             message = wire.parse_object(payload)
-            if isinstance(message.get("id"), int):
-                self._replies[message["id"]] = message
-            elif message.get("event") == "fatal":
-                raise ProtocolError(f"{self.host}: {message.get('message')}")
+            if "id" in message:
+                number, answer = self._gate.admit_reply(message)
+                self._replies[number] = answer
             else:
-                self._items.append(Event(str(message.get("event")), message))
+                self._gate.admit_event(message)
+                self._items.append(Event(message["event"], message))
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -253,11 +290,28 @@ def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> bytes
             continue
         if verdict.word == "READY":
             return verdict.rest
-        if verdict.word != "NEED" or uploaded:
+        if verdict.word != "NEED":
             raise make_unfit(host, b"", b"", verdict.word)
-        channel.send(agent.upload())
+        if uploaded:
+            raise ProtocolError(f"{host} asks for our agent again and again")
+        _bring_agent(host, channel, agent)
         uploaded, held = True, verdict.rest
     raise make_unfit(host, held[-4096:], channel.stderr_tail() or b"nothing within 30 s of the login")
+
+
+def _bring_agent(host: str, channel: Channel, agent: Agent) -> None:
+    """Send our program; a host that does not take it is left."""
+    watch = threading.Timer(BOOTSTRAP_SECONDS, channel.close)
+    watch.daemon = True
+    watch.start()
+    try:
+        channel.send(agent.upload())
+    except ConnectionLost:
+        if watch.is_alive():
+            raise
+        raise ProtocolError(f"{host} asked for our agent and does not take it") from None
+    finally:
+        watch.cancel()
 
 
 def compress_pieces(pieces: Iterable[bytes]) -> Iterable[bytes]:

@@ -49,6 +49,7 @@ class Shipment:
         self.sent_bytes = 0
         self.sent_files = 0
         self._uploads: list[int] = []
+        self._needed: set[str] = set()
 
     def start(self, base: dict[str, Any], message: dict[str, Any], follow: dict[str, Any]) -> dict[str, Any]:
         """Start the attempt and return its state; the follow request is on its way behind it.
@@ -82,10 +83,14 @@ class Shipment:
             return
 
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:
-        if answer["need"] == "manifest":
+        manifest = answer["need"] == "manifest"
+        wanted = {"manifest"} if manifest else set(answer["blobs"])
+        if wanted & self._needed:
+            raise ProtocolError(f"{self.session.host} asks again for what was sent when it asked")
+        self._needed |= wanted
+        if manifest:
             self._send_manifest({}, rows)
             return
-        wanted = set(answer["blobs"])
         found = [row for row in rows if row[1] == "f" and row[4] in wanted]
         if not found:
             raise ProtocolError(f"{self.session.host} asks for files that are not in the package")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 256 * 1024
+CLOCK_LINE = 64 * 1024
+CLOCK_POINTS = 1 << 20
+"""A week of notes, twice a second; of more, every other is forgotten."""
 
 
 class Clock:
@@ -37,16 +41,19 @@ class Clock:
 
     def feed(self, data: bytes) -> None:
         """Take bytes of clock.jsonl; a line that is not one is skipped."""
-        *lines, self._held = (self._held + data).split(b"\n")
+        *lines, held = (self._held + data).split(b"\n")
+        self._held = held[:CLOCK_LINE]
         for line in lines:
             try:
                 entry = json.loads(line)
                 size, seconds = int(entry["sizes"]["0"]), float(entry["mono"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
-            if not self._offsets or size > self._offsets[-1]:
+            if math.isfinite(seconds) and (not self._offsets or size > self._offsets[-1]):
                 self._offsets.append(size)
                 self._times.append(seconds)
+        if len(self._offsets) > CLOCK_POINTS:
+            del self._offsets[1:-1:2], self._times[1:-1:2]
 
     def time_at(self, offset: int) -> float | None:
         """Return seconds since the start at which the output held `offset` bytes, None while that is not known."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.record import MetricRecord
 from remote_train.show.jsonl import write_event
+from remote_train.show.neutral import neutral_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +44,7 @@ def show_runs(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     _print(render_runs, rows, "run", as_json=as_json)
     for row in rows:
         if row["trouble"] and not as_json:
-            sys.stderr.write(f"remote-train: {row['run']}: as last seen; {row['trouble']}\n")
+            sys.stderr.write(f"remote-train: {row['run']}: as last seen; {neutral_text(row['trouble'])}\n")
 
 
 def show_run(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -106,7 +107,7 @@ def show_plan(prepared: Prepared, *, as_json: bool) -> None:
         return
     for key, value in facts.items():
         if value not in (None, [], {}, ""):
-            sys.stdout.write(f"{key:>12}  {_render(value)}\n")
+            sys.stdout.write(f"{key:>12}  {neutral_text(_render(value))}\n")
 
 
 def _render(value: object) -> str:
@@ -128,5 +129,9 @@ def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> int:
     writer = csv_writer.DictWriter(sys.stdout, names)
     writer.writeheader()
     for count, record in enumerate(records, 1):  # noqa: B007  (as above)
-        writer.writerow(record.as_json())
+        writer.writerow({key: _neutral(value) for key, value in record.as_json().items()})
     return count
+
+
+def _neutral(value: object) -> object:
+    return neutral_text(value) if isinstance(value, str) else value

@@ -83,8 +83,11 @@ def _show(error: RemoteTrainError) -> int:
 def _show_bug(error: Exception) -> int:
     if settings.debug:
         raise error
+    from remote_train.show.neutral import neutral_text
+
+    said = neutral_text(str(error)[:2000])
     sys.stderr.write(
-        f"remote-train: this is a bug of ours: {type(error).__name__}: {error}\n"
+        f"remote-train: this is a bug of ours: {type(error).__name__}: {said}\n"
         "run it again as `remote-train --debug …` and report what it prints\n"
     )
     return EXIT_BUG

@@ -206,6 +206,7 @@ def metrics(
     training = find_training(run, hosts_file, make_ask())
     trouble = catch_up(training)
     if trouble is not None:
-        sys.stderr.write(f"remote-train: as last seen; {trouble}\n")
+        with make_screen() as screen:
+            screen.say(f"as last seen; {trouble}")
     if not print_metrics(training.metrics(), csv=csv):
         sys.stderr.write(f"remote-train: the output of {training.id} has no metrics so far\n")

@@ -28,6 +28,7 @@ HEADER = struct.Struct(">IBI")
 TOTAL = struct.Struct(">Q")
 MAX_PAYLOAD = 1 << 20
 MAX_DEPTH = 16
+MAX_DIGITS = 20
 _INFINITY = float("inf")
 CHUNK = 256 * 1024
 """Bytes of one DATA frame: long enough to be cheap, short enough that control does not wait for it."""
@@ -82,6 +83,12 @@ def _parse_float(text: str) -> float:
     return value
 
 
+def _parse_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise FrameError("the number %s… is too large" % text[:MAX_DIGITS])
+    return int(text)
+
+
 def _check_depth(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise FrameError("JSON nested deeper than %d" % MAX_DEPTH)
@@ -97,7 +104,12 @@ def _check_depth(value: object, depth: int) -> None:
 def parse_object(payload: bytes) -> Dict[str, Any]:
     """Return the JSON object of a CONTROL or END payload."""
     try:
-        value = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_parse_float)
+        value = json.loads(
+            payload.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+        )
     except (ValueError, RecursionError) as error:
         raise FrameError("a control frame that is not JSON: %s" % str(error)[:200]) from None
     if not isinstance(value, dict):

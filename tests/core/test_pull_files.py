@@ -167,11 +167,11 @@ class Disturbed(Pull):
     times = 1
     disturb: Any = None
 
-    def _take(self, stream: int, file: Any, digest: Any) -> dict[str, Any]:
+    def _take(self, due: Any, file: Any, digest: Any) -> dict[str, Any]:
         if self.times > 0:
             self.times -= 1
             self.disturb()
-        return super()._take(stream, file, digest)
+        return super()._take(due, file, digest)
 
 
 @pytest.fixture
@@ -260,8 +260,8 @@ def test_giving_up_leaves_nothing_half_written(big: Puller) -> None:
 
 def test_wrong_bytes_are_never_published(big: Puller) -> None:
     class Damaged(Pull):
-        def _take(self, stream: int, file: Any, digest: Any) -> dict[str, Any]:
-            return {**super()._take(stream, file, digest), "sha256": "0" * 64}
+        def _take(self, due: Any, file: Any, digest: Any) -> dict[str, Any]:
+            return {**super()._take(due, file, digest), "sha256": "0" * 64}
 
     with pytest.raises(VerificationFailed):
         big.pull(kind=Damaged).bring(PullWish())

@@ -316,27 +316,34 @@ def test_a_host_that_stays_unfit_is_believed() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("name-taken", errors.NameTaken),
-        ("host-space", errors.HostSpace),
-        ("host-unfit", errors.HostUnfit),
-        ("start-failed", errors.StartFailed),
-        ("usage", errors.UsageError),
-        ("verification-failed", errors.VerificationFailed),
-        ("protocol", errors.ProtocolError),
-        ("changed", SourceChanged),
-        ("no-such-file", NoSuchFile),
-        ("never heard of", errors.ProtocolError),
+        ("start name-taken", errors.NameTaken),
+        ("start host-space", errors.HostSpace),
+        ("state host-unfit", errors.HostUnfit),
+        ("start start-failed", errors.StartFailed),
+        ("start usage", errors.UsageError),
+        ("blobs verification-failed", errors.VerificationFailed),
+        ("state protocol", errors.ProtocolError),
+        ("follow run-lost", errors.RunLost),
+        ("get changed", SourceChanged),
+        ("get no-such-file", NoSuchFile),
+        ("state changed", errors.ProtocolError),
+        ("follow name-taken", errors.ProtocolError),
+        ("state host-key", errors.ProtocolError),
+        ("start login", errors.ProtocolError),
+        ("files connection-given-up", errors.ProtocolError),
     ],
 )
-def test_refusals_become_our_errors(kind: str, expected: type[Exception]) -> None:
-    refusal = make_refusal("box", {"kind": kind, "message": "words"})
+def test_refusals_become_our_errors_where_they_have_a_place(kind: str, expected: type[Exception]) -> None:
+    op, kind = kind.split()
+    refusal = make_refusal("box", op, {"kind": kind, "message": "words"})
     assert type(refusal) is expected
-    assert "box: words" in str(refusal)
+    assert str(refusal).startswith("box")
+    assert str(refusal).endswith(": words")
 
 
 @pytest.mark.parametrize("junk", [None, 7, [], {}, {"kind": [], "message": {}}])
 def test_a_refusal_that_is_junk_is_a_protocol_error(junk: object) -> None:
-    assert isinstance(make_refusal("box", junk), errors.ProtocolError)
+    assert isinstance(make_refusal("box", "state", junk), errors.ProtocolError)
 
 
 def test_the_state_of_this_laptop_is_closed_to_others() -> None:

@@ -1,0 +1,371 @@
+"""What a host may say, checked at the gate: no answer, event or END gets past it with a field of another type or size.
+
+A host is a stranger's program as far as this laptop is concerned. Everything behind the gate may rely on the types
+and limits here; nothing in here believes more than it needs. Fields that are not named pass unread.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ProtocolError
+from remote_train.host import life
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Check = Callable[[object], None]
+
+TEXT = 64 * 1024
+PATH = 4096
+LARGEST = 2**63 - 1
+RANKS = 4096
+ATTEMPTS = 1000
+FILES = 10_000
+LATEST = 2.5e11
+"""Seconds since 1970; a later year than 9999 is none."""
+
+_RANK = re.compile(r"(0|[1-9][0-9]{0,3})\Z")
+_SHOWN = 80
+
+
+class Malformed(Exception):
+    """A value is not what it has to be; `place` leads to it from the outermost object."""
+
+    def __init__(self, what: str, place: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.place = place
+
+
+def _refuse(value: object, wanted: str) -> Malformed:
+    said = (
+        repr(value) if isinstance(value, (str, int, float, bool)) or value is None else type(value).__name__
+    )
+    return Malformed(f"{said[:_SHOWN]} instead of {wanted}")
+
+
+def _at(place: str, check: Check, value: object) -> None:
+    try:
+        check(value)
+    except Malformed as error:
+        raise Malformed(error.what, place + error.place) from None
+
+
+def text(limit: int = PATH, pattern: re.Pattern[str] | None = None, wanted: str = "a text") -> Check:
+    """Accept a string of at most `limit` characters that matches."""
+
+    def check(value: object) -> None:
+        if not isinstance(value, str) or (pattern is not None and not pattern.match(value)):
+            raise _refuse(value, wanted)
+        if len(value) > limit:
+            raise Malformed(f"a text of {len(value)} characters")
+
+    return check
+
+
+def whole(low: int = 0, high: int = LARGEST) -> Check:
+    """Accept an integer within bounds; true and false are none."""
+
+    def check(value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _refuse(value, f"an integer from {low} on")
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """Accept a number within bounds."""
+
+    def check(value: object) -> None:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+            raise _refuse(value, "a number")
+
+    return check
+
+
+def flag(value: object) -> None:
+    """Accept true and false."""
+    if not isinstance(value, bool):
+        raise _refuse(value, "true or false")
+
+
+def scalar(value: object) -> None:
+    """Accept anything that is not a list or an object."""
+    if isinstance(value, (dict, list)):
+        raise _refuse(value, "a single value")
+
+
+def maybe(check: Check) -> Check:
+    """Accept null too."""
+    return lambda value: None if value is None else check(value)
+
+
+def items(check: Check, limit: int) -> Check:
+    """Accept a list."""
+
+    def check_all(value: object) -> None:
+        if not isinstance(value, list):
+            raise _refuse(value, "a list")
+        if len(value) > limit:
+            raise Malformed(f"a list of {len(value)}")
+        for place, item in enumerate(value):
+            _at(f"[{place}]", check, item)
+
+    return check_all
+
+
+def table(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+    """Accept an object with these fields."""
+
+    def check(value: object) -> None:
+        if not isinstance(value, dict):
+            raise _refuse(value, "an object")
+        for name, inner in required.items():
+            if name not in value:
+                raise Malformed("missing", f".{name}")
+            _at(f".{name}", inner, value[name])
+        for name, inner in (optional or {}).items():
+            if name in value:
+                _at(f".{name}", inner, value[name])
+
+    return check
+
+
+def named(check: Check, limit: int, name: Check) -> Check:
+    """Accept an object whose names and values are all of one kind."""
+
+    def check_all(value: object) -> None:
+        if not isinstance(value, dict):
+            raise _refuse(value, "an object")
+        if len(value) > limit:
+            raise Malformed(f"an object of {len(value)} fields")
+        for key, item in value.items():
+            _at(" name", name, key)
+            _at(f".{key[:_SHOWN]}", check, item)
+
+    return check_all
+
+
+STATE = text(32, re.compile(rf"({'|'.join(life.STATES)})\Z"), "a state")
+RANK = whole(0, RANKS - 1)
+HASH = text(64, re.compile(r"[0-9a-f]{64}\Z"), "a SHA-256")
+MOMENT = number(0, LATEST)
+TFLOPS = number(1e-9, 1e9)
+
+GPU = table(
+    {},
+    {
+        "index": whole(0, 1 << 16),
+        "uuid": text(256),
+        "name": maybe(text(256)),
+        "sm_count": maybe(whole(0, 1 << 20)),
+        "clock_mhz": maybe(whole(0, 1 << 20)),
+        "capability": maybe(items(whole(0, 1000), 2)),
+        "memory_bytes": maybe(whole()),
+    },
+)
+PYTHON = table(
+    {"path": text()},
+    dict.fromkeys(("version", "torch", "torch_cuda"), maybe(text(256)))
+    | {"torch_file": maybe(text()), "error": maybe(text(TEXT))},
+)
+FACTS = table(
+    {
+        "python": PYTHON,
+        "gpus": items(table({"index": whole(0, 1 << 16), "uuid": text(256)}), 1024),
+        "cpu": table({"model": text(256), "usable": whole(1, 1 << 20)}),
+        "fingerprint": text(256),
+    },
+    {
+        "gpus": items(GPU, 1024),
+        "gpu_error": maybe(text(TEXT)),
+        "thread_env": named(text(256), 16, text(64)),
+        "disk_free_bytes": maybe(whole()),
+    },
+)
+PLAN = table(
+    {
+        "device": text(8, re.compile(r"(cpu|cuda)\Z"), "cpu or cuda"),
+        "launcher": text(32),
+        "processes": whole(1, RANKS),
+        "argv": items(text(TEXT), FILES),
+        "cpu": table({}, {"model": maybe(text(256)), "threads": whole(1, 1 << 20)}),
+    },
+    {
+        "project": text(256),
+        "package": text(256),
+        "checkpoints": items(text(), 1000),
+        "max_restarts": whole(0, 1 << 31),
+        "peak_tflops": named(TFLOPS, 64, text(64)),
+    },
+)
+RECORD = table({"plan": PLAN}, {"started": MOMENT, "gpus": maybe(items(GPU, 1024)), "pid": whole(1)})
+
+
+def peak(value: object) -> None:
+    """Accept a measured peak: rates by dtype and what they were measured with."""
+    named(scalar, 64, text(64))(value)
+    rates = {key: rate for key, rate in dict(value).items() if key.startswith(("float", "bfloat"))}  # type: ignore[call-overload]  # just checked
+    named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
+    table({}, {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)})(value)
+
+
+_FIRST = table(
+    {"rank": RANK},
+    {
+        "code": maybe(whole(0, 255)),
+        "signal": maybe(whole(1, 128)),
+        "error": maybe(text(TEXT)),
+        "error_file": maybe(text()),
+    },
+)
+
+
+def first_failure(value: object) -> None:
+    """Accept which rank failed first; one whose error is known has it from a file."""
+    _FIRST(value)
+    if isinstance(value, dict) and value.get("error") and not value.get("error_file"):
+        raise Malformed("missing", ".error_file")
+
+
+EXIT = table(
+    {},
+    {
+        "code": maybe(whole(0, 255)),
+        "signal": maybe(whole(1, 128)),
+        "stopped": maybe(flag),
+        "start_error": maybe(text(TEXT)),
+        "first_failure": maybe(first_failure),
+        "outputs": named(whole(), RANKS, text(4, _RANK, "a rank")),
+        "survivors": items(whole(), 1 << 17),
+        "ended": maybe(MOMENT),
+        "seconds": maybe(MOMENT),
+        "restarts": maybe(whole(0, 1 << 31)),
+        "launcher": maybe(text(32)),
+        "oom_kills": maybe(whole(-LARGEST)),
+        "gpu_held": maybe(items(table({"index": whole(0, 1 << 16), "pid": whole()}), 1 << 16)),
+    },
+)
+_KNOWN: dict[str, Check] = {
+    "phase": maybe(text(32)),
+    "supervised": maybe(flag),
+    "why": maybe(text()),
+    "quiet": maybe(MOMENT),
+}
+_STANDING = table(
+    {"state": STATE},
+    {
+        "attempt": maybe(RECORD),
+        "exit": maybe(EXIT),
+        "peak": maybe(peak),
+        **_KNOWN,
+        "run": text(64),
+        "number": whole(0, 1 << 20),
+        "attempts": items(whole(1, 1 << 20), ATTEMPTS),
+    },
+)
+
+
+_ENDED = table({"state": STATE}, {"exit": maybe(EXIT), **_KNOWN})
+
+
+def standing(value: object) -> None:
+    """Accept the state of an attempt: one that has ended says how."""
+    _STANDING(value)
+    ended(value)
+
+
+def ended(value: object) -> None:
+    """Accept a state, of an end too."""
+    _ENDED(value)
+    if isinstance(value, dict) and value["state"] == "ended" and value.get("exit") is None:
+        raise Malformed("missing", ".exit")
+
+
+def begun(value: object) -> None:
+    """Accept the answer to a start: the attempt's state, or what is lacking."""
+    if isinstance(value, dict) and ("changed" in value or "need" in value):
+        need = text(16, re.compile(r"(manifest|blobs)\Z"), "manifest or blobs")
+        table({}, {"changed": flag, "need": need, "blobs": items(HASH, 1 << 17)})(value)
+        if value.get("need") == "blobs":
+            table({"blobs": items(HASH, 1 << 17)})(value)
+    else:
+        standing(value)
+
+
+SURVIVORS = items(whole(), 1 << 17)
+ANYTHING = table({})
+ANSWERS: dict[str, Check] = {
+    "open": ANYTHING,
+    "facts": FACTS,
+    "search": table({"pythons": items(table({"path": text()}), 1000)}),
+    "manifest": ANYTHING,
+    "blobs": ANYTHING,
+    "start": begun,
+    "follow": standing,
+    "state": table(
+        {"state": STATE, "number": whole(0, 1 << 20), "attempts": items(whole(1, 1 << 20), ATTEMPTS)}
+    ),
+    "tail": table({"offset": whole()}),
+    "files": table({"files": items(ANYTHING, FILES), "next": maybe(text())}),
+    "get": table({"size": whole(), "mtime_ns": whole(-LARGEST)}),
+    "stop": table({"state": STATE, "survivors": SURVIVORS}),
+    "sweep": table({"survivors": SURVIVORS}),
+}
+"""By operation. One that is not here only has to be an object."""
+
+EVENTS: dict[str, Check] = {
+    "state": table({"state": STATE}, _KNOWN),
+    "quiet": table({"seconds": MOMENT}),
+    "restarted": table({"restarts": whole(0, 1 << 31)}),
+    "peak": table({"peak": peak}),
+    "ended": ended,
+}
+END = table({}, {"length": whole(), "sha256": HASH, "changed": flag, "error": text(TEXT)})
+
+
+def check_answer(host: str, op: str, fields: Mapping[str, Any], answer: object) -> dict[str, Any]:
+    """Return an answer that is one to this request; raise ProtocolError naming the host and the field."""
+    check = ANSWERS.get(op, ANYTHING)
+    try:
+        check(answer)
+        if op == "state":
+            standing(answer)
+        _check_same(fields, answer)
+    except Malformed as error:
+        raise ProtocolError(f"{host} answered `{op}` with {_name(error)}", field=error.place) from None
+    return dict(answer)  # type: ignore[call-overload, no-any-return]  # every check accepts objects only
+
+
+def _check_same(fields: Mapping[str, Any], answer: object) -> None:
+    """Refuse what is said of another run or attempt than was asked for."""
+    for asked, said in (("run", "run"), ("attempt", "number")):
+        wanted = fields.get(asked)
+        if isinstance(answer, dict) and said in answer and wanted is not None and answer[said] != wanted:
+            raise Malformed(f"{str(answer[said])[:_SHOWN]!r} instead of {wanted!r}", f".{said}")
+
+
+def check_event(host: str, message: dict[str, Any]) -> None:
+    """Raise ProtocolError for an event that is not known, or has a field that it may not have."""
+    kind = message.get("event")
+    check = EVENTS.get(kind) if isinstance(kind, str) else None
+    if check is None:
+        raise ProtocolError(f"{host} told of something unknown: {str(kind)[:_SHOWN]!r}")
+    try:
+        check(message)
+    except Malformed as error:
+        raise ProtocolError(f"{host} told of `{kind}` with {_name(error)}", field=error.place) from None
+
+
+def check_end(host: str, summary: dict[str, Any]) -> None:
+    """Raise ProtocolError for an END that does not say what it should."""
+    try:
+        END(summary)
+    except Malformed as error:
+        raise ProtocolError(f"{host} ended a stream with {_name(error)}", field=error.place) from None
+
+
+def _name(error: Malformed) -> str:
+    return f"{error.place.lstrip('.') or 'an answer'}: {error.what}"

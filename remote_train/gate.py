@@ -1,0 +1,89 @@
+"""What a host may still say on one connection: answers to what was asked, DATA of streams that were opened, no more.
+
+A host that says anything else ends the connection with a ProtocolError; so nothing it says can pile up here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remote_train.answers import check_answer, check_end, check_event
+from remote_train.errors import ProtocolError
+from remote_train.host.credit import CEILING
+from remote_train.refusals import make_refusal
+
+ITEM_BYTES = 256
+"""What keeping one frame costs beside its payload."""
+HELD_BYTES = CEILING + (16 << 20)
+"""Our agent never has more than its CEILING on the way."""
+HELD_EVENTS = 1000
+
+
+class Gate:
+    """One connection's expectations; its session calls it under its lock."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._asked: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._streams: set[int] = set()
+        self._followed: set[tuple[object, object]] = set()
+        self._held = self._events = 0
+
+    def ask(self, number: int, op: str, fields: dict[str, Any]) -> None:
+        """Expect the answer to a request, and DATA and END of the streams that it names."""
+        self._asked[number] = (op, fields)
+        if op == "follow":
+            self._followed.add((fields["run"], fields["attempt"]))
+            self._streams.update(output["stream"] for output in fields["outputs"])
+        elif op == "get":
+            self._streams.add(fields["stream"])
+
+    def find_op(self, number: int) -> str:
+        """Return what a request was for that has no answer yet."""
+        return self._asked[number][0]
+
+    def admit_reply(self, message: dict[str, Any]) -> tuple[int, dict[str, Any] | Exception]:
+        """Return whose answer this is, and the answer or what it refuses with."""
+        number = message["id"]
+        # A bool is equal to the number of our first request, but none of ours.
+        if type(number) is not int or number not in self._asked:
+            raise ProtocolError(f"{self.host} answered what was not asked: id {str(number)[:40]}")
+        op, fields = self._asked.pop(number)
+        if "error" in message:
+            return number, make_refusal(self.host, op, message["error"])
+        return number, check_answer(self.host, op, fields, message.get("ok"))
+
+    def admit_data(self, stream: int, payload: bytes) -> None:
+        """Take DATA of a stream that is open, as long as the host keeps to its credit."""
+        if stream not in self._streams:
+            raise ProtocolError(f"{self.host} sent data of stream {stream}, which is not open")
+        self._held += len(payload) + ITEM_BYTES
+        if self._held > HELD_BYTES:
+            raise ProtocolError(f"{self.host} sent more than it may before we have read it")
+
+    def admit_end(self, stream: int, summary: dict[str, Any]) -> None:
+        """Take the one END of a stream."""
+        if stream not in self._streams:
+            raise ProtocolError(f"{self.host} ended stream {stream}, which is not open")
+        self._streams.remove(stream)
+        check_end(self.host, summary)
+
+    def admit_event(self, message: dict[str, Any]) -> None:
+        """Take an event of an attempt that is followed."""
+        if message.get("event") == "fatal":
+            raise ProtocolError(f"{self.host}: {str(message.get('message'))[:2000]}")
+        check_event(self.host, message)
+        run, attempt = message.get("run"), message.get("attempt")
+        if not isinstance(run, str) or type(attempt) is not int or (run, attempt) not in self._followed:
+            raise ProtocolError(f"{self.host} told of `{message['event']}` of a run that is not followed")
+        self._events += 1
+        if self._events > HELD_EVENTS:
+            raise ProtocolError(f"{self.host} told of more than {HELD_EVENTS} events at once")
+
+    def release_data(self, payload: bytes) -> None:
+        """Note that DATA was taken over."""
+        self._held -= len(payload) + ITEM_BYTES
+
+    def release_event(self) -> None:
+        """Note that an event was taken over."""
+        self._events -= 1
