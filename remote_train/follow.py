@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, ProtocolError
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
 from remote_train.mirror import Mirror
 from remote_train.reconnect import Losses, Patience, reconnect
@@ -85,8 +85,12 @@ class Following:
         }
 
     def begin(self, session: Session) -> None:
-        """Ask a session for everything from here on."""
-        self.note_state(session.request("follow", **self.make_request(session)))
+        """Ask a session for everything from here on; one that cannot give it is closed."""
+        try:
+            self.note_state(session.request("follow", **self.make_request(session)))
+        except (RemoteTrainError, ConnectionLost):
+            session.close()
+            raise
 
     def note_state(self, state: dict[str, Any]) -> None:
         """Keep the host's record of the attempt."""
@@ -111,8 +115,16 @@ class Following:
                 except ConnectionLost as error:
                     self.reconnect(str(error))
             return self.outcome
+        except RemoteTrainError:
+            self.close()
+            raise
         finally:
             self.mirror.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self.session is not None:
+            self.session.close()
 
     def _take_until_end(self) -> None:
         if self.session is None:
@@ -173,7 +185,6 @@ class Following:
 
     def reconnect(self, why: str) -> None:
         """Come back at the offsets reached."""
-        if self.session is not None:
-            self.session.close()
+        self.close()
         patience = Patience(self.wish.run.id, self.wish.give_up, self.listener, self._losses)
         reconnect(self.link, why, patience, self.begin)
