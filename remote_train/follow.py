@@ -114,10 +114,11 @@ class Following:
                     self._take_until_end()
                 except ConnectionLost as error:
                     self.reconnect(str(error))
-            return self.outcome
         except RemoteTrainError:
             self.close()
             raise
+        else:
+            return self.outcome
         finally:
             self.mirror.close()
 

@@ -26,7 +26,8 @@ from remote_train.host import wire
 from remote_train.host.files import make_pattern
 
 OUTPUTS = {
-    "0": b"hello\n" + b"".join(b"iter %d: loss %.4f, time 10.00ms, mfu 1.00%%\n" % (i, 3 - i / 10) for i in range(9)),
+    "0": b"hello\n"
+    + b"".join(b"iter %d: loss %.4f, time 10.00ms, mfu 1.00%%\n" % (i, 3 - i / 10) for i in range(9)),
     "launcher": b"words of torchrun\n",
     "clock": b'{"mono": 0.5, "wall": 1700000000.0, "sizes": {"0": 400}}\n',
 }
@@ -136,15 +137,23 @@ class Agent:
                 spoke = time.monotonic()
                 self.line.send(Frame(wire.HEARTBEAT, 0, b"").encode())
 
+    def await_room(self) -> None:
+        """Wait until the laptop has taken most of what was sent: a line in memory holds any amount."""
+        wired = getattr(self.line, "_wire", None)
+        while wired is not None and not wired.lost and sum(map(len, wired.down._chunks)) > 4 << 20:
+            time.sleep(0.001)
+
     def say(self, where: str, frame: Frame) -> None:
         self.said.append((where, frame))
         twist = self.case.twist if where == self.case.where else honest
         for piece in twist(self, copy.deepcopy(frame)):
-            self.line.send(piece if isinstance(piece, bytes) else piece.payload if not piece.kind else piece.encode())
+            self.line.send(
+                piece if isinstance(piece, bytes) else piece.payload if not piece.kind else piece.encode()
+            )
 
     def answer(self, request: dict[str, Any]) -> None:
         op = request["op"]
-        answer = getattr(self, f"on_{op}", lambda _request: {})(request)
+        answer: dict[str, Any] = getattr(self, f"on_{op}", lambda _request: {})(request)
         self.say(f"reply {op}", Frame(wire.CONTROL, 0, {"id": request["id"], "ok": answer}))
         if op == "follow":
             self.stream(request)
@@ -217,7 +226,9 @@ class Agent:
     def stream(self, request: dict[str, Any]) -> None:
         about = {"run": request["run"], "attempt": request["attempt"]}
         for output in request["outputs"]:
-            self.send_bytes(output["stream"], output["name"], OUTPUTS.get(output["name"], b""), output["offset"])
+            self.send_bytes(
+                output["stream"], output["name"], OUTPUTS.get(output["name"], b""), output["offset"]
+            )
         for kind, facts in (
             ("state", {"state": "running"}),
             ("peak", {"peak": PEAK}),
@@ -226,7 +237,9 @@ class Agent:
             self.say(f"event {kind}", Frame(wire.CONTROL, 0, {"event": kind, **about, **facts}))
 
     def send_file(self, request: dict[str, Any]) -> None:
-        self.send_bytes(request["stream"], "file", FILES.get(request["path"], b""), request["offset"], changed=False)
+        self.send_bytes(
+            request["stream"], "file", FILES.get(request["path"], b""), request["offset"], changed=False
+        )
 
     def send_bytes(self, stream: int, name: str, data: bytes, offset: int, **more: Any) -> None:
         if data[offset:]:

@@ -106,12 +106,17 @@ def nothing(_agent: Agent, _frame: Frame) -> Iterable[Piece]:
     return []
 
 
+def payload(data: bytes) -> Twist:
+    """Send other bytes on the same stream."""
+    return lambda _agent, frame: [Frame(frame.kind, frame.stream, data)]
+
+
 def twice(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Say it twice."""
     return [frame, frame]
 
 
-def hang_up(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def hang_up(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Break off in the middle of a frame."""
     data = frame.encode()
     yield data[: len(data) // 2]
@@ -127,15 +132,15 @@ def fall_silent(agent: Agent, frame: Frame) -> Iterable[Piece]:
     raise BrokenPipeError
 
 
-def drip(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def drip(agent: Agent, _frame: Frame) -> Iterable[Piece]:
     """Send one byte a quarter second for ever: of a frame that is a megabyte long."""
-    yield Frame(wire.CONTROL, 0, b"x").encode()[:0] + b"\x00\x10\x00\x00\x01\x00\x00\x00\x00"
+    yield b"\x00\x10\x00\x00\x01\x00\x00\x00\x00"
     while agent.line.receive(0.25) != b"":
         yield b" "
     raise BrokenPipeError
 
 
-def take_nothing(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def take_nothing(_agent: Agent, _frame: Frame) -> Iterable[Piece]:
     """Read nothing any more, and say that we live."""
     while True:
         time.sleep(0.1)
@@ -145,12 +150,13 @@ def take_nothing(agent: Agent, frame: Frame) -> Iterable[Piece]:
 def flood(piece: Frame) -> Twist:
     """Say the same thing for ever."""
 
-    def twist(_agent: Agent, frame: Frame) -> Iterator[Piece]:
+    def twist(agent: Agent, frame: Frame) -> Iterator[Piece]:
         yield frame
         data = piece.encode()
         count = ENDLESS // len(data)
         block = data * max(1, (1 << 18) // len(data))
         for _ in range(max(1, count * len(data) // len(block))):
+            agent.await_room()
             yield block
 
     return twist
@@ -195,7 +201,12 @@ case("NEED for ever", "ready", lambda a, _f: [b"\0RT1 %s NEED\n" % a.nonce.encod
 case("FAIL of a megabyte of escapes", "ready", lambda a, _f: [
     b"\0RT1 %s FAIL " % a.nonce.encode() + EVIL.replace("\n", "").encode() * 15_000 + b"\n"], 13)  # fmt: skip
 case("a marker without its end", "ready", lambda a, _f: [b"\0RT1 %s FAIL " % a.nonce.encode() * 3000], 13)
-case("last words with escapes", "ready", lambda _a, _f: [EVIL.encode(), b"n" * 70_000, b"\n", EVIL.encode()], 13)
+case(
+    "last words with escapes",
+    "ready",
+    lambda _a, _f: [EVIL.encode(), b"n" * 70_000, b"\n", EVIL.encode()],
+    13,
+)
 case("READY and then the end", "reply open", lambda _a, _f: (_ for _ in ()).throw(BrokenPipeError()), 30)
 
 # ---- frames ----
@@ -205,7 +216,7 @@ case("a frame of no known type", "reply facts", raw(b"\0\0\0\0\x09\0\0\0\0"))
 case("a frame of type 0", "reply facts", raw(b"\0\0\0\0\0\0\0\0\0"))
 case("noise between frames", "reply state", before(b"Broadcast message from root\r\n"))
 case("half a frame, then the end", "reply start", hang_up, 30)
-case("half a frame, then silence", "reply state", fall_silent, 30)
+case("half a frame, then silence", "reply state", fall_silent, 30, 60)
 case("a frame one byte at a time", "reply state", drip)
 case("JSON that is none", "reply facts", text("{"))
 case("JSON nested 100,000 deep", "reply facts", text('{"id":ID,"ok":' + "[" * 100_000 + "]" * 100_000 + "}"))
@@ -215,13 +226,25 @@ case("a text instead of an object", "reply facts", text('"ok"'))
 case("NaN", "reply start", text('{"id":ID,"ok":{"state":"running","x":NaN}}'))
 case("Infinity", "reply start", text('{"id":ID,"ok":{"state":"running","x":-Infinity}}'))
 case("1e400", "reply start", text('{"id":ID,"ok":{"state":"running","x":1e400}}'))
-case("an integer of 4,000 digits", "reply start", text('{"id":ID,"ok":{"state":"running","x":' + "9" * 4000 + "}}"))
+case(
+    "an integer of 4,000 digits",
+    "reply start",
+    text('{"id":ID,"ok":{"state":"running","x":' + "9" * 4000 + "}}"),
+)
 case("bytes that are not UTF-8", "reply facts", raw(Frame(wire.CONTROL, 0, b'{"a":"\xff"}').encode()))
 case("a key twice", "reply start", text('{"id":ID,"ok":{"state":"running","state":7}}'))
 case("a lone surrogate as a state", "reply state", change("state", value="\ud800"))
 case("an empty control frame", "reply facts", raw(Frame(wire.CONTROL, 0, b"").encode()))
-case("a fatal event with escapes", "reply state", raw(Frame(wire.CONTROL, 0, {"event": "fatal", "message": EVIL}).encode()))
-case("a fatal event of a megabyte", "reply state", raw(Frame(wire.CONTROL, 0, {"event": "fatal", "message": "x" * 10**6}).encode()))
+case(
+    "a fatal event with escapes",
+    "reply state",
+    raw(Frame(wire.CONTROL, 0, {"event": "fatal", "message": EVIL}).encode()),
+)
+case(
+    "a fatal event of a megabyte",
+    "reply state",
+    raw(Frame(wire.CONTROL, 0, {"event": "fatal", "message": "x" * 10**6}).encode()),
+)
 case("an ACK of ours", "reply state", before(Frame(wire.ACK, 0, b"\xff" * 8)), 0)
 case("heartbeats with words in them", "reply state", before(Frame(wire.HEARTBEAT, 7, b"hello" * 1000)), 0)
 
@@ -247,7 +270,17 @@ case("null for an answer", "reply follow", put("ok", value=None))
 
 # ---- refusals ----
 
-for kind in ("host-key", "login", "usage", "stopped", "connection-given-up", "bug", "changed", "no-such-file", "name-taken"):
+for kind in (
+    "host-key",
+    "login",
+    "usage",
+    "stopped",
+    "connection-given-up",
+    "bug",
+    "changed",
+    "no-such-file",
+    "name-taken",
+):
     case(f"state refused as {kind}", "reply state", refuse(kind, "so it is"))
 case("start refused as stopped", "reply start", refuse("stopped", "so it is"))
 case("start refused as name-taken", "reply start", refuse("name-taken", EVIL), 21)
@@ -256,7 +289,11 @@ case("start refused for space", "reply start", refuse("host-space", EVIL), 14)
 case("facts refused as protocol", "reply facts", refuse("protocol", EVIL))
 case("a refusal of 900 kB", "reply state", refuse("protocol", EVIL * 10_000))
 case("a refusal with a kind of a megabyte", "reply state", refuse("k" * 10**6, "words"))
-case("a refusal of another type", "reply state", lambda _a, f: [Frame(wire.CONTROL, 0, {"id": f.payload["id"], "error": 7})])
+case(
+    "a refusal of another type",
+    "reply state",
+    lambda _a, f: [Frame(wire.CONTROL, 0, {"id": f.payload["id"], "error": 7})],
+)
 case("a refusal that is a list", "reply state", refuse(["a"], {"b": []}))
 case("follow refused as lost", "reply follow", refuse("run-lost", EVIL), 31)
 case("get refused for ever", "reply get", refuse("changed", "again"), 40)
@@ -264,12 +301,17 @@ case("get refused as gone", "reply get", refuse("no-such-file", EVIL), 0)
 
 # ---- facts ----
 
+
+def no_torch(_agent: Agent, frame: Frame) -> Iterable[Piece]:
+    frame.payload["ok"]["python"] |= {"path": EVIL, "torch": None}
+    yield frame
+
+
 case("facts without a Python", "reply facts", drop("python"))
 case("facts with a list for a Python", "reply facts", change("python", value=[]))
 case("a Python with a number for a path", "reply facts", change("python", "path", value=7))
 case("a Python that works and has escapes", "reply facts", change("python", "path", value=f"/bin/{EVIL}"), 0)
-case("no torch, with escapes", "reply facts", lambda a, f: (
-    change("python", "torch", value=None)(a, Frame(f.kind, f.stream, f.payload | {"ok": f.payload["ok"] | {"python": f.payload["ok"]["python"] | {"path": EVIL}}}))), 13)  # fmt: skip
+case("no torch, with escapes", "reply facts", no_torch, 13)
 case("gpus that are a number", "reply facts", change("gpus", value=3))
 case("100,000 gpus", "reply facts", change("gpus", value=[{}] * 100_000))
 case("no usable CPU", "reply facts", change("cpu", "usable", value=0))
@@ -288,10 +330,14 @@ case("the manifest for ever", "reply start", put("ok", value={"need": "manifest"
 case("need of something unknown", "reply start", put("ok", value={"need": "passwords"}))
 case("need of no blobs", "reply start", put("ok", value={"need": "blobs"}))
 case("need of foreign blobs", "reply start", put("ok", value={"need": "blobs", "blobs": ["0" * 64]}))
-case("need of blobs with other names", "reply start", put("ok", value={"need": "blobs", "blobs": ["../../.ssh/id_ed25519"]}))
+case(
+    "need of blobs with other names",
+    "reply start",
+    put("ok", value={"need": "blobs", "blobs": ["../../.ssh/id_ed25519"]}),
+)
 
 
-def ask_again(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def ask_again(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Ask for the same files of the package again and again."""
     blob = hashlib.sha256(b"print('hello')\n").hexdigest()
     frame.payload["ok"] = {"need": "blobs", "blobs": [blob]}
@@ -333,7 +379,9 @@ case("ended without an exit", "reply state", change("state", value="ended"))
 case("a peak of nothing", "reply state", change("peak", "float32", value=0))
 case("a peak that is a list", "reply state", change("peak", value=[1e12]))
 case("a peak with threads of words", "reply follow", change("peak", "threads", value="all"))
-case("a peak of 100,000 dtypes", "reply state", change("peak", value={f"float{n}": 1.0 for n in range(20_000)}))
+case(
+    "a peak of 100,000 dtypes", "reply state", change("peak", value={f"float{n}": 1.0 for n in range(20_000)})
+)
 
 # ---- events and the end ----
 
@@ -391,7 +439,11 @@ case("an end with no hash", "end 0", put("sha256", value="x"))
 case("an end that is no object", "end 0", lambda _a, f: [Frame(wire.END, f.stream, b"[]")])
 case("output of escapes", "data 0", lambda _a, f: [Frame(f.kind, f.stream, EVIL.encode() * 20)])
 case("launcher's words of escapes", "data launcher", lambda _a, f: [Frame(f.kind, f.stream, EVIL.encode())])
-case("output that ends in the middle of a character", "data 0", lambda _a, f: [Frame(f.kind, f.stream, b"\xf0\x9f")])
+case(
+    "output that ends in the middle of a character",
+    "data 0",
+    lambda _a, f: [Frame(f.kind, f.stream, b"\xf0\x9f")],
+)
 for name, line in {
     "NaN": b'{"mono": NaN, "sizes": {"0": 5}}',
     "Infinity": b'{"mono": 1, "sizes": {"0": Infinity}}',
@@ -401,8 +453,7 @@ for name, line in {
     "a list": b'[{"mono": 1}]',
     "negative": b'{"mono": -1e300, "sizes": {"0": 99}}',
 }.items():
-    padded = line + b"\n"
-    case(f"a clock of {name}", "data clock", (lambda data: lambda _a, f: [Frame(f.kind, f.stream, data)])(padded))
+    case(f"a clock of {name}", "data clock", payload(line + b"\n"))
 case("data beyond the credit", "data 0", flood_stream(b"x" * 65536), 60)
 case("data of nothing for ever", "data 0", flood_stream(b""), 60)
 case("data of the file for ever", "data file", flood_stream(b"x" * 65536), 60)
@@ -460,15 +511,25 @@ case("a file of -1 bytes", "reply get", change("size", value=-1))
 case("a file of true bytes", "reply get", change("size", value=True))
 case("a file without a time", "reply get", drop("mtime_ns"))
 case("a file with more bytes than it has", "data file", twice)
-case("a file with fewer bytes than it has", "data file", lambda _a, f: [Frame(f.kind, f.stream, f.payload[:-1])], 41)
-case("a file with other bytes than it has", "data file", lambda _a, f: [Frame(f.kind, f.stream, b"X" * len(f.payload))], 41)
+case(
+    "a file with fewer bytes than it has",
+    "data file",
+    lambda _a, f: [Frame(f.kind, f.stream, f.payload[:-1])],
+    41,
+)
+case(
+    "a file with other bytes than it has",
+    "data file",
+    lambda _a, f: [Frame(f.kind, f.stream, b"X" * len(f.payload))],
+    41,
+)
 case("a file with no bytes", "data file", nothing, 41)
 case("a file with another hash", "end file", put("sha256", value="0" * 64), 41)
 case("a file with no hash", "end file", lambda _a, f: [Frame(f.kind, f.stream, {})], 41)
 case("a file that changes for ever", "end file", put("changed", value=True), 40)
 case("a file that changes into a text", "end file", put("changed", value="yes"))
 case("a file that never ends", "end file", nothing)
-case("a file that breaks off for ever", "data file", hang_up, 30)
+case("a file that breaks off for ever", "data file", hang_up, 30, 60)
 
 # ---- stop ----
 
@@ -477,5 +538,3 @@ case("survivors that are texts", "reply sweep", change("survivors", value=[EVIL]
 case("survivors for ever", "reply sweep", change("survivors", value=[4711]), 50)
 case("a run that never stops", "reply state", change("state", value="stopping"), 50)
 case("a stop in a state of escapes", "reply stop", change("state", value=EVIL))
-
-
