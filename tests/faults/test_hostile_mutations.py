@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Path_ = tuple[Any, ...]
 
-VALUES = [
+VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 7, 1.5, -0.0, 1e300, 2**31, 2**63, 10**19, -(10**19), "", "0", "x", "running", "ended",
     "lost", "../../x", "/etc/passwd", "x" * 70_000, EVIL, "\ud800", "\0", [], [None], ["x"] * 50, [[]], {}, {"x": None},
     {"state": "ended"}, [{}], list(range(3000)), {str(n): n for n in range(300)},
