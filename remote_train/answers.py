@@ -10,145 +10,38 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
+from remote_train.host import life
+from remote_train.shapes import (
+    LARGEST,
+    SHOWN,
+    Malformed,
+    flag,
+    items,
+    maybe,
+    named,
+    number,
+    scalar,
+    table,
+    text,
+    whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    Check = Callable[[object], None]
+    from remote_train.shapes import Check
 
 TEXT = 64 * 1024
-PATH = 4096
-LARGEST = 2**63 - 1
 RANKS = 4096
 ATTEMPTS = 1000
 FILES = 10_000
 LATEST = 2.5e11
 """Seconds since 1970; a later year than 9999 is none."""
 
-_STATE = re.compile(r"[a-z][a-z -]{0,31}\Z")
 _RANK = re.compile(r"(0|[1-9][0-9]{0,3})\Z")
-_SHOWN = 80
 
 
-class Malformed(Exception):
-    """A value is not what it has to be; `place` leads to it from the outermost object."""
-
-    def __init__(self, what: str, place: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.place = place
-
-
-def _refuse(value: object, wanted: str) -> Malformed:
-    said = (
-        repr(value) if isinstance(value, (str, int, float, bool)) or value is None else type(value).__name__
-    )
-    return Malformed(f"{said[:_SHOWN]} instead of {wanted}")
-
-
-def _at(place: str, check: Check, value: object) -> None:
-    try:
-        check(value)
-    except Malformed as error:
-        raise Malformed(error.what, place + error.place) from None
-
-
-def text(limit: int = PATH, pattern: re.Pattern[str] | None = None, wanted: str = "a text") -> Check:
-    """Accept a string of at most `limit` characters that matches."""
-
-    def check(value: object) -> None:
-        if not isinstance(value, str) or (pattern is not None and not pattern.match(value)):
-            raise _refuse(value, wanted)
-        if len(value) > limit:
-            raise Malformed(f"a text of {len(value)} characters")
-
-    return check
-
-
-def whole(low: int = 0, high: int = LARGEST) -> Check:
-    """Accept an integer within bounds; true and false are none."""
-
-    def check(value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _refuse(value, f"an integer from {low} on")
-
-    return check
-
-
-def number(low: float, high: float) -> Check:
-    """Accept a number within bounds."""
-
-    def check(value: object) -> None:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-            raise _refuse(value, "a number")
-
-    return check
-
-
-def flag(value: object) -> None:
-    """Accept true and false."""
-    if not isinstance(value, bool):
-        raise _refuse(value, "true or false")
-
-
-def scalar(value: object) -> None:
-    """Accept anything that is not a list or an object."""
-    if isinstance(value, (dict, list)):
-        raise _refuse(value, "a single value")
-
-
-def maybe(check: Check) -> Check:
-    """Accept null too."""
-    return lambda value: None if value is None else check(value)
-
-
-def items(check: Check, limit: int) -> Check:
-    """Accept a list."""
-
-    def check_all(value: object) -> None:
-        if not isinstance(value, list):
-            raise _refuse(value, "a list")
-        if len(value) > limit:
-            raise Malformed(f"a list of {len(value)}")
-        for place, item in enumerate(value):
-            _at(f"[{place}]", check, item)
-
-    return check_all
-
-
-def table(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """Accept an object with these fields."""
-
-    def check(value: object) -> None:
-        if not isinstance(value, dict):
-            raise _refuse(value, "an object")
-        for name, inner in required.items():
-            if name not in value:
-                raise Malformed("missing", f".{name}")
-            _at(f".{name}", inner, value[name])
-        for name, inner in (optional or {}).items():
-            if name in value:
-                _at(f".{name}", inner, value[name])
-
-    return check
-
-
-def named(check: Check, limit: int, name: Check) -> Check:
-    """Accept an object whose names and values are all of one kind."""
-
-    def check_all(value: object) -> None:
-        if not isinstance(value, dict):
-            raise _refuse(value, "an object")
-        if len(value) > limit:
-            raise Malformed(f"an object of {len(value)} fields")
-        for key, item in value.items():
-            _at(" name", name, key)
-            _at(f".{key[:_SHOWN]}", check, item)
-
-    return check_all
-
-
-STATE = text(32, _STATE, "a state")
+STATE = text(32, re.compile(rf"({'|'.join(life.STATES)})\Z"), "a state")
 RANK = whole(0, RANKS - 1)
 HASH = text(64, re.compile(r"[0-9a-f]{64}\Z"), "a SHA-256")
 MOMENT = number(0, LATEST)
@@ -197,6 +90,7 @@ PLAN = table(
         "project": text(256),
         "package": text(256),
         "checkpoints": items(text(), 1000),
+        "max_restarts": whole(0, 1 << 31),
         "peak_tflops": named(TFLOPS, 64, text(64)),
     },
 )
@@ -213,14 +107,32 @@ def peak(value: object) -> None:
     table({}, {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)})(value)
 
 
-HOW = {"phase": maybe(text(32)), "supervised": maybe(flag), "why": maybe(text())}
-MOMENT_ENDS = {"wall": MOMENT, "mono": MOMENT, "sizes": named(whole(), RANKS, text(4, _RANK, "a rank"))}
-GAP = table({"begin": table(MOMENT_ENDS), "end": maybe(table(MOMENT_ENDS)), "reason": text(32)})
-FIRST = table(
-    {"rank": RANK, "code": maybe(whole(0, 255)), "signal": maybe(whole(1, 128))},
-    {"error": text(), "error_file": text()},
+_KNOWN: dict[str, Check] = {
+    "phase": maybe(text(32)),
+    "supervised": maybe(flag),
+    "why": maybe(text()),
+    "quiet": maybe(MOMENT),
+}
+_MOMENT = table({"wall": MOMENT, "mono": MOMENT, "sizes": named(whole(), RANKS, text(4, _RANK, "a rank"))})
+_GAP = table({"begin": _MOMENT, "end": maybe(_MOMENT), "reason": text(32)})
+_HELD = table({"index": whole(0, 1 << 16), "pid": whole()}, {"memory_bytes": maybe(whole())})
+_FIRST = table(
+    {"rank": RANK},
+    {
+        "code": maybe(whole(0, 255)),
+        "signal": maybe(whole(1, 128)),
+        "error": maybe(text(TEXT)),
+        "error_file": maybe(text()),
+    },
 )
-HELD = table({"index": whole(0, 1 << 16), "pid": whole(), "memory_bytes": maybe(whole())})
+
+
+def first_failure(value: object) -> None:
+    """Accept which rank failed first; one whose error is known has it from a file."""
+    _FIRST(value)
+    if isinstance(value, dict) and value.get("error") and not value.get("error_file"):
+        raise Malformed("missing", ".error_file")
+
 
 EXIT = table(
     {},
@@ -230,16 +142,17 @@ EXIT = table(
         "stopped": maybe(flag),
         "start_error": maybe(text(TEXT)),
         "start_kind": maybe(text(32)),
-        "first_failure": maybe(FIRST),
-        "launcher": text(32),
-        "restarts": whole(0, 1 << 20),
-        "oom_kills": maybe(whole()),
-        "gpu_held": items(HELD, 1024),
-        "gaps": items(GAP, 1000),
+        "first_failure": maybe(first_failure),
         "outputs": named(whole(), RANKS, text(4, _RANK, "a rank")),
         "survivors": items(whole(), 1 << 17),
         "ended": maybe(MOMENT),
         "seconds": maybe(MOMENT),
+        "restarts": maybe(whole(0, 1 << 31)),
+        "launcher": maybe(text(32)),
+        "oom_kills": maybe(whole(-LARGEST)),
+        "gpu_held": maybe(items(_HELD, 1 << 16)),
+        "gaps": items(_GAP, 1000),
+        "unsupervised": flag,
     },
 )
 _STANDING = table(
@@ -248,8 +161,7 @@ _STANDING = table(
         "attempt": maybe(RECORD),
         "exit": maybe(EXIT),
         "peak": maybe(peak),
-        **HOW,
-        "quiet": maybe(MOMENT),
+        **_KNOWN,
         "short": named(whole(), RANKS, text(32)),
         "run": text(64),
         "number": whole(0, 1 << 20),
@@ -258,7 +170,7 @@ _STANDING = table(
 )
 
 
-_ENDED = table({"state": STATE}, {"exit": maybe(EXIT), **HOW})
+_ENDED = table({"state": STATE}, {"exit": maybe(EXIT), **_KNOWN})
 
 
 def standing(value: object) -> None:
@@ -307,9 +219,9 @@ ANSWERS: dict[str, Check] = {
 """By operation. One that is not here only has to be an object."""
 
 EVENTS: dict[str, Check] = {
-    "state": table({"state": STATE}, HOW),
+    "state": table({"state": STATE}, _KNOWN),
     "quiet": table({"seconds": MOMENT}),
-    "restarted": table({"restarts": whole(1, 1 << 20)}),
+    "restarted": table({"restarts": whole(0, 1 << 31)}),
     "peak": table({"peak": peak}),
     "ended": ended,
 }
@@ -334,7 +246,7 @@ def _check_same(fields: Mapping[str, Any], answer: object) -> None:
     for asked, said in (("run", "run"), ("attempt", "number")):
         wanted = fields.get(asked)
         if isinstance(answer, dict) and said in answer and wanted is not None and answer[said] != wanted:
-            raise Malformed(f"{str(answer[said])[:_SHOWN]!r} instead of {wanted!r}", f".{said}")
+            raise Malformed(f"{str(answer[said])[:SHOWN]!r} instead of {wanted!r}", f".{said}")
 
 
 def check_event(host: str, message: dict[str, Any]) -> None:
@@ -342,7 +254,7 @@ def check_event(host: str, message: dict[str, Any]) -> None:
     kind = message.get("event")
     check = EVENTS.get(kind) if isinstance(kind, str) else None
     if check is None:
-        raise ProtocolError(f"{host} told of something unknown: {str(kind)[:_SHOWN]!r}")
+        raise ProtocolError(f"{host} told of something unknown: {str(kind)[:SHOWN]!r}")
     try:
         check(message)
     except Malformed as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 20
 TAIL_BYTES = 256 * 1024
+TAIL_SECONDS = 30.0
 
 
 def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
@@ -126,7 +128,8 @@ def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:
     outputs = [{"stream": stream, "name": name, "offset": offset}]
     session.request("follow", outputs=outputs, wait=False, **facts)
     held = b""
-    while (item := session.next_item(10.0)) is not None:
+    deadline = time.monotonic() + TAIL_SECONDS
+    while time.monotonic() < deadline and (item := session.next_item(10.0)) is not None:
         if isinstance(item, End) and item.stream == stream:
             break
         if isinstance(item, Data) and item.stream == stream:

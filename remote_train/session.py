@@ -30,11 +30,12 @@ BOOTSTRAP_SECONDS = 30.0
 REQUEST_SECONDS = 120.0
 SEND_SECONDS = 60.0
 """How long a host that is heard may take not one frame (256 KiB) of ours."""
+SLICE = 1 << 20
 ACK_EVERY = 128 * 1024
 ACK_SECONDS = 0.005
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Data:
     """Bytes of a stream."""
 
@@ -228,12 +229,14 @@ class Session:
                 self._sending.release()
 
     def _take(self, data: bytes) -> None:
-        frames = self._decoder.feed(data)
-        with self._changed:
-            for kind, stream, payload in frames:
-                self._sort(kind, stream, payload)
-            if frames:
-                self._changed.notify_all()
+        """Take what came a slice at a time: a window full of empty frames would be a gigabyte of objects."""
+        for start in range(0, len(data), SLICE):
+            frames = self._decoder.feed(data[start : start + SLICE] if len(data) > SLICE else data)
+            with self._changed:
+                for kind, stream, payload in frames:
+                    self._sort(kind, stream, payload)
+                if frames:
+                    self._changed.notify_all()
 
     def _sort(self, kind: int, stream: int, payload: bytes) -> None:
         if kind == wire.DATA:

@@ -230,7 +230,8 @@ def peek_banner(connection: socket.socket, deadline: float) -> tuple[str, str]:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 return "", _explain_silence(seen)
             before, seen = seen, connection.recv(LONGEST_PRELUDE, socket.MSG_PEEK)
-            if len(seen) == len(before) or len(seen) >= LONGEST_PRELUDE:
+            over = len(seen) == len(before) or len(seen) >= LONGEST_PRELUDE
+            if over and parse_banner(seen) is None:  # a server may say a lot right behind its banner
                 return "", _explain_text(seen)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if not banner.startswith(("SSH-2.0-", "SSH-1.99-")):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PIECE = 256 * 1024  # one send of 64 MB copies the rest for every packet
 EVERYTHING = 2**31
+STDERR_PIECES = 16
 CLOSE_SECONDS = 0.5
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -318,7 +319,10 @@ class ParamikoChannel:
         return self._stderr.read()
 
     def _drain_stderr(self) -> None:
-        while self._channel.recv_stderr_ready():
+        # Not until it is empty: a host that floods it would keep us here.
+        for _ in range(STDERR_PIECES):
+            if not self._channel.recv_stderr_ready():
+                return
             self._stderr.feed(self._channel.recv_stderr(PIECE))
 
     def close(self) -> None:

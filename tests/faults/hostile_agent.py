@@ -137,6 +137,12 @@ class Agent:
                 spoke = time.monotonic()
                 self.line.send(Frame(wire.HEARTBEAT, 0, b"").encode())
 
+    def await_room(self) -> None:
+        """Wait until the laptop has taken most of what was sent: a line in memory holds any amount."""
+        wired = getattr(self.line, "_wire", None)
+        while wired is not None and not wired.lost and sum(map(len, wired.down._chunks)) > 4 << 20:
+            time.sleep(0.001)
+
     def say(self, where: str, frame: Frame) -> None:
         self.said.append((where, frame))
         twist = self.case.twist if where == self.case.where else honest
@@ -147,7 +153,7 @@ class Agent:
 
     def answer(self, request: dict[str, Any]) -> None:
         op = request["op"]
-        answer = getattr(self, f"on_{op}", lambda _request: {})(request)
+        answer: dict[str, Any] = getattr(self, f"on_{op}", lambda _request: {})(request)
         self.say(f"reply {op}", Frame(wire.CONTROL, 0, {"id": request["id"], "ok": answer}))
         if op == "follow":
             self.stream(request)

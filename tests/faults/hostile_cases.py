@@ -106,12 +106,17 @@ def nothing(_agent: Agent, _frame: Frame) -> Iterable[Piece]:
     return []
 
 
+def payload(data: bytes) -> Twist:
+    """Send other bytes on the same stream."""
+    return lambda _agent, frame: [Frame(frame.kind, frame.stream, data)]
+
+
 def twice(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Say it twice."""
     return [frame, frame]
 
 
-def hang_up(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def hang_up(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Break off in the middle of a frame."""
     data = frame.encode()
     yield data[: len(data) // 2]
@@ -127,15 +132,15 @@ def fall_silent(agent: Agent, frame: Frame) -> Iterable[Piece]:
     raise BrokenPipeError
 
 
-def drip(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def drip(agent: Agent, _frame: Frame) -> Iterable[Piece]:
     """Send one byte a quarter second for ever: of a frame that is a megabyte long."""
-    yield Frame(wire.CONTROL, 0, b"x").encode()[:0] + b"\x00\x10\x00\x00\x01\x00\x00\x00\x00"
+    yield b"\x00\x10\x00\x00\x01\x00\x00\x00\x00"
     while agent.line.receive(0.25) != b"":
         yield b" "
     raise BrokenPipeError
 
 
-def take_nothing(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def take_nothing(_agent: Agent, _frame: Frame) -> Iterable[Piece]:
     """Read nothing any more, and say that we live."""
     while True:
         time.sleep(0.1)
@@ -145,12 +150,13 @@ def take_nothing(agent: Agent, frame: Frame) -> Iterable[Piece]:
 def flood(piece: Frame) -> Twist:
     """Say the same thing for ever."""
 
-    def twist(_agent: Agent, frame: Frame) -> Iterator[Piece]:
+    def twist(agent: Agent, frame: Frame) -> Iterator[Piece]:
         yield frame
         data = piece.encode()
         count = ENDLESS // len(data)
         block = data * max(1, (1 << 18) // len(data))
         for _ in range(max(1, count * len(data) // len(block))):
+            agent.await_room()
             yield block
 
     return twist
@@ -210,7 +216,7 @@ case("a frame of no known type", "reply facts", raw(b"\0\0\0\0\x09\0\0\0\0"))
 case("a frame of type 0", "reply facts", raw(b"\0\0\0\0\0\0\0\0\0"))
 case("noise between frames", "reply state", before(b"Broadcast message from root\r\n"))
 case("half a frame, then the end", "reply start", hang_up, 30)
-case("half a frame, then silence", "reply state", fall_silent, 30)
+case("half a frame, then silence", "reply state", fall_silent, 30, 60)
 case("a frame one byte at a time", "reply state", drip)
 case("JSON that is none", "reply facts", text("{"))
 case("JSON nested 100,000 deep", "reply facts", text('{"id":ID,"ok":' + "[" * 100_000 + "]" * 100_000 + "}"))
@@ -295,12 +301,17 @@ case("get refused as gone", "reply get", refuse("no-such-file", EVIL), 0)
 
 # ---- facts ----
 
+
+def no_torch(_agent: Agent, frame: Frame) -> Iterable[Piece]:
+    frame.payload["ok"]["python"] |= {"path": EVIL, "torch": None}
+    yield frame
+
+
 case("facts without a Python", "reply facts", drop("python"))
 case("facts with a list for a Python", "reply facts", change("python", value=[]))
 case("a Python with a number for a path", "reply facts", change("python", "path", value=7))
 case("a Python that works and has escapes", "reply facts", change("python", "path", value=f"/bin/{EVIL}"), 0)
-case("no torch, with escapes", "reply facts", lambda a, f: (
-    change("python", "torch", value=None)(a, Frame(f.kind, f.stream, f.payload | {"ok": f.payload["ok"] | {"python": f.payload["ok"]["python"] | {"path": EVIL}}}))), 13)  # fmt: skip
+case("no torch, with escapes", "reply facts", no_torch, 13)
 case("gpus that are a number", "reply facts", change("gpus", value=3))
 case("100,000 gpus", "reply facts", change("gpus", value=[{}] * 100_000))
 case("no usable CPU", "reply facts", change("cpu", "usable", value=0))
@@ -326,7 +337,7 @@ case(
 )
 
 
-def ask_again(agent: Agent, frame: Frame) -> Iterable[Piece]:
+def ask_again(_agent: Agent, frame: Frame) -> Iterable[Piece]:
     """Ask for the same files of the package again and again."""
     blob = hashlib.sha256(b"print('hello')\n").hexdigest()
     frame.payload["ok"] = {"need": "blobs", "blobs": [blob]}
@@ -442,12 +453,7 @@ for name, line in {
     "a list": b'[{"mono": 1}]',
     "negative": b'{"mono": -1e300, "sizes": {"0": 99}}',
 }.items():
-    padded = line + b"\n"
-    case(
-        f"a clock of {name}",
-        "data clock",
-        (lambda data: lambda _a, f: [Frame(f.kind, f.stream, data)])(padded),
-    )
+    case(f"a clock of {name}", "data clock", payload(line + b"\n"))
 case("data beyond the credit", "data 0", flood_stream(b"x" * 65536), 60)
 case("data of nothing for ever", "data 0", flood_stream(b""), 60)
 case("data of the file for ever", "data file", flood_stream(b"x" * 65536), 60)
@@ -523,7 +529,7 @@ case("a file with no hash", "end file", lambda _a, f: [Frame(f.kind, f.stream, {
 case("a file that changes for ever", "end file", put("changed", value=True), 40)
 case("a file that changes into a text", "end file", put("changed", value="yes"))
 case("a file that never ends", "end file", nothing)
-case("a file that breaks off for ever", "data file", hang_up, 30)
+case("a file that breaks off for ever", "data file", hang_up, 30, 60)
 
 # ---- stop ----
 

@@ -8,9 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from remote_train import attach, launching, preparing, pull, reach, reconnect, session, ship, stop
+from remote_train import finish, gate, launching, preparing, pull, reach, reconnect, session, ship, stop
 from remote_train.api import Training, training_of
 from remote_train.bootstrap import Agent as OurAgent
 from remote_train.config.host_spec import HostSpec
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
+
 DOCUMENTED = {0, 1, 2, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40, 41, 42, 50, 60}
 """DESIGN §7, less our bugs and what signals end."""
 STEP_SECONDS = 20.0
@@ -47,6 +47,7 @@ _OURS = {"run.json", ".gitignore", "attempts", "files", "pulled.json", "mirror.l
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten every deadline: what is tested is that there is one."""
     for module, name, seconds in (
+        (gate, "HELD_BYTES", 32 << 20),
         (session, "REQUEST_SECONDS", 2.0),
         (ship, "REQUEST_SECONDS", 2.0),
         (ship, "START_SECONDS", 2.0),
@@ -55,7 +56,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         (session, "BOOTSTRAP_SECONDS", 1.5),
         (session, "SEND_SECONDS", 1.0),
         (pull, "STALL_SECONDS", 1.0),
-        (attach, "TAIL_SECONDS", 2.0),
+        (finish, "TAIL_SECONDS", 2.0),
         (stop, "MARGIN_SECONDS", 1.0),
         (wire, "SILENCE_SECONDS", 1.5),
         (wire, "HEARTBEAT_SECONDS", 0.3),
