@@ -104,7 +104,7 @@ def fill(account: Account, number: int) -> None:
     (folder / layout.LOCK).touch()
     for item in range(60):
         (root / "blobs" / "00").mkdir(exist_ok=True)
-        (root / "blobs" / "00" / f"{number:02x}{item:060x}").write_bytes(b"unwanted")
+        (root / "blobs" / "00" / f"{number % 256:02x}{item:060x}").write_bytes(b"unwanted")
     (root / "packages" / f"{number:064x}.json").write_text("[]")
 
 
