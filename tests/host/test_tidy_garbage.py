@@ -6,6 +6,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,24 +107,36 @@ def test_half_written_files_go_when_their_process_is_gone(root: Path) -> None:
     assert [name for name in (*names, *kept, young) if (root / name).exists()] == [*kept, young]
 
 
-def test_programs_that_nobody_used_for_a_month_go(account: Account) -> None:
+def test_programs_that_nobody_used_for_a_month_go(root: Path) -> None:
+    agents = root / "agents"
+    names = {name: os.urandom(32).hex() for name in ("old", "recent", "running")}
+    places = {name: agents / text for name, text in names.items()}
+    places["half"] = agents / (os.urandom(32).hex() + ".0123456789abcdef")
+    ages = {"old": 31 * DAY, "recent": 29 * DAY, "running": 31 * DAY, "half": 2 * 3600}
+    for name, folder in places.items():
+        (folder / "remote_train").mkdir(parents=True)
+        (folder / "remote_train" / "__init__.py").write_text("#")
+        age(folder, ages[name])
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", names["running"]], stdin=subprocess.PIPE
+    ) as process:
+        until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().count(b"\0") > 2, "the command line")
+        assert set(tidy_now(root)) == {"agents"}
+        assert set(agents.iterdir()) == {places["recent"], places["running"]}
+        process.kill()
+    assert set(tidy_now(root)) == {"agents"}
+    assert list(agents.iterdir()) == [places["recent"]]
+
+
+def test_a_supervisor_is_known_by_the_program_it_was_forked_from(account: Account) -> None:
     started = account.start("print('up', flush=True); import time; time.sleep(600)")
     started.says(b"up")
     until(lambda: not agents_of(account.home), "the agent's end")
-    agents = account.root / "agents"
-    ours = agents / the_agent().hash
-    other, recent, half = agents / ("0" * 64), agents / ("1" * 64), agents / ("2" * 64 + ".0123456789abcdef")
-    for folder in (other, recent, half):
-        shutil.copytree(ours, folder)
-    for folder, seconds in ((other, 31 * DAY), (recent, 29 * DAY), (half, 2 * 3600), (ours, 31 * DAY)):
-        age(folder, seconds)
-    assert set(tidy_now(account.root)) == {"agents"}
-    # ours is as old, and the supervisor is it
-    assert sorted(agents.iterdir()) == sorted([ours, recent])
-    started.clean()
-    until(lambda: not started.supervisor_lives(), "the supervisor's end")
-    assert set(tidy_now(account.root)) == {"agents"}
-    assert list(agents.iterdir()) == [recent]
+    ours = account.root / "agents" / the_agent().hash
+    age(ours, 31 * DAY)
+    assert tidy_now(account.root) == {}
+    assert the_agent().hash.encode() in Path(f"/proc/{started.record['pid']}/cmdline").read_bytes()
+    assert ours.exists()
 
 
 def test_asking_a_host_to_tidy_notes_that_the_program_is_in_use(account: Account) -> None:
@@ -131,9 +146,8 @@ def test_asking_a_host_to_tidy_notes_that_the_program_is_in_use(account: Account
     age(ours, 40 * DAY)
     session.request("prune", runs=[], thorough=True)
     assert ours.exists()
+    assert garbage.age(str(ours), time.time()) < DAY
     session.close()
-    until(lambda: not agents_of(account.home), "the agent's end")
-    assert tidy_now(account.root) == {}
 
 
 def make_claim(root: Path, run: str, attempt: int = 1) -> Path:
