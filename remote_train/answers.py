@@ -197,6 +197,18 @@ def begun(value: object) -> None:
         standing(value)
 
 
+PRUNED = table(
+    {"run": text(64)},
+    {
+        "removed": flag,
+        "gone": flag,
+        "bytes": whole(),
+        "unpulled": whole(),
+        "kind": maybe(text(40)),
+        "why": maybe(text(TEXT)),
+    },
+)
+KEPT = maybe(table({}, {"total": maybe(whole())}))
 SURVIVORS = items(whole(), 1 << 17)
 ANYTHING = table({})
 ANSWERS: dict[str, Check] = {
@@ -215,6 +227,10 @@ ANSWERS: dict[str, Check] = {
     "get": table({"size": whole(), "mtime_ns": whole(-LARGEST)}),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
+    "prune": table(
+        {"runs": items(PRUNED, 10_000)},
+        {"freed": maybe(named(whole(), 64, text(64))), "before": KEPT, "after": KEPT},
+    ),
 }
 """By operation. One that is not here only has to be an object."""
 

@@ -203,6 +203,12 @@ class Agent:
     def on_sweep(self, _request: dict[str, Any]) -> dict[str, Any]:
         return {"survivors": []}
 
+    def on_prune(self, request: dict[str, Any]) -> dict[str, Any]:
+        kept = {"total": 10**9}
+        stay = {"removed": False, "bytes": 5, "kind": "busy", "why": "somebody starts or supervises it"}
+        runs = [{"run": wish["run"], **stay} for wish in request["runs"]]
+        return {"runs": runs, "freed": {"trash": 7}, "before": kept, "after": kept, "failures": []}
+
     def standing(self, state: str, plan: dict[str, Any]) -> dict[str, Any]:
         record = {"run": "run", "attempt": 1, "pid": 4711, "started": STARTED, "plan": plan, "gpus": []}
         ended = self.exit() if state == "ended" else None

@@ -531,6 +531,34 @@ case("a file that changes into a text", "end file", put("changed", value="yes"))
 case("a file that never ends", "end file", nothing)
 case("a file that breaks off for ever", "data file", hang_up, 30, 60)
 
+# ---- gc ----
+
+
+def pruned(key: str, value: Any) -> Twist:
+    """Say something else of every run that was asked about."""
+
+    def twist(_agent: Agent, frame: Frame) -> Iterable[Piece]:
+        for row in frame.payload["ok"]["runs"]:
+            row[key] = value
+        yield frame
+
+    return twist
+
+
+case("a total that is a list", "reply prune", change("before", value=[1]))
+case("a total of words", "reply prune", change("after", value={"total": "all"}))
+case("freed by -1 bytes", "reply prune", change("freed", value={"trash": -1}))
+case("freed by escapes", "reply prune", change("freed", value={EVIL: 1}))
+case("runs removed that are texts", "reply prune", change("runs", value=["run"]))
+case(
+    "a run removed that nobody named",
+    "reply prune",
+    change("runs", value=[{"run": "other", "removed": True}]),
+)
+case("a run that stays because of escapes", "reply prune", pruned("why", EVIL), 0)
+case("a run of true bytes", "reply prune", pruned("bytes", True))
+case("a run removed by a text", "reply prune", pruned("removed", "yes"))
+
 # ---- stop ----
 
 case("survivors that are a number", "reply stop", change("survivors", value=7))

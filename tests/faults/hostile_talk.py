@@ -8,7 +8,19 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remote_train import finish, gate, launching, preparing, pull, reach, reconnect, session, ship, stop
+from remote_train import (
+    collect,
+    finish,
+    gate,
+    launching,
+    preparing,
+    pull,
+    reach,
+    reconnect,
+    session,
+    ship,
+    stop,
+)
 from remote_train.api import Training, training_of
 from remote_train.bootstrap import Agent as OurAgent
 from remote_train.config.host_spec import HostSpec
@@ -21,6 +33,7 @@ from remote_train.reach import HostLink
 from remote_train.records import Run, client_root, list_runs
 from remote_train.session import Session, open_session
 from remote_train.show.display import Display
+from remote_train.show.kept import render_kept
 from remote_train.show.live import LiveListener
 from remote_train.show.screen import Screen
 from remote_train.show.tables import Look, render_run, render_runs
@@ -122,6 +135,7 @@ class Talk:
                 ("pull", self._pull),
                 ("stop", self._stop),
                 ("ps", self._ps),
+                ("gc", self._gc),
             ):
                 self.step(name, act)
         assert self._list_outside() == before, "something was written outside the run's folder"
@@ -201,6 +215,11 @@ class Talk:
     def _ps(self, listener: LiveListener) -> None:
         row = make_row(self._get().run, None)
         listener.screen.output(render_runs([row], Look(100, terminal=True, colour=False)).encode())
+
+    def _gc(self, listener: LiveListener) -> None:
+        row = {"host": "box", "dry_run": False, "trouble": None, "exit_code": 0}
+        row |= collect.clean_host(self.link, [self._get().run], keep=0, dry=False)
+        listener.screen.output(render_kept(row).encode())
 
     def _get(self) -> Training:
         assert self.training is not None

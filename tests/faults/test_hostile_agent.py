@@ -22,7 +22,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_honest_host_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = talk(tmp_path, HONEST, monkeypatch)
     assert set(held.codes.values()) == {0}, outcome(held)
-    assert list(held.codes) == ["run", "show", "logs", "pull", "stop", "ps"]
+    assert list(held.codes) == ["run", "show", "logs", "pull", "stop", "ps", "gc"]
     assert "pulled" in held.shown
 
 
