@@ -46,7 +46,7 @@ def make_program(chance: random.Random, *, early: bool) -> Program:
 
     Two early breaks in a row are answered with pauses, which would make a night of them a week.
     """
-    streaming = HANDSHAKE + 3500 + chance.randrange(chance.choice((2000, 20_000, 120_000)))
+    streaming = HANDSHAKE + 6000 + chance.randrange(chance.choice((2000, 20_000, 120_000)))
     asking = HANDSHAKE + chance.randrange(1500)
     kind, way = chance.choice((FIN, RST)), chance.choice((UP, DOWN))
     hole = chance.choice((BLACKHOLE, HALF_BLACKHOLE))
@@ -54,7 +54,7 @@ def make_program(chance: random.Random, *, early: bool) -> Program:
         Program(cuts=(Cut(DOWN, streaming, kind),), slice=chance.choice((None, None, 13, 777))): 46,
         Program(cuts=(Cut(DOWN, streaming, kind),), rate=chance.uniform(50_000, 400_000)): 7,
         Program(cuts=(Cut(DOWN, streaming, kind),), delay=chance.uniform(0.001, 0.04)): 8,
-        Program(cuts=(Cut(DOWN, min(streaming, 10_000), kind),), slice=1): 8,
+        Program(cuts=(Cut(DOWN, min(streaming, 14_000), kind),), slice=1): 8,
         Program(cuts=(Cut(DOWN, streaming, CORRUPT),)): 8,
         Program(cuts=(Cut(way, asking, CORRUPT),)): 20 * early,
         Program(cuts=(Cut(UP, asking, kind),)): 20 * early,
