@@ -22,7 +22,7 @@ QUEUE_BYTES = 24 * 1024 * 1024
 """The laptop holds at most this much that it has not looked at yet, however fast the link."""
 RATE_SECONDS = 0.5
 FORGET_SECONDS = 10.0
-FIRST_FRAME = 8 * 1024
+FIRST_FRAME = 1024
 CEILING = 256 * 1024 * 1024
 
 

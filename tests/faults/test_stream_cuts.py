@@ -41,9 +41,12 @@ ROUND = 25
 HANDSHAKE = 4500  # bytes each way that a connection takes to be an SSH connection, about
 
 
-def make_program(chance: random.Random) -> Program:
-    """Return how to break a connection: mostly while it streams, sometimes in its handshake."""
-    streaming = HANDSHAKE + chance.randrange(chance.choice((2000, 20_000, 120_000)))
+def make_program(chance: random.Random, *, early: bool) -> Program:
+    """Return how to break a connection: while it streams, or with `early` perhaps before it has brought anything.
+
+    Two early breaks in a row are answered with pauses, which would make a night of them a week.
+    """
+    streaming = HANDSHAKE + 6000 + chance.randrange(chance.choice((2000, 20_000, 120_000)))
     asking = HANDSHAKE + chance.randrange(1500)
     kind, way = chance.choice((FIN, RST)), chance.choice((UP, DOWN))
     hole = chance.choice((BLACKHOLE, HALF_BLACKHOLE))
@@ -51,10 +54,11 @@ def make_program(chance: random.Random) -> Program:
         Program(cuts=(Cut(DOWN, streaming, kind),), slice=chance.choice((None, None, 13, 777))): 46,
         Program(cuts=(Cut(DOWN, streaming, kind),), rate=chance.uniform(50_000, 400_000)): 7,
         Program(cuts=(Cut(DOWN, streaming, kind),), delay=chance.uniform(0.001, 0.04)): 8,
-        Program(cuts=(Cut(DOWN, min(streaming, 10_000), kind),), slice=1): 8,
-        Program(cuts=(Cut(way, asking, CORRUPT),)): 14,
-        Program(cuts=(Cut(UP, asking, kind),)): 10,
-        Program(cuts=(Cut(way, chance.randrange(HANDSHAKE), kind),)): 6,
+        Program(cuts=(Cut(DOWN, min(streaming, 14_000), kind),), slice=1): 8,
+        Program(cuts=(Cut(DOWN, streaming, CORRUPT),)): 8,
+        Program(cuts=(Cut(way, asking, CORRUPT),)): 20 * early,
+        Program(cuts=(Cut(UP, asking, kind),)): 20 * early,
+        Program(cuts=(Cut(way, chance.randrange(HANDSHAKE), kind),)): 12 * early,
         Program(cuts=(Cut(DOWN, streaming, hole),)): 1
         if is_nightly()
         else 0,  # 15 s each until it is noticed
@@ -93,7 +97,9 @@ def run_round(trial: Trial, laptop: Laptop, proxy: ChaosProxy, box: Box, project
     """One run with 25 cuts and more: every byte here, once, and the right code."""
     chance = trial.chance
     before = broken(proxy), len(proxy.lines)
-    proxy.program = lambda number: make_program(chance) if number > before[1] else Program()
+    proxy.program = lambda number: (
+        make_program(chance, early=number % 2 == 0) if number > before[1] else Program()
+    )
     with Stream(laptop, box, project, f"round{trial.number}", chance.choice((0, 3))) as stream:
         stream.run()
         stream.begun()
