@@ -81,6 +81,8 @@ class Patience:
     listener: Listener
     losses: Losses = field(default_factory=Losses)
     """The losses before this one, of the same story."""
+    meanwhile: str = "the run goes on"
+    """What is true of the run while nobody hears of it."""
 
 
 def choose_pause(failures: int, chance: float) -> float:
@@ -171,7 +173,9 @@ class _Absence:
         """Tell of it once, when it is long or will be."""
         if not self._told and self._seconds + pause > TELL_AFTER:
             self._told = True
-            self._patience.listener.tell("silent", host=self._host, reason=str(why))
+            self._patience.listener.tell(
+                "silent", host=self._host, reason=str(why), meanwhile=self._patience.meanwhile
+            )
 
     def end(self) -> None:
         """Note that it is over, and tell so if it was told of."""

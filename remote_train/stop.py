@@ -29,7 +29,8 @@ def stop_across_losses(
 
     Raises ConnectionGivenUp when the host is not heard for a minute.
     """
-    patience = Patience(run.id, LOST_SECONDS, listener, Losses())
+    unknown = "whether it is stopping is not known"
+    patience = Patience(run.id, LOST_SECONDS, listener, Losses(), unknown)
     session: Session | None = None
     while True:
         try:

@@ -1,12 +1,14 @@
 """Stop a run whose supervisor was killed: a process of our own takes the supervisor's place for that.
 
-It holds the attempt's lock, so that there is one; it outlives the connection that asked for it; and it writes the exit
-record that nobody else will, for what it did itself is known: the run was stopped. How it would have ended is not.
+It holds the attempt's lock, so that there is one, and puts its own identity into attempt.json: the run is supervised
+again, and stopping. It outlives the connection that asked for it, and writes the exit record that nobody else will, for
+what it did itself is known: the run was stopped. How it would have ended is not.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -21,37 +23,54 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
+ADOPT_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
 RECORD_SECONDS = 60.0
 """How long to go on trying to write the exit record on a disk that is full."""
 
 
 def spawn(folder: str, record: Dict[str, Any], grace: float) -> None:
-    """End the run in a process of its own; it does nothing when another one does so already."""
+    """End the run in a process of its own, and return once that is in its place; nothing when there is one already."""
+    read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setsid()
             if os.fork() == 0:
-                _become(folder, record, grace)
+                _become(folder, record, grace, write_fd)
         finally:
             os._exit(0)
+    os.close(write_fd)
     os.waitpid(child, 0)
+    select.select([read_fd], [], [], ADOPT_SECONDS)
+    os.close(read_fd)
 
 
-def _become(folder: str, record: Dict[str, Any], grace: float) -> None:
+def _become(folder: str, record: Dict[str, Any], grace: float, place: int) -> None:
     try:
         lock = locks.open_lock(os.path.join(folder, layout.LOCK))
         log = os.path.join(folder, layout.SUPERVISOR_LOG)
-        leave_connection(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), [lock])
+        leave_connection(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), [lock, place])
         system.set_process_name("remote-train")
         if locks.try_lock(lock):
+            _adopt(folder, record)
+            os.close(place)
             end(folder, record, grace)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         raise
     finally:
         os._exit(0)
+
+
+def _adopt(folder: str, record: Dict[str, Any]) -> None:
+    record.update(pid=os.getpid(), start_time=system.start_time(os.getpid()), adopted=True)
+    try:
+        write_record(os.path.join(folder, layout.ATTEMPT), record)
+    except (
+        OSError
+    ) as error:  # a full disk: it is stopped all the same, and looks unsupervised until it has ended
+        sys.stderr.write("%s\n" % error)
 
 
 def end(folder: str, record: Dict[str, Any], grace: float) -> None:

@@ -178,7 +178,9 @@ class LiveListener:
 
     def silent(self, facts: Mapping[str, Any]) -> None:
         """Say that the host is not heard, and that this is no end."""
-        self.screen.warn(f"no word from {facts['host']}: {facts['reason']}; the run goes on, reconnecting")
+        self.screen.warn(
+            f"no word from {facts['host']}: {facts['reason']}; {facts['meanwhile']}, reconnecting"
+        )
 
     def back(self, facts: Mapping[str, Any]) -> None:
         """Say that it is heard again."""

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.sshd, PATIENT]
 
 DEADLINE, SLACK = 15.0, 2.0
 NOT_HERE = {"reconnecting"}  # there is no peer
-GIVES_UP = {"probe": 10, "login": 30, "bootstrap": 30, "stop": 30, "ps": 0, "show": 0, "logs": 0}
+GIVES_UP = {"probe": 10, "login": 30, "bootstrap": 30, "ps": 0, "show": 0, "logs": 0}
 """What a command ends with that does not come back by itself; the others dial anew."""
 SLOW = 16.0  # seconds: longer than a silence may be
 
