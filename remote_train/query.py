@@ -34,8 +34,8 @@ def refresh(run: Run, link: HostLink) -> dict[str, Any]:
 
 def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
     """Write the host's word on a run into its records; an end that is known here outlives the host's memory of it."""
-    if state["state"] == "unknown" and run.read()["state"] in FINAL:
-        return run.read()
+    if state["state"] == "unknown" and run.read()["state"] in (*FINAL, "starting"):
+        return run.read()  # it may be on its way there
     number = state.get("number") or run.read()["attempts"][-1]["attempt"]
     mirror = run.attempt(number)
     mirror.prepare()

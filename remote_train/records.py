@@ -103,6 +103,11 @@ class Run:
             durable.write_record(str(path), record, sync=False)
         return record
 
+    def known_state(self) -> str | None:
+        """Return the state this laptop knows, None where it has no record."""
+        record = durable.read_record(str(self.folder / "run.json"))
+        return str(record["state"]) if record and "state" in record else None
+
     @property
     def files(self) -> Path:
         """Where pulled files land."""

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, StopIncomplete
+from remote_train.host import layout
 from remote_train.reconnect import Losses, Patience, reconnect
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ MARGIN_SECONDS = 30.0
 LOST_SECONDS = 60.0
 """How long to go on trying when the connection is lost in the middle of a stop."""
 DONE = ("ended", "lost", "unknown", "created")
+OVER = ("ended", "lost", "not started")
+"""What this laptop may know of a run that its host does not know."""
 
 
 def stop_across_losses(
@@ -57,10 +60,12 @@ def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: L
     """
     truth = f"whether {run.id} was told to stop is not known; `remote-train show {run.id}` asks"
     try:
-        asked = session.request("stop", run=run.id, attempt=attempt, grace=grace)
+        mirrored = run.attempt(attempt).read(layout.ATTEMPT) or {}
+        cookie = mirrored.get("cookie")
+        asked = session.request("stop", run=run.id, attempt=attempt, grace=grace, cookie=cookie)
         truth = f"the host goes on stopping {run.id}; `remote-train show {run.id}` tells how it is"
         listener.tell("stopping", run=run.id, grace=grace, state=asked["state"])
-        return _await_end(session, run, attempt, grace, asked)
+        return _await_end(session, run, attempt, grace, asked, listener)
     except BaseException as error:
         if not isinstance(error, Exception):  # a signal: the last thing that can be said
             listener.tell("interrupted", run=run.id, text=truth)
@@ -68,13 +73,18 @@ def stop_run(session: Session, run: Run, attempt: int, grace: float, listener: L
 
 
 def _await_end(
-    session: Session, run: Run, attempt: int, grace: float, asked: dict[str, Any]
+    session: Session, run: Run, attempt: int, grace: float, asked: dict[str, Any], listener: Listener
 ) -> dict[str, Any]:
     deadline = time.monotonic() + grace + MARGIN_SECONDS
     state = session.request("state", run=run.id, attempt=attempt)
     while state["state"] not in DONE and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         state = session.request("state", run=run.id, attempt=attempt)
+    if state["state"] == "unknown" and run.known_state() not in OVER:
+        raise StopIncomplete(
+            f"{run.id} is not known on {session.host}: it may be on its way there, or its folder was removed",
+            hint=f"`remote-train show {run.id}` asks again; what bore its mark there was killed",
+        )
     survivors = session.request("sweep", run=run.id, attempt=attempt)["survivors"] or asked["survivors"]
     if state["state"] not in DONE or survivors:
         raise StopIncomplete(
@@ -82,12 +92,17 @@ def _await_end(
             hint="a process in an uninterruptible wait ends only with what it waits for; run `stop` again later",
             survivors=survivors,
         )
-    held = (state.get("exit") or {}).get("gpu_held") or []
+    ended = state.get("exit") or {}
+    held = ended.get("gpu_held") or []
     if held:
         places = ", ".join(f"GPU {item['index']} by pid {item['pid']}" for item in held)
         raise StopIncomplete(
             f"{run.id}: its processes are gone and GPU memory is still held: {places}",
             hint="the driver has not let go of it; `nvidia-smi` on the host shows whether it does later",
             gpu_held=held,
+        )
+    if "gpu_held" in ended and ended["gpu_held"] is None:
+        listener.tell(
+            "warn", text=f"whether the GPUs of {run.id} are free again is not known: their driver is silent"
         )
     return state

@@ -102,7 +102,9 @@ class Follower:
     def _note(self, state: Dict[str, Any]) -> None:
         self.last = _make_key(state)
         self._send_peak(state.get("peak"))
-        if state["state"] in life.FINAL or not self.forever:
+        if (
+            state["state"] in (*life.FINAL, life.UNKNOWN) or not self.forever
+        ):  # the last: its folder was removed
             self.over = state
             for tail in self.tails:
                 tail.ended = True

@@ -210,17 +210,19 @@ class Operations:
         if state["state"] == "created":  # its supervisor looks before it starts anything
             _write_stop(folder, {"grace": 0.0, "asked": time.time()})
         if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
-            survivors = system.sweep(None, record["cookie"], STOP_WAIT) if record else []
+            cookie = record["cookie"] if record else _parse_cookie(request.get("cookie"))
+            survivors = system.sweep(None, cookie, STOP_WAIT) if cookie else []
             return {"state": state["state"], "survivors": survivors}
         grace = max(0.0, float(request.get("grace", 30.0)))
         written = _write_stop(folder, {"grace": grace, "asked": time.time()})
         if state["supervised"]:
             number = signal.SIGUSR1 if written else signal.SIGTERM
-            system.kill_process(record["pid"], record["start_time"], number)
+            for send in (signal.SIGCONT, number):  # somebody may have halted it
+                system.kill_process(record["pid"], record["start_time"], send)
             return {"state": "stopping", "survivors": []}
         from remote_train.host import orphans  # noqa: PLC0415  (rare)
 
-        orphans.spawn(folder, record, grace)
+        orphans.spawn(folder, record)
         return {"state": "stopping", "survivors": []}
 
     def sweep(self, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -260,6 +262,14 @@ class Operations:
         """Drop what was arriving; runs are not touched."""
         for upload in self.uploads.values():
             upload.abandon()
+
+
+def _parse_cookie(cookie: object) -> Optional[str]:
+    """Return the cookie of a run whose folder is gone, as the laptop remembers it; None for anything else."""
+    known = (
+        isinstance(cookie, str) and len(cookie) == 32 and all(digit in "0123456789abcdef" for digit in cookie)
+    )
+    return str(cookie) if known else None
 
 
 def _write_stop(folder: str, request: Dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from remote_train.host import layout, locks, system
 from remote_train.host.detach import leave_connection
 from remote_train.host.durable import write_record
 from remote_train.host.ends import make_outcome, sync_outputs
-from remote_train.host.stopping import SWEEP_SECONDS
+from remote_train.host.stopping import SWEEP_SECONDS, Grace, await_gpus
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RECORD_SECONDS = 60.0
 """How long to go on trying to write the exit record on a disk that is full."""
 
 
-def spawn(folder: str, record: Dict[str, Any], grace: float) -> None:
+def spawn(folder: str, record: Dict[str, Any]) -> None:
     """End the run in a process of its own, and return once that is in its place; nothing when there is one already."""
     read_fd, write_fd = os.pipe()
     child = os.fork()
@@ -37,7 +37,7 @@ def spawn(folder: str, record: Dict[str, Any], grace: float) -> None:
         try:
             os.setsid()
             if os.fork() == 0:
-                _become(folder, record, grace, write_fd)
+                _become(folder, record, write_fd)
         finally:
             os._exit(0)
     os.close(write_fd)
@@ -46,16 +46,18 @@ def spawn(folder: str, record: Dict[str, Any], grace: float) -> None:
     os.close(read_fd)
 
 
-def _become(folder: str, record: Dict[str, Any], grace: float, place: int) -> None:
+def _become(folder: str, record: Dict[str, Any], place: int) -> None:
     try:
         lock = locks.open_lock(os.path.join(folder, layout.LOCK))
         log = os.path.join(folder, layout.SUPERVISOR_LOG)
         leave_connection(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), [lock, place])
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)  # who asks again for a stop signals a supervisor; it reads the file
         system.set_process_name("remote-train")
         if locks.try_lock(lock):
             _adopt(folder, record)
             os.close(place)
-            end(folder, record, grace)
+            end(folder, record)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         raise
@@ -73,15 +75,15 @@ def _adopt(folder: str, record: Dict[str, Any]) -> None:
         sys.stderr.write("%s\n" % error)
 
 
-def end(folder: str, record: Dict[str, Any], grace: float) -> None:
+def end(folder: str, record: Dict[str, Any]) -> None:
     """TERM, the grace, KILL of all that is marked, and the exit record; nothing when all had ended by itself."""
     marked = system.marked_processes(record["cookie"])
     if not marked:
         return
     if not os.path.exists(os.path.join(folder, layout.POLLED)):
         _terminate(marked)
-    deadline = time.monotonic() + grace
-    while system.marked_processes(record["cookie"]) and time.monotonic() < deadline:
+    grace = Grace(folder)
+    while system.marked_processes(record["cookie"]) and not grace.is_over():
         time.sleep(PAUSE_SECONDS)
     survivors = system.sweep(None, record["cookie"], SWEEP_SECONDS)
     problems: List[OSError] = []
@@ -94,6 +96,7 @@ def end(folder: str, record: Dict[str, Any], grace: float) -> None:
         unsupervised=True,
         outputs=sync_outputs(folder, problems.append),
         survivors=survivors,
+        gpu_held=await_gpus(record),
         ended=time.time(),
     )
     _write(folder, outcome)

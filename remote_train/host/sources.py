@@ -101,8 +101,10 @@ class Tail(_Reader):
         data = self._read(left) if left > 0 else b""
         if data:
             return make_frame(DATA, self.stream, data)
-        if self.ended and self.partial:
-            return self._end(sha256=None)
+        if self.ended and (self.partial or (self._fd is None and self.offset)):
+            return self._end(
+                sha256=None
+            )  # nobody wants a hash, or the file was removed with what was sent of it
         if self.ended and self._hash_skipped():
             return self._end()
         return None

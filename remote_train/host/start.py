@@ -7,17 +7,14 @@ names the token, and the lock is held from the claim on, first by the agent, the
 from __future__ import annotations
 
 import os
-import select
-import sys
 import time
 
 from remote_train.host import disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import read_state
-from remote_train.host.detach import leave_connection
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import make_environment
 from remote_train.host.peaks_cache import recall_peak
-from remote_train.host.supervisor import Supervisor
+from remote_train.host.spawn import fork_supervisor
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
 OTHER_STARTER_SECONDS = 300.0
 """How long to wait for an agent that holds the lock and writes the snapshot; it may be a large one."""
-
-
-BREATH_SECONDS = 1.0
 
 
 class Refusal(Exception):
@@ -86,7 +80,7 @@ def _start_new(
         record = _make_record(root, request, gpus)
         environment = _make_run_environment(record, gpus, request.get("secrets", {}))
         progress()  # the last look: whoever asked and went, and asks no more, gets no training
-        _fork_supervisor(folder, record, environment, lock, progress)
+        _check_born(fork_supervisor(folder, record, environment, lock, progress))
     except (OSError, Refusal):
         _take_back(folder)
         raise
@@ -99,6 +93,11 @@ def _start_new(
     return state
 
 
+def _check_born(last_word: Optional[str]) -> None:
+    if last_word is not None:
+        raise Refusal("start-failed", "the supervisor did not start: %s" % last_word)
+
+
 def _take_back(folder: str) -> None:
     """Free what a start that failed has written, and its claim: the same name may be started once there is space."""
     if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
@@ -107,7 +106,7 @@ def _take_back(folder: str) -> None:
 
     shutil.rmtree(os.path.join(folder, layout.CODE), ignore_errors=True)
     disk.drop_reserve(folder)
-    for name in (layout.CLAIM, layout.SUPERVISOR_LOG):
+    for name in (layout.CLAIM, layout.SUPERVISOR_LOG, layout.STOP):
         disk.drop(os.path.join(folder, name))
 
 
@@ -178,11 +177,11 @@ def _wait_lock(fd: int, folder: str, deadline: float, progress: Callable[[], Non
 
 
 def _check_token(folder: str, run: str, token: str) -> None:
-    claim = read_record(os.path.join(folder, layout.CLAIM))
-    if claim is not None and claim.get("token") != token:
-        raise Refusal(
-            "name-taken", "there is a run named %s on this host" % run, state=read_state(folder)["state"]
-        )
+    # The claim is not synced: after a power cut the attempt's own record may be all there is.
+    records = [read_record(os.path.join(folder, name)) for name in (layout.CLAIM, layout.ATTEMPT)]
+    if any(record is not None and record.get("token") != token for record in records):
+        words = "there is a run named %s on this host" % run
+        raise Refusal("name-taken", words, state=read_state(folder)["state"])
 
 
 def _write_code(
@@ -209,7 +208,7 @@ def _remove_folder(path: str, progress: Callable[[], None]) -> None:
     removing = threading.Thread(target=shutil.rmtree, args=(path, True), daemon=True)
     removing.start()
     while removing.is_alive():
-        removing.join(BREATH_SECONDS)
+        removing.join(1.0)
         progress()
 
 
@@ -242,102 +241,3 @@ def _make_run_environment(
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
     return environment
-
-
-def _fork_supervisor(
-    folder: str,
-    record: Dict[str, Any],
-    environment: Dict[str, str],
-    lock: int,
-    progress: Callable[[], None],
-) -> None:
-    """Fork twice; return once the supervisor's attempt.json is written, raise OSError or Refusal if it never is."""
-    read_fd, write_fd = os.pipe()
-    try:
-        try:
-            child = os.fork()
-            if child == 0:
-                _fork_again(folder, record, environment, (lock, write_fd))
-        finally:
-            os.close(write_fd)
-        os.waitpid(child, 0)
-        while not select.select([read_fd], [], [], BREATH_SECONDS)[0]:
-            progress()
-        word = os.read(read_fd, 4096)
-    finally:
-        os.close(read_fd)
-    number, _, place = word.partition(b" ")
-    if number.isdigit():
-        raise OSError(int(number), os.strerror(int(number)), os.fsdecode(place))
-    if word != b"ok":
-        raise Refusal("start-failed", "the supervisor did not start; supervisor.log may say why")
-
-
-def _fork_again(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
-) -> None:
-    """Fork the supervisor in a session of its own; whatever happens, this process never goes on as a second agent."""
-    try:
-        os.setsid()
-        if os.fork() == 0:
-            _become_supervisor(folder, record, environment, keep)
-    except OSError as error:
-        _tell_error(keep[1], error, folder)
-    finally:
-        os._exit(0)
-
-
-def _tell_error(fd: int, error: OSError, folder: str) -> None:
-    place = error.filename if isinstance(error.filename, str) else folder
-    os.write(fd, b"%d " % (error.errno or 0) + os.fsencode(place)[:4000])
-
-
-def _become_supervisor(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
-) -> None:
-    code = 1
-    try:
-        supervisor = _announce_supervisor(folder, record, environment, keep)
-        supervisor.run()
-        code = 0
-    finally:
-        try:
-            if code:
-                sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-
-
-def _announce_supervisor(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
-) -> Supervisor:
-    """Write attempt.json and tell the agent; when that fails the agent is told why."""
-    try:
-        _leave_connection(folder, keep)
-        system.become_subreaper()
-        system.set_process_name("remote-train")
-        record["pid"] = os.getpid()
-        record["start_time"] = system.start_time(os.getpid())
-        supervisor = Supervisor(folder, record, environment, sys.executable)
-        supervisor.announce("starting")
-    except OSError as error:
-        _tell_error(keep[1], error, folder)
-        raise
-    _tell_started(keep[1])
-    return supervisor
-
-
-def _tell_started(fd: int) -> None:
-    """Tell the agent; if it has died meanwhile, whoever asks again with the token finds the attempt started."""
-    try:
-        os.write(fd, b"ok")
-    except BrokenPipeError:
-        return
-    finally:
-        os.close(fd)
-
-
-def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    leave_connection(os.open(os.path.join(folder, layout.SUPERVISOR_LOG), flags, 0o600), keep)

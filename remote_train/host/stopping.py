@@ -16,13 +16,37 @@ from remote_train.host.durable import read_record
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Dict, List, Optional
 
 DEFAULT_GRACE = 30.0
 SWEEP_SECONDS = 10.0
 AGAIN_SECONDS = 0.2
 DEAF_SECONDS = 30.0
 """How long other ranks may go on after one has failed, then they are taken to hang; REMOTE_TRAIN_DEAF_SECONDS overrides it."""
+
+
+class Grace:
+    """How long a stop still gives a training, by the stop file; asked again, it can only become shorter."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, layout.STOP)
+        self._asked: Optional[float] = None
+        self._deadline: Optional[float] = None
+
+    def is_over(self) -> bool:
+        """Read the stop file and tell whether the time is up; the first call lets it begin."""
+        now = time.monotonic()
+        request = read_record(self._path) or {}
+        deadline = now + float(request.get("grace", DEFAULT_GRACE))
+        if self._deadline is None:
+            self._deadline, self._asked = deadline, request.get("asked")
+        elif request.get("asked") != self._asked:
+            self._deadline, self._asked = min(self._deadline, deadline), request.get("asked")
+        return now >= self._deadline
+
+    def prolong(self, seconds: float) -> None:
+        """Have the time be up again in so many seconds: what was killed is looked at once more then."""
+        self._deadline = time.monotonic() + seconds
 
 
 class Stopping:
@@ -32,8 +56,7 @@ class Stopping:
         self._folder = folder
         self._cookie = cookie
         self._family = system.Family(os.getpid())
-        self._deadline: Optional[float] = None
-        self._asked: Optional[float] = None
+        self._grace = Grace(folder)
         self._failed: Optional[float] = None
         self._ends_size = 0
         self.stopped = False
@@ -70,18 +93,13 @@ class Stopping:
             return None
 
     def _go_on(self, child: int) -> None:
-        now = time.monotonic()
-        request = read_record(os.path.join(self._folder, layout.STOP)) or {}
-        deadline = now + float(request.get("grace", DEFAULT_GRACE))
-        if self._deadline is None:
-            self._deadline, self._asked = deadline, request.get("asked")
+        over = self._grace.is_over()
+        if not self.stopped:
             self.stopped = True
             if not os.path.exists(os.path.join(self._folder, layout.POLLED)):
                 os.kill(child, signal.SIGTERM)
-        elif request.get("asked") != self._asked:  # asked again: it can only become shorter
-            self._deadline, self._asked = min(self._deadline, deadline), request.get("asked")
-        elif now >= self._deadline:
-            self._deadline = now + SWEEP_SECONDS
+        elif over:
+            self._grace.prolong(SWEEP_SECONDS)
             self._family.sweep(self._cookie, SWEEP_SECONDS, keep=child)
             os.kill(child, signal.SIGKILL)
 
@@ -107,3 +125,12 @@ class Stopping:
             return self._failed is not None
         self._ends_size = size
         return ends.has_failure(self._folder)
+
+
+def await_gpus(record: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
+    """Return what is still held on the attempt's GPUs once its processes are gone, None when the driver does not say."""
+    if not record.get("gpus"):
+        return []
+    from remote_train.host import gpu_release  # noqa: PLC0415  (ctypes and subprocess: only a CUDA run pays)
+
+    return gpu_release.await_release(record["gpus"], SWEEP_SECONDS)

@@ -17,7 +17,7 @@ from remote_train.host.durable import write_record
 from remote_train.host.ends import count_oom_kills, make_outcome, sync_outputs
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
-from remote_train.host.stopping import SWEEP_SECONDS, Stopping
+from remote_train.host.stopping import Stopping, await_gpus
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -201,20 +201,13 @@ class Supervisor:
             stopped=self.stopping.stopped,
             outputs=sync_outputs(self.folder, self.clock.fail),
             survivors=survivors,
-            gpu_held=self._await_gpus(),
+            gpu_held=await_gpus(self.record),
             oom_kills=self._count_oom_kills(),
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
         outcome.update(self._explain(start_error))
         self._write_end(outcome)
-
-    def _await_gpus(self) -> List[Dict[str, Any]]:
-        if not self.record.get("gpus"):
-            return []
-        from remote_train.host import gpu_release  # noqa: PLC0415  (ctypes and subprocess: only a CUDA run pays)
-
-        return gpu_release.await_release(self.record["gpus"], SWEEP_SECONDS)
 
     def _count_oom_kills(self) -> Optional[int]:
         """Return how many processes the kernel killed for want of memory on this host while the attempt ran."""

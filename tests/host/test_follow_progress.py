@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.host import system
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.session import Event
 from tests.host.account_kit import until
@@ -70,3 +73,19 @@ def test_ranks_that_torchrun_starts_anew_are_told(account: Account) -> None:
     started = account.start(script, launcher="torchrun", processes=1, max_restarts=1)
     assert await_event(follow(account, started), "restarted")["restarts"] == 1
     assert started.end()["code"] == 0
+
+
+def test_a_run_whose_folder_is_removed_is_over(account: Account) -> None:
+    started = account.start(WAITING)
+    started.says(b"on")
+    record = started.record
+    session = account.connect()
+    outputs = [{"stream": session.new_stream(), "name": "0", "offset": 0}]
+    session.request("follow", run=started.run, attempt=1, outputs=outputs, wait=True)
+    shutil.rmtree(started.folder.parent.parent)
+    ended = await_event(session, "ended")
+    assert (ended["state"], ended["exit"]) == ("unknown", None)
+    stopped = session.request("stop", run=started.run, attempt=1, grace=0.0, cookie=record["cookie"])
+    assert stopped == {"state": "unknown", "survivors": []}
+    assert system.marked_processes(record["cookie"]) == []
+    system.kill_process(record["pid"], record["start_time"], signal.SIGKILL)

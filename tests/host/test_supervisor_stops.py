@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_train.errors import RunStopped
+from remote_train.errors import RunStopped, StopIncomplete
 from remote_train.follow import Outcome
 from remote_train.host import layout
 from remote_train.listener import Silent
 from remote_train.outcome import make_verdict
+from remote_train.query import keep_state
 from remote_train.records import Run
 from remote_train.stop import stop_run
 from tests.host.account_kit import Started, until
@@ -324,3 +326,32 @@ def test_a_stop_works_on_a_full_disk(account: Account) -> None:
         for started in [Started(account, "run")]:
             started.clean()
         subprocess.run(["umount", "-l", str(account.root)], check=True)
+
+
+def test_without_its_supervisor_a_second_stop_shortens_the_grace(account: Account) -> None:
+    started = begin(account, DEAF)
+    started.kill_supervisor()
+    session = account.connect()
+    assert session.request("stop", run="run", attempt=1, grace=600.0)["state"] == "stopping"
+    state = session.request("state", run="run")
+    assert (state["state"], state["supervised"], state["why"]) == ("stopping", True, None)
+    assert stop(account, started, grace=0.0)["state"] == "ended"
+    assert started.members() == []
+
+
+def test_a_halted_supervisor_is_woken_to_stop(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    os.kill(started.record["pid"], signal.SIGSTOP)
+    assert stop(account, started, grace=60.0)["exit"]["stopped"]
+
+
+def test_a_run_that_its_host_does_not_know_is_not_taken_for_stopped(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    run = account.client_run(started)
+    run.update(state="starting")
+    session = account.connect()
+    unknown = replace(run, id="elsewhere")
+    with pytest.raises(StopIncomplete, match="is not known on local"):
+        stop_run(session, unknown, 1, 0.0, Silent())
+    assert keep_state(run, {"state": "unknown"})["state"] == "starting"
+    assert stop(account, started)["state"] == "ended"
