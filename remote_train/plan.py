@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.config.families import merge_device_args
 from remote_train.config.nearest import render_nearest
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
+from remote_train.host.globs import make_pattern
 from remote_train.metrics.denominator import choose_device, choose_device_peak
 
 if TYPE_CHECKING:
@@ -282,7 +283,11 @@ def make_links(job: Job, host: HostSpec) -> dict[str, str]:
 
 
 def choose_checkpoints(job: Job) -> tuple[str, ...]:
-    """Return the globs of this run's checkpoints, () for the usual names."""
-    if job.checkpoints:
-        return job.checkpoints
-    return job.project.checkpoints or (job.family.checkpoints if job.family else ())
+    """Return the globs of this run's checkpoints, () for the usual names; raise UsageError for one that means nothing."""
+    globs = job.checkpoints or job.project.checkpoints or (job.family.checkpoints if job.family else ())
+    for glob in globs:
+        try:
+            make_pattern(glob)
+        except ValueError as error:
+            raise UsageError(f"checkpoints {glob}: {error}") from error
+    return globs

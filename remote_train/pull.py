@@ -5,21 +5,21 @@ A file here is only ever replaced when its hash is the one an earlier pull of th
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_train.errors import ConnectionLost, LocalSpace, ProtocolError, PullIncomplete, VerificationFailed
 from remote_train.host.disk import FAILING
 from remote_train.host.durable import sync_folder
-from remote_train.host.files import CHECKPOINTS, make_pattern
+from remote_train.host.files import CHECKPOINTS
+from remote_train.listed import choose_latest, make_patterns, parse_page
 from remote_train.mirror import hash_file
+from remote_train.partial import Partials, pulling_alone
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import choose_hint, read_json, write_json
 from remote_train.refusals import NoSuchFile, SourceChanged
@@ -27,20 +27,18 @@ from remote_train.session import Data, End, Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from remote_train.listed import Row
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
     from remote_train.records import Run
 
 TRIES = 3
 MAX_FILES = 100_000
-LARGEST = 2**63 - 1
-PARTIAL = ".remote-train-partial"
 STALL_SECONDS = 120.0
 STALL_RATE = 50e6
 """A host hashes what it skips before it ends a file: at this many bytes a second at least."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,19 @@ class Pull:
         self.result = Pulled()
         self._losses = Losses()
         self._ledger_path = run.folder / "pulled.json"
-        self._ledger = read_json(self._ledger_path)
+        self._ledger: Row = {}
+        self._partials = Partials(None)
 
     def bring(self, wish: PullWish) -> Pulled:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
-        with self.run.pulling():
+        with pulling_alone(self.run, self._say_wait) as self._partials:
+            self._ledger = read_json(self._ledger_path)  # with what the one before us brought
             return self._bring(wish)
+
+    def _say_wait(self) -> None:
+        self.listener.tell(
+            "note", text=f"another pull of {self.run.id} is under way here; waiting for its end"
+        )
 
     def _bring(self, wish: PullWish) -> Pulled:
         rows = self._list_again(wish)
@@ -127,12 +132,11 @@ class Pull:
         """Return the rows to bring, checked: the host does not choose where anything lands, nor what."""
         plan = self.run.read()["attempts"][self.attempt - 1]["plan"]
         globs = [] if wish.everything else list(wish.match or plan.get("checkpoints") or CHECKPOINTS)
+        make_patterns(globs)
         rows: list[Row] = []
         after: str | None = ""
         while after is not None:
-            page = self.session.request(
-                "files", run=self.run.id, attempt=self.attempt, globs=globs, after=after
-            )
+            page = self._ask_page(globs, after)
             rows += parse_page(page, after, globs)
             after = page["next"]
             if len(rows) > MAX_FILES:
@@ -141,6 +145,17 @@ class Pull:
                 )
         rows = self._leave_repositories(rows)
         return choose_latest(rows) if wish.latest else rows
+
+    def _ask_page(self, globs: list[str], after: str) -> dict[str, Any]:
+        try:
+            return self.session.request(
+                "files", run=self.run.id, attempt=self.attempt, globs=globs, after=after
+            )
+        except NoSuchFile as error:
+            raise PullIncomplete(
+                f"{error}: the folder it ran in was removed",
+                hint=f"`remote-train logs {self.run.id}` still shows its output",
+            ) from None
 
     def _leave_repositories(self, rows: list[Row]) -> list[Row]:
         """Leave out what git would obey once it lies here."""
@@ -205,17 +220,13 @@ class Pull:
         return False
 
     def _fetch(self, row: Row, place: Path, wish: PullWish, held: str | None) -> None:
-        partial = place.with_name(f".{place.name[:50]}{PARTIAL}")
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            source = self._receive(row, partial, wish)
-            here = {"here_mtime_ns": partial.stat().st_mtime_ns, "before": held}
+        with self._partials.writing(place) as (partial, file):
+            source = self._receive(row, file, wish)
+            here = {"here_mtime_ns": os.fstat(file.fileno()).st_mtime_ns, "before": held}
             there = {"path": row["path"], "attempt": self.attempt}  # which `retention.py` wants to know
             self._note(place, {**source, **here, **there})
             partial.replace(place)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
         sync_folder(str(place.parent))
         self.result.files.append(place)
         self.result.bytes += source["size"]
@@ -229,21 +240,20 @@ class Pull:
         self._ledger[str(place)] = entry
         write_json(self._ledger_path, self._ledger, sync=True)
 
-    def _receive(self, row: Row, partial: Path, wish: PullWish) -> Row:
-        """Write the file's bytes to `partial`, across lost connections, and return what was verified."""
+    def _receive(self, row: Row, file: BinaryIO, wish: PullWish) -> Row:
+        """Write the file's bytes to this machine's disk, across lost connections, and return what was verified."""
         digest = hashlib.sha256()
-        with partial.open("wb") as file:
-            source: Row | None = None
-            summary: dict[str, Any] | None = None
-            while summary is None:
-                try:
-                    stream, source = self._ask(row, file.tell(), source)
-                    summary = self._take(_Due(stream, row["path"], source["size"]), file, digest)
-                except ConnectionLost as error:
-                    self._reconnect(error, wish)
-            length = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
+        source: Row | None = None
+        summary: dict[str, Any] | None = None
+        while summary is None:
+            try:
+                stream, source = self._ask(row, file.tell(), source)
+                summary = self._take(_Due(stream, row["path"], source["size"]), file, digest)
+            except ConnectionLost as error:
+                self._reconnect(error, wish)
+        file.flush()
+        os.fsync(file.fileno())
+        length = os.fstat(file.fileno()).st_size
         if summary.get("changed"):
             raise SourceChanged(row["path"])
         if (length, digest.hexdigest()) != (summary.get("length"), summary.get("sha256")):
@@ -280,62 +290,9 @@ class Pull:
                 raise ProtocolError(f"{host} sends nothing more of {due.path}")
 
 
-def parse_page(page: dict[str, Any], after: str, globs: Sequence[str]) -> list[Row]:
-    """Return a page's rows: in order behind `after`, each as wished for; raise ProtocolError for any other page."""
-    rows = [parse_row(row) for row in page["files"]]
-    patterns = [make_pattern(glob) for glob in globs]
-    for row in rows:
-        if row["path"] <= after:
-            raise ProtocolError(f"a listing that is out of order at {row['path'][:200]!r}")
-        if patterns and not any(pattern.match(row["path"]) for pattern in patterns):
-            raise ProtocolError(f"a listing with {row['path'][:200]!r}, which was not asked for")
-        after = row["path"]
-    if page["next"] is not None and (not rows or page["next"] != after):
-        raise ProtocolError("a listing that does not come to an end")
-    return rows
-
-
-def parse_row(row: object) -> Row:
-    """Check one row of the host's listing; raise ProtocolError for a path that could leave the target folder."""
-    if not isinstance(row, dict):
-        raise ProtocolError("a listing with something else than files")
-    path, size, mtime = row.get("path"), row.get("size"), row.get("mtime_ns")
-    # A bool is an int too, and no size.
-    if not isinstance(path, str) or type(size) is not int or type(mtime) is not int:
-        raise ProtocolError("a listing with a malformed row")
-    if not 0 <= size <= LARGEST or abs(mtime) > LARGEST:
-        raise ProtocolError("a listing with a size or a time that no file has")
-    if len(path) > 4096 or not all(map(_is_name, path.split("/"))):
-        raise ProtocolError(f"a listing with the path {path[:200]!r}")
-    return {"path": path, "size": size, "mtime_ns": mtime}
-
-
-def _is_name(part: str) -> bool:
-    try:
-        named = part not in {"", ".", ".."} and "\0" not in part and not part.endswith(PARTIAL)
-        return named and len(os.fsencode(part)) <= 255
-    except UnicodeEncodeError:
-        return False
-
-
 def make_local_error(place: Path, error: OSError) -> LocalSpace | PullIncomplete:
     """Return what a user is told when this machine would not take a file."""
     words = f"{place}: {error.strerror or error}"
     if error.errno in (*FAILING, errno.EFBIG, errno.EMFILE, errno.ENFILE):
         return LocalSpace(words, hint=choose_hint(error), path=str(place))
     return PullIncomplete(words, hint="pull to another folder with --to")
-
-
-def choose_latest(rows: Sequence[Row]) -> list[Row]:
-    """Return the newest checkpoint: one file, or every file of the newest `checkpoint-N` folder."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_group(row["path"]), []).append(row)
-    if not groups:
-        return []
-    return max(groups.values(), key=lambda group: max(row["mtime_ns"] for row in group))
-
-
-def _group(path: str) -> str:
-    parents = [str(parent) for parent in PurePosixPath(path).parents if parent.name.startswith("checkpoint-")]
-    return parents[0] if parents else path

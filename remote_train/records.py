@@ -6,7 +6,8 @@
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
     files/RELATIVE             what `pull` brought; pulled.json says with which hash
     mirror.lock                held by the one process that writes the mirrors
-    pull.lock                  shared by those that pull
+    pull.lock                  shared by those that pull, or wait until they may
+    puller.lock                held by the one that pulls; names the file it writes
 
 An index in the user's state folder leads from an id to its folder, so that RUN works from anywhere.
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 RUN_FORMAT = 1
 MIRROR_LOCK = "mirror.lock"
 PULL_LOCK = "pull.lock"
+PULLER_LOCK = "puller.lock"
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters of a run id that cannot be taken for one another."""
 _LEFTOVER = re.compile(r"\.\d+\.tmp\Z")
@@ -120,9 +122,9 @@ class Run:
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
         """Hold the mirror's lock; yields False when another process of this laptop writes it already."""
-        lock = _open_lock(self.folder / MIRROR_LOCK)
+        lock = open_lock(self.folder / MIRROR_LOCK)
         try:
-            yield _try_lock(lock)
+            yield try_lock(lock)
         finally:
             if lock is not None:
                 os.close(lock)
@@ -130,7 +132,7 @@ class Run:
     @contextlib.contextmanager
     def pulling(self) -> Iterator[None]:
         """Keep the run's files on its host for as long as they are being pulled."""
-        lock = _open_lock(self.folder / PULL_LOCK)
+        lock = open_lock(self.folder / PULL_LOCK)
         try:
             if lock is not None:
                 fcntl.flock(lock, fcntl.LOCK_SH)
@@ -144,7 +146,7 @@ class Run:
         return any(_is_locked(self.folder / name) for name in (MIRROR_LOCK, PULL_LOCK))
 
 
-def _open_lock(path: Path) -> int | None:
+def open_lock(path: Path) -> int | None:
     """Return a descriptor to lock; None on a disk that has no room for it: the mirror will not be written either."""
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         with contextlib.suppress(OSError):
@@ -152,7 +154,8 @@ def _open_lock(path: Path) -> int | None:
     return None
 
 
-def _try_lock(lock: int | None) -> bool:
+def try_lock(lock: int | None) -> bool:
+    """Take a lock that nobody holds; one that could not be opened is as good as taken."""
     try:
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

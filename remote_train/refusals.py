@@ -44,7 +44,7 @@ _ONLY_IN = {
     "start-failed": {"start"},
     "verification-failed": {"manifest", "blobs", "get", "follow"},
     "changed": {"get"},
-    "no-such-file": {"get"},
+    "no-such-file": {"get", "files"},
 }
 """Where a host may say so: a kind decides what is done next, and with which exit code."""
 

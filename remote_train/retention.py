@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
-from remote_train.records import MIRROR_LOCK, PULL_LOCK, client_root, list_runs, read_json
+from remote_train.records import MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, list_runs, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -211,7 +211,7 @@ def forget_unstarted(runs: Iterable[Run], keep: int = KEEP) -> None:
             (client_root() / "index" / run.id).unlink(missing_ok=True)
 
 
-OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK}
+OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK, PULLER_LOCK}
 
 
 def is_empty(run: Run) -> bool:

@@ -2,87 +2,116 @@
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
 import os
-import re
 
 from remote_train.host import layout, store
+from remote_train.host.globs import make_pattern
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Pattern, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 PAGE = 2000
 PAGE_BYTES = 512 * 1024
 BLOCK = 1 << 16
+PIECE = 1 << 20
+KEPT = 100_001
+"""Rows of a list: one more than a laptop takes (`pull.MAX_FILES`)."""
 
 CHECKPOINTS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "checkpoint-*/**")
 """What counts as a checkpoint where the project names none (in any folder)."""
 
 
-def make_pattern(glob: str) -> Pattern[str]:
-    """Return a regex for a project-relative glob; without a slash it matches in any folder, `**` any depth."""
-    prefix = "" if "/" in glob.rstrip("/").replace("/**", "") else "(?:.*/)?"
-    text = "".join(_translate(part) for part in re.split(r"(\*\*/?|\*|\?|\[[^]]*\])", glob.rstrip("/")))
-    return re.compile(prefix + text + r"\Z", re.DOTALL)
-
-
-def _translate(part: str) -> str:
-    if part in ("**", "**/"):
-        return ".*"
-    if part == "*":
-        return "[^/]*"
-    if part == "?":
-        return "[^/]"
-    if part.startswith("["):
-        return fnmatch.translate(part)[len("(?s:") : -len(r")\Z")]
-    return re.escape(part)
+def has_snapshot(folder: str) -> bool:
+    """Tell whether the folder that an attempt ran in is there; somebody may have removed it."""
+    return os.path.isdir(os.path.join(folder, layout.CODE))
 
 
 def _walk(code: str) -> Iterator[Tuple[str, os.stat_result]]:
-    """Yield every regular file below the snapshot, links not followed, by relative path."""
+    """Yield every regular file below the snapshot, links not followed, by relative path; what goes meanwhile is left out."""
     folders = [""]
     while folders:
         folder = folders.pop()
-        with os.scandir(os.path.join(code, folder)) as entries:
-            for entry in sorted(entries, key=lambda item: item.name):
-                path = os.path.join(folder, entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.is_file(follow_symlinks=False):
+        try:
+            with os.scandir(os.path.join(code, folder)) as entries:
+                found = sorted(entries, key=lambda item: item.name)
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder:
+                raise
+            continue
+        for entry in found:
+            path = os.path.join(folder, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_file(follow_symlinks=False):
+                try:
                     yield path, entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
 
 
-def list_made(root: str, folder: str, record: Dict[str, Any], globs: List[str]) -> List[Dict[str, Any]]:
+def list_made(
+    root: str, folder: str, record: Dict[str, Any], globs: List[str], *, sure: bool = True
+) -> List[Dict[str, Any]]:
     """Return the files of an attempt that its package did not hold in this form, by path.
 
-    `globs` picks among them; empty means all. Each row: path, size, mtime_ns.
+    `globs` picks among them; empty means all. Each row: path, size, mtime_ns. One that looks as it was shipped is read
+    to be `sure`: its time proves nothing, a clock may have been set back, and a copy may keep the time of its source.
     """
     shipped = {row[0]: row for row in store.read_package(root, record["plan"]["package"]) or []}
     patterns = [make_pattern(glob) for glob in globs]
     began = int(record["started"] * 1e9)
+    code = os.path.join(folder, layout.CODE)
     made = []
-    for path, status in _walk(os.path.join(folder, layout.CODE)):
+    for path, status in _walk(code):
+        if "__pycache__/" in path or (patterns and not any(pattern.match(path) for pattern in patterns)):
+            continue
         row = shipped.get(path)
-        if row is not None and row[1] == "f" and row[3] == status.st_size and status.st_mtime_ns < began:
-            continue
-        if "__pycache__/" in path:
-            continue
-        if not patterns or any(pattern.match(path) for pattern in patterns):
+        alike = row is not None and row[1] == "f" and row[3] == status.st_size and status.st_mtime_ns < began
+        if row is None or not alike or (sure and hash_file(os.path.join(code, path)) not in (None, row[4])):
             made.append({"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     return sorted(made, key=lambda item: str(item["path"]))
 
 
-def take_page(made: List[Dict[str, Any]], after: str) -> Dict[str, Any]:
-    """Return the rows behind `after` that fit one control frame, and where the next page begins, None at the end."""
-    left = [item for item in made if str(item["path"]) > after]
+def hash_file(path: str) -> Optional[str]:
+    """Return the SHA-256 of a file, None when it has just gone."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for piece in iter(lambda: file.read(PIECE), b""):
+                digest.update(piece)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+class Listing:
+    """The last list that was asked for, kept from page to page: each begins where the one before it ended."""
+
+    def __init__(self) -> None:
+        self._of: Any = None
+        self._made: List[Dict[str, Any]] = []
+
+    def take_page(self, of: Any, after: str, list_anew: Callable[[], List[Dict[str, Any]]]) -> Dict[str, Any]:  # noqa: ANN401
+        """Return the rows of a list behind `after` that fit one frame, and where the next page begins, None at the end."""
+        if self._of != (of, after):
+            self._made = [item for item in list_anew() if str(item["path"]) > after][:KEPT]
+        page = take_page(self._made)
+        self._of = (of, page["next"]) if page["next"] is not None else None
+        self._made = self._made[len(page["files"]) :]
+        return page
+
+
+def take_page(made: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the rows that fit one control frame, and where the next page begins, None at the end."""
     size = count = 0
-    for item in left[:PAGE]:
+    for item in made[:PAGE]:
         size += 80 + 6 * len(str(item["path"]))  # a character may be six in JSON
         if size > PAGE_BYTES and count:
             break
         count += 1
-    return {"files": left[:count], "next": left[count - 1]["path"] if count < len(left) else None}
+    return {"files": made[:count], "next": made[count - 1]["path"] if count < len(made) else None}
 
 
 def resolve_made(folder: str, path: str) -> str:

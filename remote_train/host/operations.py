@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
 
     from remote_train.host.agent import Connection
+    from remote_train.host.files import Listing
 
     Operation = Callable[["Operations", Dict[str, Any]], Optional[Dict[str, Any]]]
 
@@ -39,6 +40,7 @@ class Operations:
         self.umask = os.umask(0o077)
         self.uploads: Dict[int, Any] = {}
         self.followers: List[Follower] = []
+        self.listing: Optional[Listing] = None
 
     def handle(self, kind: int, stream: int, payload: bytes) -> None:
         """Answer one frame."""
@@ -171,17 +173,28 @@ class Operations:
         lines = int(request["lines"])
         self._aside(request["id"], lambda: files.find_tail(path, lines))
 
-    def files(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """Return a page of the files an attempt made."""
-        from remote_train.host import files  # noqa: PLC0415  (not on the launch path)
+    def files(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Return a page of the files an attempt made; what was shipped may have to be read."""
+        from remote_train.host import files, globs  # noqa: PLC0415  (not on the launch path)
 
         folder = self._attempt_dir(request)
         record = self._read(request).get("attempt")
         if record is None:
             return {"files": [], "next": None}
-        globs = [str(glob) for glob in request["globs"]]
-        made = files.list_made(self.root, folder, record, globs)
-        return files.take_page(made, str(request.get("after", "")))
+        if not files.has_snapshot(folder):
+            raise Refusal("no-such-file", "the files of %s are gone from this host" % request["run"])
+        wanted = [str(glob) for glob in request["globs"]]
+        for glob in wanted:
+            globs.make_pattern(glob)
+        listing = self.listing = self.listing or files.Listing()
+        after = str(request.get("after", ""))
+        self._aside(
+            request["id"],
+            lambda: listing.take_page(
+                (folder, wanted), after, lambda: files.list_made(self.root, folder, record, wanted)
+            ),
+        )
+        return None
 
     def get(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Send one file from a byte offset on."""

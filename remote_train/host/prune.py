@@ -6,7 +6,6 @@ it pulled path, size, mtime_ns and SHA-256 as this host stated them. What is her
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from remote_train.host import files, layout, locks, system
@@ -141,7 +140,7 @@ def _find_checkpoint(root: str, folder: str, record: Dict[str, Any], home: Home)
 def _count_unpulled(root: str, folder: str, home: Home) -> int:
     """Return how many files that are no checkpoints go with a run, and are not at home."""
     record = read_state(folder).get("attempt")
-    made = files.list_made(root, folder, record, []) if record else []
+    made = files.list_made(root, folder, record, [], sure=False) if record else []
     return sum((item["path"], item["size"], item["mtime_ns"]) not in home for item in made)
 
 
@@ -149,8 +148,4 @@ def _is_same(path: str, made: Dict[str, Any], sha256: str) -> bool:
     """Tell whether a file of this size and time is the one that was pulled; whole seconds prove nothing."""
     if made["mtime_ns"] % COARSE:
         return True
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest() == sha256
+    return files.hash_file(path) == sha256

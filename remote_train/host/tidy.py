@@ -137,7 +137,7 @@ class Tidy:
     def _remove(self, wish: Dict[str, Any]) -> Dict[str, Any]:
         try:
             return prune.remove_run(self.root, wish, dry=self.dry)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a plan of old whose glob means nothing
             return {"run": wish["run"], "removed": False, "kind": "failed", "why": str(error)}
 
     def _clean(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,20 @@ from remote_train.errors import (
     ConnectionLost,
     LocalSpace,
     PullIncomplete,
+    UsageError,
     VerificationFailed,
 )
 from remote_train.pull import Pull, PullWish
 from tests.core.cutting_link import CuttingLink, Ears
-from tests.host.account_kit import sha256
+from tests.host.account_kit import Started, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from remote_train.pull import Row
+    from remote_train.listed import Row
     from remote_train.records import Run
-    from tests.host.account_kit import Account, Started
+    from tests.host.account_kit import Account
 
 MAKING = """
 import os
@@ -311,3 +313,48 @@ def test_names_that_are_no_utf8_come_as_they_are(account: Account) -> None:
     puller.pull().bring(PullWish())
     assert [os.fsencode(path.name) for path in puller.run.files.iterdir()] == [b"a\xff.pt"]
     puller.pulls[0].session.close()
+
+
+SHIPPED = "open('out/ckpt.pt', 'w').write('two'); import os; os.utime('out/ckpt.pt', (1000, 1000))"
+
+
+def ship_checkpoint(account: Account, script: str) -> Puller:
+    """Return a finished run whose package held a checkpoint already."""
+    session = account.connect()
+    package = account.ship(session, {"train.py": script, "out/ckpt.pt": "one", "notes.txt": "notes"})
+    session.request("start", **account.message(package))
+    session.close()
+    made = Puller.__new__(Puller)
+    made.started, made.pulls = Started(account, "run"), []
+    made.started.end()
+    made.run, made.code = account.client_run(made.started), made.started.folder / "code"
+    return made
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_shipped_checkpoint_that_was_written_over_comes_whatever_its_time(
+    account: Account, everything: bool
+) -> None:
+    """Of the same size, and older than the run: a clock was set back, or a copy kept the time of its source."""
+    puller = ship_checkpoint(account, SHIPPED)
+    puller.pull().bring(PullWish(everything=everything))
+    assert puller.here() == {"out/ckpt.pt": b"two"}
+    puller.pulls[0].session.close()
+
+
+def test_a_shipped_checkpoint_that_stayed_does_not_come(account: Account) -> None:
+    puller = ship_checkpoint(account, "pass")
+    assert puller.pull().bring(PullWish(everything=True)).files == []
+    puller.pulls[0].session.close()
+
+
+def test_a_run_whose_folder_was_removed_has_no_files_any_more(puller: Puller) -> None:
+    shutil.rmtree(puller.code)
+    with pytest.raises(PullIncomplete, match="gone from this host") as raised:
+        puller.pull().bring(PullWish())
+    assert raised.value.exit_code == 40
+
+
+def test_a_glob_that_means_nothing_is_a_mistake_of_whoever_typed_it(puller: Puller) -> None:
+    with pytest.raises(UsageError, match="comes after"):
+        puller.pull().bring(PullWish(match=("[z-a]*",)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from remote_train.errors import ProtocolError
-from remote_train.host import files as host_files
-from remote_train.pull import choose_latest, parse_row
+from remote_train.errors import ProtocolError, UsageError
+from remote_train.host.globs import make_pattern
+from remote_train.listed import choose_latest, make_patterns, parse_row
 
 
 @pytest.mark.parametrize(
@@ -116,4 +120,57 @@ def test_the_latest_checkpoint(rows: list[dict[str, Any]], expected: list[str]) 
     ],
 )
 def test_globs(glob: str, path: str, matches: bool) -> None:
-    assert bool(host_files.make_pattern(glob).match(path)) == matches
+    assert bool(make_pattern(glob).match(path)) == matches
+
+
+def make_backtracking(glob: str) -> re.Pattern[str]:
+    """Return what a glob means as the plainest regex; each star may go back, so this is for few of them."""
+    words = {"*": "[^/]*", "**": ".*", "**/": ".*", "?": "[^/]"}
+    text = ""
+    for part in re.split(r"(\*\*/?|\*|\?|\[[^]]*\])", glob.rstrip("/")):
+        kind = (
+            fnmatch.translate(part)[len("(?s:") : -len(r")\Z")] if part.startswith("[") else re.escape(part)
+        )
+        text += words.get(part, kind)
+    prefix = "" if "/" in glob.rstrip("/").replace("/**", "") else "(?:.*/)?"
+    return re.compile(prefix + text + r"\Z", re.DOTALL)
+
+
+PARTS = ["*", "**", "**/", "/", "a", "b", "?", "[ab]", "[a-b]", "ab", ".", "[]", "-", "a/b"]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.lists(st.sampled_from(PARTS), max_size=7),
+    st.lists(st.sampled_from(["a", "b", "/", "ab", ".", "-", "["]), max_size=9),
+)
+@example(["*", "a", "*", "b"], ["a", "b", "a", "b"])
+@example(["**", "a", "*", "b", "**", "a"], ["a", "/", "a", "b", "a"])
+@example(["a", "*", "/", "*", "b"], ["a", "/", "b", "b"])
+def test_a_glob_means_what_its_plain_regex_means(parts: list[str], path: list[str]) -> None:
+    glob, name = "".join(parts), "".join(path)
+    assert bool(make_pattern(glob).match(name)) == bool(make_backtracking(glob).match(name))
+
+
+@pytest.mark.parametrize("glob", ["*a" * 14 + "*.pt", "**a" * 14 + "**.pt", "*" * 40 + ".pt", "**a*a*b" * 5])
+def test_many_stars_do_not_hang(glob: str) -> None:
+    """In a process that can be ended: a regex that goes back keeps the interpreter to itself for years."""
+    code = "import sys; from remote_train.host.globs import make_pattern as m; print(m(sys.argv[1]).match(sys.argv[2]))"
+    path = "/".join(["a" * 250] * 4)
+    done = subprocess.run(
+        [sys.executable, "-c", code, glob, path], capture_output=True, timeout=30, check=True
+    )
+    assert done.stdout == b"None\n"
+
+
+def test_a_class_of_letters_means_no_slash() -> None:
+    assert not make_pattern("a[!b]c").match("a/c")
+    assert make_pattern("x/a[!b]c").match("x/a.c")
+
+
+@pytest.mark.parametrize("glob", ["[z-a]*", "out/[b-a].pt"])
+def test_a_range_that_runs_backwards_is_said_in_words(glob: str) -> None:
+    with pytest.raises(ValueError, match="comes after"):
+        make_pattern(glob)
+    with pytest.raises(UsageError, match="comes after"):
+        make_patterns([glob])

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from remote_train.host import wire
-from remote_train.host.files import make_pattern
+from remote_train.host.globs import make_pattern
 
 OUTPUTS = {
     "0": b"hello\n"

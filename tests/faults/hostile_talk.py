@@ -54,7 +54,16 @@ MINE = b"a file of the user's own"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m|\r\x1b\[K")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_OURS = {"run.json", ".gitignore", "attempts", "files", "pulled.json", "mirror.lock", "pull.lock"}
+_OURS = {
+    "run.json",
+    ".gitignore",
+    "attempts",
+    "files",
+    "pulled.json",
+    "mirror.lock",
+    "pull.lock",
+    "puller.lock",
+}
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from remote_train.api import Training
 from remote_train.errors import ProtocolError
 from remote_train.host import attempt, layout, prune
-from remote_train.host.files import CHECKPOINTS, make_pattern
+from remote_train.host.files import CHECKPOINTS, Listing
+from remote_train.host.globs import make_pattern
 from remote_train.listener import Silent
 from remote_train.pull import PullWish
 from remote_train.retention import make_wish
 from tests.faults.counts import is_nightly
 from tests.host.account_kit import until
-from tests.host.tidy_kit import Ended
+from tests.host.tidy_kit import Ended, write_package
 
 if TYPE_CHECKING:
     from remote_train.records import Run
@@ -295,3 +297,50 @@ def test_files_that_go_although_they_were_never_pulled_are_counted(account: Acco
     for dry in (True, False):
         [result] = ask(account, make_wish(run), dry=dry, thorough=True)
         assert (result["removed"], result["unpulled"]) == (True, 2)
+
+
+def test_a_shipped_checkpoint_that_was_written_over_keeps_the_run_whatever_its_time(tmp_path: Path) -> None:
+    ended = Ended(tmp_path)
+    package = write_package(ended.root, {"out/ckpt.pt": b"one"})
+    for place in (ended.folder, ended.run.attempt(1).folder):
+        record = json.loads((place / layout.ATTEMPT).read_text())
+        record["plan"]["package"] = package
+        (place / layout.ATTEMPT).write_text(json.dumps(record))
+    ended.write("out/ckpt.pt", b"two", 10**18)
+    wish = prune.parse_wish(make_wish(ended.run))
+    result = prune.remove_run(str(ended.root), wish, dry=False)
+    assert (result["removed"], result.get("why")) == (False, "out/ckpt.pt")
+    ended.write("out/ckpt.pt", b"one", 10**18)
+    assert prune.remove_run(str(ended.root), wish, dry=False)["removed"]
+
+
+def test_a_glob_of_old_that_means_nothing_keeps_its_run_and_no_other(account: Account) -> None:
+    first, _ = follow(account, account.start(SAVING))
+    started = account.start(SAVING, run="old", checkpoints=("[z-a]*",))
+    started.end()
+    second = account.client_run(started)
+    Training(second, account.link()).catch_up()
+    old, other = ask(account, make_wish(second), make_wish(first))
+    assert (old["removed"], old["kind"], other["removed"]) == (False, "failed", True)
+
+
+def test_one_walk_serves_all_pages_of_a_list() -> None:
+    rows = [{"path": f"{number:06d}", "size": 1, "mtime_ns": 1} for number in range(7000)]
+    walks: list[int] = []
+
+    def walk() -> list[dict[str, Any]]:
+        walks.append(1)
+        return rows
+
+    listing = Listing()
+    found: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        page = listing.take_page("a run", after, walk)
+        found += page["files"]
+        after = page["next"]
+    assert (found, len(walks)) == (rows, 1)
+    assert listing.take_page("a run", "006998", walk)["files"] == rows[-1:]
+    listing.take_page("a run", "", walk)
+    listing.take_page("another", "001999", walk)
+    assert len(walks) == 4
