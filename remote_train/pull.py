@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TRIES = 3
 MAX_FILES = 100_000
 STALL_SECONDS = 120.0
+LISTING_SECONDS = 600.0
+"""A host may have to read all that it was sent, to tell what was written over."""
 STALL_RATE = 50e6
 """A host hashes what it skips before it ends a file: at this many bytes a second at least."""
 
@@ -148,9 +150,9 @@ class Pull:
 
     def _ask_page(self, globs: list[str], after: str) -> dict[str, Any]:
         try:
-            return self.session.request(
-                "files", run=self.run.id, attempt=self.attempt, globs=globs, after=after
-            )
+            facts = {"run": self.run.id, "attempt": self.attempt}
+            number = self.session.submit("files", globs=globs, after=after, **facts)
+            return self.session.wait(number, LISTING_SECONDS)
         except NoSuchFile as error:
             raise PullIncomplete(
                 f"{error}: the folder it ran in was removed",

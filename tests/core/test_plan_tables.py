@@ -323,3 +323,8 @@ def test_a_known_card_is_not_measured_and_a_cpu_is() -> None:
     assert (measure["device"], measure["threads"]) == ("cpu", 8)
     odd = [{**GPUS[0], "name": "Unheard-of 9000", "sm_count": None, "clock_mhz": None, "capability": None}]
     assert make_plan(job(), host(), facts(gpus=odd), "p", PATHS).measure is not None
+
+
+def test_a_glob_for_checkpoints_that_means_nothing_is_said_before_anything_starts() -> None:
+    with pytest.raises(UsageError, match=r"\[z-a\].*comes after"):
+        make_plan(job(checkpoints=("out/[z-a]*",)), host(), facts(), "p", PATHS)

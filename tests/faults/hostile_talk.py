@@ -71,6 +71,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in (
         (gate, "HELD_BYTES", 32 << 20),
         (session, "REQUEST_SECONDS", 2.0),
+        (pull, "LISTING_SECONDS", 2.0),
         (ship, "REQUEST_SECONDS", 2.0),
         (ship, "START_SECONDS", 2.0),
         (reach, "FACTS_SECONDS", 2.0),
