@@ -63,11 +63,12 @@ class Cleaning:
         self._thread = threading.Thread(target=self._run, name="cleaning", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Wait for it, not long."""
+    def wait(self, listener: Listener) -> None:
+        """Wait for it, not long, and tell its trouble."""
         self._thread.join(WAIT_SECONDS)
         if self._bringing:
             self._thread.join(BRING_SECONDS)
+        self.tell_trouble(listener)
 
     def tell_trouble(self, listener: Listener) -> None:
         """Tell, once, that the host said nonsense: nothing was cleaned, and that is all the harm."""

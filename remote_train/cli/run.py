@@ -172,8 +172,7 @@ def run(
         started = start(request, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
-            started.cleaning.wait()
-            started.cleaning.tell_trouble(listener)
+            started.cleaning.wait(listener)
             return
 
         def open_training() -> Training:
