@@ -24,7 +24,7 @@ from remote_train.launching import OUTPUTS_ALWAYS, Started, start
 from remote_train.listener import Listener, Silent
 from remote_train.outcome import make_verdict
 from remote_train.preparing import Request
-from remote_train.pruned import recall_pulled, was_pruned
+from remote_train.pruned import is_away, recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.stop import stop_across_losses
@@ -73,13 +73,16 @@ class Training:
 
         `shown` are the ranks whose output goes to the listener, from the beginning or the last `tail` lines.
         """
-        if self.run.read().get("pruned"):
+        if self.run.read().get("pruned") and self.is_complete():
             self._show_pruned(listener, shown, tail)
             return
+        cleaning = self.started.cleaning if self.started is not None else None
         ended_before = self.run.read()["state"] in FINAL
         with self.run.writing() as writing:
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
+            if cleaning is not None:
+                cleaning.tell_trouble(listener)
             if writing and attached.following.mirror.ahead:
                 self._complete(attached, listener)
             finish_run(attached, outcome, pull=pull and not ended_before)
@@ -203,9 +206,9 @@ class Training:
         return Outcome("ended", ended) if whole else None
 
     def is_complete(self) -> bool:
-        """Tell whether the run is over and every byte of its output is here."""
-        record = self.run.read()
-        return record["state"] == "not started" or bool(record.get("pruned")) or self._read_end() is not None
+        """Tell whether the run is over and all there is of its output is here."""
+        state = self.run.read()["state"]
+        return state == "not started" or self._read_end() is not None or is_away(self.run, self.link)
 
     def logs(self, rank: int = 0) -> Iterator[bytes]:
         """Yield a rank's output so far."""
@@ -228,7 +231,7 @@ class Training:
     def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring files of the run home; by default its checkpoints."""
         wish, listener = wish or PullWish(), listener or Silent()
-        if self.run.read().get("pruned"):
+        if is_away(self.run, self.link):
             return recall_pulled(self.run, wish, listener)
         session = self.link.connect()
         pull = Pull(self.run, self.attempt, self.link, session, listener)
@@ -241,7 +244,7 @@ class Training:
 
     def stop(self, grace: float = 30.0, listener: Listener | None = None) -> dict[str, Any]:
         """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""
-        if self.run.read().get("pruned"):
+        if is_away(self.run, self.link):
             return self.run.read()  # nothing was left of it when it was removed
         state = stop_across_losses(self.run, self.attempt, self.link, grace, listener or Silent())
         try:

@@ -12,14 +12,11 @@ from remote_train.find import make_link
 from remote_train.host import layout
 from remote_train.query import FINAL, keep_state
 from remote_train.retention import (
-    TIDY_SECONDS,
     forget_missing,
     forget_unstarted,
     make_requests,
     make_wish,
-    note_asked,
-    note_results,
-    parse_results,
+    offer_runs,
     pick_old,
 )
 
@@ -111,15 +108,7 @@ def _ask(session: Session, old: Sequence[Run], *, dry: bool) -> Row:
     answer: Row = {}
     groups = make_requests(map(make_wish, old))
     for number, wishes in enumerate(groups, 1):
-        asked = list(old[len(results) : len(results) + len(wishes)])
-        for run in asked if not dry else ():
-            note_asked(run)
-        last = number == len(groups)
-        number_of = session.submit("prune", runs=wishes, dry=dry, thorough=last)
-        answer = session.wait(number_of, TIDY_SECONDS)
-        found = parse_results(asked, answer)
-        if not dry:
-            note_results(asked, found)
+        found, answer = offer_runs(session, wishes, old, dry=dry, thorough=number == len(groups))
         results += found
     return {
         "runs": [{**result, "hint": _hint(result)} for result in results],

@@ -17,6 +17,8 @@ ITEM_BYTES = 256
 HELD_BYTES = CEILING + (16 << 20)
 """Our agent never has more than its CEILING on the way."""
 HELD_EVENTS = 1000
+BESIDE = ("prune", "state")
+"""Operations that are asked beside a stream: a malformed answer is the asker's trouble, and the stream goes on."""
 
 
 class Gate:
@@ -49,9 +51,14 @@ class Gate:
         if type(number) is not int or number not in self._asked:
             raise ProtocolError(f"{self.host} answered what was not asked: id {str(number)[:40]}")
         op, fields = self._asked.pop(number)
-        if "error" in message:
-            return number, make_refusal(self.host, op, message["error"])
-        return number, check_answer(self.host, op, fields, message.get("ok"))
+        try:
+            if "error" in message:
+                return number, make_refusal(self.host, op, message["error"])
+            return number, check_answer(self.host, op, fields, message.get("ok"))
+        except ProtocolError as error:
+            if op in BESIDE:
+                return number, error
+            raise
 
     def admit_data(self, stream: int, payload: bytes) -> None:
         """Take DATA of a stream that is open, as long as the host keeps to its credit."""

@@ -25,10 +25,10 @@ from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run, make_run_id
-from remote_train.retention import Cleaning
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
+    from remote_train.cleaning import Cleaning
     from remote_train.listener import Listener
     from remote_train.plan import Plan
     from remote_train.transport import Ask
@@ -76,7 +76,8 @@ def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
 
 def import_followers() -> None:
     """Import what follows a run; done while the host starts it, it costs the launch nothing."""
-    import remote_train.attach  # noqa: F401, PLC0415  (see above)
+    import remote_train.attach  # noqa: PLC0415  (see above)
+    import remote_train.cleaning  # noqa: F401, PLC0415
 
 
 def launch(prepared: Prepared, listener: Listener) -> Started:
@@ -120,7 +121,9 @@ def _announce(prepared: Prepared, following: Following, plan: Plan, state: dict[
         following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
     tell_usage(state.get("usage"), reached.link.host.name, listener)
-    cleaning = Cleaning(run, following.session or reached.session)
+    from remote_train.cleaning import Cleaning  # noqa: PLC0415  (see import_followers)
+
+    cleaning = Cleaning(run, following.session or reached.session, reached.link)
     return Started(run, prepared, following, state, cleaning)
 
 

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remote_train.errors import PullIncomplete
+from remote_train.errors import ConnectionLost, PullIncomplete, RemoteTrainError
 from remote_train.pull import Pulled, PullWish
 from remote_train.records import read_json
 from remote_train.retention import is_still
 
 if TYPE_CHECKING:
     from remote_train.listener import Listener
+    from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.session import Session
 
@@ -22,8 +23,27 @@ def was_pruned(run: Run, session: Session) -> bool:
     asked = run.read().get("pruning")
     if not asked or session.request("state", run=run.id)["state"] != "unknown":
         return False
-    run.update(pruned=asked)
+    run.update(pruned=asked, pruning=None)
     return True
+
+
+def is_away(run: Run, link: HostLink) -> bool:
+    """Tell whether a run has left its host; one that a host which can be reached still has is taken for removed no more."""
+    if not run.read().get("pruned"):
+        return False
+    try:
+        session = link.connect()
+    except (RemoteTrainError, ConnectionLost):
+        return True
+    try:
+        away = bool(session.request("state", run=run.id)["state"] == "unknown")
+    except (RemoteTrainError, ConnectionLost):
+        return True
+    finally:
+        session.close()
+    if not away:
+        run.update(pruned=None, pruning=None, stays=None)
+    return away
 
 
 def render_pruned(run: Run) -> str:
@@ -43,8 +63,8 @@ def recall_pulled(run: Run, wish: PullWish, listener: Listener) -> Pulled:
         for place, entry in ledger.items()
         if Path(place) not in here and (entry.get("path") is None or entry["path"] not in whole)
     ]
-    names = ", ".join(map(str, here)) or "none of them"
-    if away or wish.to is not None or wish.match or wish.everything:
+    names = ", ".join(map(str, here)) or "nothing was pulled before that"
+    if not here or away or wish.to is not None or wish.match or wish.everything:
         missing = f"; not as it was pulled any more: {', '.join(away)}" if away else ""
         raise PullIncomplete(
             f"{render_pruned(run)}{missing}",

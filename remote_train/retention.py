@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
+from remote_train.errors import ProtocolError
 from remote_train.host import layout
-from remote_train.records import MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, list_runs, read_json
+from remote_train.records import MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -133,25 +132,45 @@ def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
     return results
 
 
-def note_asked(run: Run) -> None:
-    """Note that a run's removal was asked for: should the answer be lost, its absence there tells."""
+def offer_runs(
+    session: Session, wishes: Sequence[Row], runs: Iterable[Run], *, dry: bool = False, thorough: bool = False
+) -> tuple[list[Row], Row]:
+    """Have the host take away what it may of these runs, keep what became of them; return that, and its whole answer.
+
+    A run that a process of this laptop follows or pulls by now is not offered. Raises ProtocolError, ConnectionLost.
+    """
+    by_id = {run.id: run for run in runs}
+    offered = [wish for wish in wishes if not by_id[wish["run"]].in_use()]
+    asked = [by_id[wish["run"]] for wish in offered]
+    before = {run.id for run in asked if not dry and note_asked(run)}
+    answer = session.wait(session.submit("prune", runs=offered, dry=dry, thorough=thorough), TIDY_SECONDS)
+    results = parse_results(asked, answer)
+    for result in results if not dry else ():
+        _note_result(by_id[result["run"]], result, asked_before=result["run"] in before)
+    return results, answer
+
+
+def note_asked(run: Run) -> bool:
+    """Note that a run's removal is asked for; tell whether it was before, by a request whose answer never came."""
+    if run.read().get("pruning"):
+        return True
     run.update(pruning=time.time())
+    return False
 
 
-def note_results(asked: Iterable[Run], results: Iterable[Row]) -> None:
-    """Keep what became of runs on their host."""
-    by_id = {run.id: run for run in asked}
-    for result in results:
-        _note_result(by_id[result["run"]], result)
+def _note_result(run: Run, result: Row, *, asked_before: bool) -> None:
+    """Keep what became of a run on its host.
 
-
-def _note_result(run: Run, result: Row) -> None:
-    record = run.read()
-    if result["removed"] or (result["gone"] and record.get("pruning")):
-        run.update(pruned=record.get("pruning") or time.time(), stays=None)
+    One that is not there was removed only if we had asked for that before: a disk may be unmounted for now, or the
+    name mean another machine.
+    """
+    now = time.time()
+    if result["removed"] or (result["gone"] and asked_before):
+        run.update(pruned=run.read().get("pruning") or now, pruning=None, stays=None)
         return
+    why = "it is not there" if result["gone"] else result["why"]
     for_now = result["kind"] in FOR_NOW
-    run.update(pruning=None, stays=None if for_now else {"at": time.time(), "why": result["why"]})
+    run.update(pruning=None, stays=None if for_now else {"at": now, "why": why})
 
 
 def is_worth_asking(run: Run, now: float) -> bool:
@@ -159,44 +178,13 @@ def is_worth_asking(run: Run, now: float) -> bool:
     stays = run.read().get("stays")
     if not stays or now - stays["at"] > ASK_AGAIN_SECONDS:
         return True
-    ledger = run.folder / "pulled.json"
-    return ledger.exists() and ledger.stat().st_mtime > stays["at"]
+    return any(path.stat().st_mtime > stays["at"] for path in _list_proofs(run))
 
 
-class Cleaning:
-    """What follows a launch once it is under way: old runs of the project leave the host, dead records this laptop."""
-
-    def __init__(self, run: Run, session: Session) -> None:
-        self._launched = run
-        self._session = session
-        self._thread = threading.Thread(target=self._run, name="cleaning", daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the host has answered, or for so long."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        """Ask, and keep what is answered; a lost connection only puts it off to the next launch."""
-        try:
-            self._work()
-        except (ConnectionLost, RemoteTrainError, OSError):
-            return
-
-    def _work(self) -> None:
-        runs = list_runs(self._launched.folder.parent.parent)
-        forget_unstarted(runs)
-        forget_missing()
-        record = self._launched.read()
-        old = pick_old(runs, record["host"], record.get("state_dir"))
-        now = time.time()
-        asked = [run for run in old if is_worth_asking(run, now) and not run.in_use()][:AT_ONCE]
-        wishes = make_requests(map(make_wish, asked))[0]
-        asked = asked[: len(wishes)]
-        for run in asked:
-            note_asked(run)
-        answer = self._session.wait(self._session.submit("prune", runs=wishes), TIDY_SECONDS)
-        note_results(asked, parse_results(asked, answer))
+def _list_proofs(run: Run) -> list[Path]:
+    """Return the files here that say, or are, what there is of a run at home."""
+    patterns = ("pulled.json", "attempts/*/ranks/*.log", f"attempts/*/{layout.LAUNCHER_LOG}")
+    return [path for pattern in patterns for path in run.folder.glob(pattern)]
 
 
 def forget_unstarted(runs: Iterable[Run], keep: int = KEEP) -> None:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from remote_train.listener import Listener
     from remote_train.show.display import Display
 
-CLEANING_SECONDS = 1.0
-"""How long a detached launch stays for the host to hear what it may remove."""
 BARE = "\0--"
 OFFER_SECONDS = 3.0
 STOP_SECONDS = 90.0  # the grace, what follows it, and the margin of `stop`
@@ -174,7 +172,7 @@ def run(
         started = start(request, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
-            started.cleaning.wait(CLEANING_SECONDS)
+            started.cleaning.wait(listener)
             return
 
         def open_training() -> Training:

@@ -122,9 +122,10 @@ def ps(
     if not found and not json:
         say("no run of this project; `remote-train ps --all` lists every run")
         return
-    troubles = refresh_all(found, lambda run: link_of(run, hosts_file, make_ask()))
-    for run in found:
-        if run.read()["state"] not in FINAL and run.id not in troubles:
+    going = [run for run in found if run.read()["state"] not in FINAL]
+    troubles = refresh_all(going, lambda run: link_of(run, hosts_file, make_ask()))
+    for run in going:  # of those that have ended meanwhile this is the last that is brought by itself
+        if run.id not in troubles:
             trouble = catch_up(Training(run, link_of(run, hosts_file, make_ask())))
             troubles.update({run.id: trouble} if trouble else {})
     show_runs([make_row(run, troubles.get(run.id)) for run in found], as_json=json)

@@ -13,27 +13,37 @@ import os
 import signal
 import time
 
-from remote_train.host import garbage, layout, locks, prune, system
+from remote_train.host import garbage, layout, locks, prune, store, system
 from remote_train.host.detach import leave_connection
 from remote_train.host.durable import write_record
 from remote_train.host.trees import erase, list_trash, measure, throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from typing import Any, Callable, Dict, List, Set
 
 EVERY_SECONDS = 3600.0
 OTHER_SECONDS = 60.0
 """How long to wait for another one that tidies, when runs are to go."""
 LONGEST_SECONDS = 3600
 MOST_RUNS = 1000
+MOST_LEFT = 1000
 NICE = 19
 KINDS = (layout.RUNS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.PERSIST, layout.TRASH)
 
 
 def is_due(root: str) -> bool:
     """Tell whether it is time to tidy, though no run has to go."""
-    return bool(list_trash(root)) or not garbage.is_recent(os.path.join(root, layout.USAGE), EVERY_SECONDS)
+    if not garbage.is_recent(os.path.join(root, layout.USAGE), EVERY_SECONDS):
+        return True
+    trash = list_trash(root)
+    return bool(trash) and not set(map(os.path.basename, trash)) <= read_left(root)
+
+
+def read_left(root: str) -> Set[str]:
+    """Return the trash that could not be emptied the last time: to try again at every launch would not help."""
+    left = (store.read_usage(root) or {}).get("left")
+    return {str(name) for name in left} if isinstance(left, list) else set()
 
 
 def agents_folder() -> str:
@@ -205,7 +215,9 @@ class Tidy:
         return {"kinds": kinds, "total": sum(kinds.values()) - kinds[layout.PERSIST], "when": time.time()}
 
     def _write_usage(self, usage: Dict[str, Any]) -> None:
-        self._guard(lambda: write_record(os.path.join(self.root, layout.USAGE), usage, sync=False))
+        left = list(map(os.path.basename, list_trash(self.root)))[:MOST_LEFT]
+        path = os.path.join(self.root, layout.USAGE)
+        self._guard(lambda: write_record(path, dict(usage, left=left), sync=False))
 
 
 def _say(out: int, words: Dict[str, Any]) -> None:

@@ -199,3 +199,25 @@ def test_records_that_lead_nowhere_are_forgotten(alone: Laptop, training: Path) 
     assert left == ["dead00", "dead01", *[f"dead{number:02}" for number in range(4, 14)]]
     assert sorted(path.name for path in index.iterdir()) == ["good", "unplugged"]
     assert (runs / "dead01" / "files" / "mine.pt").read_text() == "mine"
+
+
+def test_a_disk_that_is_away_for_a_while_removes_nothing(alone: Laptop, training: Path) -> None:
+    train(alone, training, "run1", options=("--local", "--no-pull"))
+    away = alone.root.with_name("away")
+    alone.root.rename(away)
+    alone.ok(training, "gc", "--keep", "0")
+    assert not record(training, "run1").get("pruned")
+    alone.root.rename(alone.root.with_name("meanwhile"))
+    away.rename(alone.root)
+    alone.ok(training, "pull", "run1")
+    assert (training / "runs" / "run1" / "files" / "ckpt.pt").read_bytes() == b"run1" * 50_000
+    assert "removed run1" in alone.ok(training, "gc", "--keep", "0").out.decode()
+
+
+def test_ps_brings_the_output_of_a_run_that_has_ended(alone: Laptop, training: Path) -> None:
+    train(alone, training, "one", options=("--local", "-d"))
+    poll((alone.attempt("one") / layout.EXIT).exists, "its end")
+    [row] = alone.ok(training, "ps", "--json").events
+    assert (row["state"], row["step"]) == ("ended", 2)
+    here = training / "runs" / "one" / "attempts" / "1" / "ranks" / "0.log"
+    assert here.read_bytes() == (alone.attempt("one") / "ranks" / "0.log").read_bytes()

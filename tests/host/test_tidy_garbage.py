@@ -338,3 +338,34 @@ def test_a_usage_that_is_no_record_is_not_told(account: Account) -> None:
     state: dict[str, Any] = session.request("start", **account.message(package))
     assert state["usage"] is None
     Started(account, "run").end()
+
+
+def make_undeletable(root: Path) -> Path:
+    """Leave trash that cannot be emptied: folders in folders, further down than a path can say."""
+    entry = root / layout.TRASH / "deep"
+    entry.mkdir(parents=True)
+    above = os.open(entry, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("f" * 250, dir_fd=above)
+        below = os.open("f" * 250, os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    return entry
+
+
+def test_trash_that_cannot_be_emptied_is_tried_once_an_hour(root: Path) -> None:
+    entry = make_undeletable(root)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    assert tidy.is_due(str(root))
+    doing = tidy.Tidy(str(root), [], dry=False, thorough=True)
+    doing.run(quiet)
+    os.close(quiet)
+    assert len(doing.failures) == 1
+    assert entry.exists()
+    assert not tidy.is_due(str(root))
+    (root / layout.TRASH / "new").mkdir()
+    assert tidy.is_due(str(root))
+    (root / layout.TRASH / "new").rmdir()
+    age(root / layout.USAGE, 2 * 3600)
+    assert tidy.is_due(str(root))
