@@ -15,6 +15,7 @@ from tests.e2e.machines import Box, Laptop, poll, read_until, write_project
 from tests.faults.counts import PATIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.sshd, PATIENT]
@@ -30,9 +31,22 @@ sys.exit(int(sys.argv[2]))
 """
 
 
+typed: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_typed() -> Iterator[None]:
+    yield
+    for process in typed:
+        process.kill()
+        process.wait()
+    typed.clear()
+
+
 def begin(laptop: Laptop, project: Path, *args: str) -> Any:
     write_project(project, {"train.py": STEPS})
     process = laptop.popen(project, "run", "--name", "g", "train.py", *args)
+    typed.append(process)
     read_until(process.stdout, b"step 3/")
     return process
 
@@ -104,6 +118,7 @@ def watch_twice(laptop: Laptop, project: Path, *args: str) -> Any:
     writer = begin(laptop, project, *args)
     mirror = project / "runs/g/attempts/1/ranks/0.log"
     watcher = laptop.popen(project, "logs", "-f", "--no-pull", "g")
+    typed.append(watcher)
     read_until(watcher.stdout, b"step 3/")
     writer.kill()
     writer.communicate()

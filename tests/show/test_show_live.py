@@ -13,7 +13,8 @@ from remote_train.show.screen import Screen
 
 def tell(kind: str, **facts: object) -> str:
     """Return what stands on stderr after an event."""
-    stderr = io.StringIO()
+    written = io.BytesIO()
+    stderr = io.TextIOWrapper(written, "utf-8")
     screen = Screen(
         io.BytesIO(),
         stderr,
@@ -24,7 +25,7 @@ def tell(kind: str, **facts: object) -> str:
     )
     with Display(screen) as display:
         LiveListener(display).tell(kind, **facts)
-    return stderr.getvalue()
+    return written.getvalue().decode()
 
 
 @pytest.mark.parametrize("reason", ["no word from box for 14 s", "the connection to box ended"])
