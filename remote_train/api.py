@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from remote_train.transport import Ask
 
 
+RECORDS = ("*", "attempts/*/*")
+"""Where in a run's folder records are written."""
+
+
 @dataclass
 class Training:
     """One run, wherever it is: its record on this laptop and a way to its host."""
@@ -91,7 +95,7 @@ class Training:
         """Hold the mirror's lock if it is free, and clear what killed processes left in the records."""
         with self.run.writing() as writing:
             if writing:
-                drop_leftovers(self.run.folder, "*", "attempts/*/*")
+                drop_leftovers(self.run.folder, *RECORDS)
                 with contextlib.suppress(OSError):  # a disk that takes nothing
                     self.run.attempt(self.attempt).prepare()  # somebody may have removed it
             yield writing
@@ -252,6 +256,7 @@ class Training:
     def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring files of the run home; by default its checkpoints."""
         wish, listener = wish or PullWish(), listener or Silent()
+        drop_leftovers(self.run.folder, *RECORDS)
         if self.run.read().get("pruned"):
             return recall_pulled(self.run, wish, listener)
         session = self.link.connect()
