@@ -9,6 +9,7 @@ for record in training.metrics():
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from remote_train.preparing import Request
 from remote_train.pruned import is_away, recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
+from remote_train.retention import drop_leftovers
 from remote_train.stop import stop_across_losses
 from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
 from remote_train.watch import read_metrics, read_pieces
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
     from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.transport import Ask
+
+
+RECORDS = ("*", "attempts/*/*")
+"""Where in a run's folder records are written."""
 
 
 @dataclass
@@ -78,14 +84,24 @@ class Training:
             return
         cleaning = self.started.cleaning if self.started is not None else None
         ended_before = self.run.read()["state"] in FINAL
-        with self.run.writing() as writing:
+        with contextlib.ExitStack() as held:
+            writing = held.enter_context(self._writing())
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
             outcome = attached.run()
             if cleaning is not None:
                 cleaning.tell_trouble(listener)
-            if writing and attached.following.mirror.ahead:
-                self._complete(attached, listener)
+            self._complete(attached, listener, held)
             finish_run(attached, outcome, pull=pull and not ended_before)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[bool]:
+        """Hold the mirror's lock if it is free, and clear what killed processes left in the records."""
+        with self.run.writing() as writing:
+            if writing:
+                drop_leftovers(self.run.folder, *RECORDS)
+                with contextlib.suppress(OSError):  # a disk that takes nothing
+                    self.run.attempt(self.attempt).prepare()  # somebody may have removed it
+            yield writing
 
     def _show_pruned(self, listener: Listener, shown: set[int], tail: int | None) -> None:
         """Show what is here of a run that its host has removed, and raise what its end amounts to."""
@@ -125,8 +141,20 @@ class Training:
         listener.tell("following", log=self._log(shown))
         return attached
 
-    def _complete(self, attached: Attached, listener: Listener) -> None:
-        """Bring what the following left out, now that it holds up nothing."""
+    def _complete(self, attached: Attached, listener: Listener, held: contextlib.ExitStack) -> None:
+        """Bring what the following left out, now that it holds up nothing.
+
+        So does who has only watched while another process wrote the mirror, if that one was killed over it.
+        """
+        mirror = attached.following.mirror
+        if self.run.is_gone():
+            return
+        if not mirror.writing:
+            if not held.enter_context(self._writing()) or self._read_end() is not None:
+                return
+            mirror.writing = True
+        elif not mirror.ahead:
+            return
         hint = f"Ctrl-C leaves that to `remote-train logs {self.id}`"
         listener.tell("note", text=f"bringing the rest of the log, so that all of it is here; {hint}")
         try:
@@ -158,7 +186,7 @@ class Training:
 
     def catch_up(self) -> None:
         """Bring the mirror up to what the host has now; does not wait for the end."""
-        with self.run.writing() as writing:
+        with self._writing() as writing:
             if not writing:
                 return
             wish = self._wish(set(), 0.0, until_end=False)
@@ -171,7 +199,7 @@ class Training:
 
         It comes as it is mirrored. A mirror that is far behind is not completed for the last `tail` lines.
         """
-        with self.run.writing() as writing:
+        with self._writing() as writing:
             wish = self._wish(shown, 0.0, until_end=False)
             following = Following(wish, self.link, listener, writing=writing)
             try:
@@ -231,6 +259,7 @@ class Training:
     def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring files of the run home; by default its checkpoints."""
         wish, listener = wish or PullWish(), listener or Silent()
+        drop_leftovers(self.run.folder, *RECORDS)
         if is_away(self.run, self.link):
             return recall_pulled(self.run, wish, listener)
         session = self.link.connect()

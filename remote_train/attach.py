@@ -7,11 +7,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remote_train.gaps import Gap, GapReader, render_gap
-from remote_train.watch import Watch, make_watch, read_pieces
+from remote_train.watch import Watch, make_watch, newest, read_pieces
 
 if TYPE_CHECKING:
     from remote_train.follow import Following, Outcome
     from remote_train.listener import Listener
+    from remote_train.metrics.record import MetricRecord
     from remote_train.session import Session
 
 UNREAD_BYTES = 1 << 20
@@ -29,6 +30,8 @@ class Attached:
         self.wish = following.wish
         self.link = following.link
         self.watch: Watch | None = None
+        self.last: MetricRecord | None = None
+        """The newest metrics; the mirror may be behind them, where another process writes it or nobody can."""
         self._unread = Unread(following)
         self.gaps = GapReader()
         following.on_data = self._take
@@ -43,7 +46,7 @@ class Attached:
         if self.watch is not None:
             position = self.following.mirror.offsets.get("0", 0)
             held = min(mirror.offset("0"), position)
-            self.watch.feed_ends(mirror.output("0"), held, position)
+            self._keep(self.watch.feed_ends(mirror.output("0"), held, position))
 
     def tell_gaps(self, gaps: list[Gap]) -> None:
         """Tell when the host's disk took nothing of the output."""
@@ -70,9 +73,13 @@ class Attached:
         """Derive metrics from a piece of output that was passed on already."""
         if self.watch is None:
             return
-        for record in self.watch.feed("0", self._unread.take()):
+        for record in self._keep(self.watch.feed("0", self._unread.take())):
             eta = self.watch.deriver.eta_seconds
             self.listener.tell("metric", record=record.as_json(), eta=eta, watch=self.watch)
+
+    def _keep(self, records: list[MetricRecord]) -> list[MetricRecord]:
+        self.last = newest(records, self.last)
+        return records
 
     def run(self) -> Outcome:
         """Follow to the end."""
@@ -82,7 +89,7 @@ class Attached:
         while self.is_waiting():
             self.work()
         if self.watch is not None:
-            for record in self.watch.deriver.finish():
+            for record in self._keep(self.watch.deriver.finish()):
                 self.listener.tell("metric", record=record.as_json(), eta=None, watch=self.watch)
         return outcome
 

@@ -16,9 +16,10 @@ from remote_train.host import layout
 from remote_train.listener import Silent
 from remote_train.query import FINAL, keep_state
 from remote_train.reach import HostLink
-from remote_train.records import list_runs
+from remote_train.records import client_root, list_runs
 from remote_train.retention import (
     OVER,
+    drop_leftovers,
     forget_missing,
     forget_unstarted,
     is_worth_asking,
@@ -89,6 +90,7 @@ class Cleaning:
         runs = list_runs(self._launched.folder.parent.parent)
         forget_unstarted(runs)
         forget_missing()
+        drop_leftovers(client_root(), "*", "*/*")
         self._learn_ends([run for run in runs if self._is_open(run)][:LOOKED_AT])
         record = self._launched.read()
         now = time.time()

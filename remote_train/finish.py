@@ -29,12 +29,9 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     """
     run, link, listener = attached.wish.run, attached.link, attached.listener
     attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
-    mirror = attached.following.mirror
-    try:
-        run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
-    except LocalSpace as error:
-        mirror.fail(error)
-    mirror_failure = mirror.make_failure(run.id)
+    mirror_failure = _record_end(attached, outcome)
+    gone = run.is_gone()
+    pull = pull and not gone  # who removed the folder wants no new one
     session = attached.following.session
     trouble: RemoteTrainError | ConnectionLost | None = None
     checkpoints: list[str] = []
@@ -43,7 +40,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
         if has_failed(outcome):
             _show_failure(attached, outcome)
         if session is not None:
-            if pull or has_failed(outcome) or outcome.exit is None:
+            if not gone and (pull or has_failed(outcome) or outcome.exit is None):
                 checkpoints = _bring_newest(attached, session, pull=pull)
             pulled = checkpoints if pull else None
     except (RemoteTrainError, ConnectionLost) as error:
@@ -53,7 +50,8 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
         if session is not None:
             session.close()
     standing = _read_standing(attached, checkpoints, home=pulled is not None)
-    verdict = make_verdict(run.id, link.host.name, outcome, standing)
+    name = f"{link.host.name}:{run.id}" if gone else run.id
+    verdict = make_verdict(name, link.host.name, outcome, standing)
     if verdict is None and trouble is not None:
         verdict = as_verdict(trouble, run.id)
     listener.tell("ended", run=run.id, outcome=outcome, verdict=verdict, pulled=pulled, watch=attached.watch)
@@ -61,6 +59,25 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
         raise verdict
     if mirror_failure is not None:
         raise mirror_failure
+
+
+def _record_end(attached: Attached, outcome: Outcome) -> LocalSpace | None:
+    """Keep how the run ended; return what the user is told at the end if not all of it could be kept."""
+    run, mirror = attached.wish.run, attached.following.mirror
+    try:
+        run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
+    except LocalSpace as error:
+        mirror.fail(error)
+    if not run.is_gone():
+        return mirror.make_failure(run.id)
+    mirror.removed = True
+    if has_failed(outcome) or (outcome.exit or {}).get("stopped") or outcome.exit is None:
+        attached.following.tell_removed()  # what it ends with says nothing of it
+    return LocalSpace(
+        f"{run.id} has ended well, and its records in {run.folder} were removed meanwhile",
+        hint=f"`remote-train logs {attached.link.host.name}:{run.id}` brings its output anew, `pull` its files",
+        path=str(run.folder),
+    )
 
 
 def as_verdict(error: RemoteTrainError | ConnectionLost, run: str) -> RemoteTrainError:
@@ -86,8 +103,9 @@ def _bring_newest(attached: Attached, session: Session, *, pull: bool) -> list[s
 
 def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) -> Standing:
     """Return how far the run came, for words about an end that was none."""
-    wish = attached.wish
-    metric, watch = read_last_metric(wish.attempt, wish.run.attempt(wish.attempt))
+    wish, metric, watch = attached.wish, attached.last, attached.watch
+    if metric is None:
+        metric, watch = read_last_metric(wish.attempt, wish.run.attempt(wish.attempt))
     progress = watch.deriver.progress if watch else None
     return Standing(
         step=metric.step if metric else None,
@@ -98,7 +116,7 @@ def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) ->
 
 
 def _show_failure(attached: Attached, outcome: Outcome) -> None:
-    """Tell the last lines of the rank that failed first, or of torchrun when no rank said anything."""
+    """Tell the last lines of the rank that failed first, or of the launcher when no rank said anything."""
     ended = outcome.exit or {}
     first = ended.get("first_failure") or {"rank": 0}
     rank = int(first["rank"])
@@ -115,7 +133,9 @@ def _show_failure(attached: Attached, outcome: Outcome) -> None:
             tail_offset(str(path), TAIL_LINES), attached.following.mirror.attempt.offset(name) - TAIL_BYTES
         )
         text = b"".join(read_pieces(path, begin)).rstrip(b"\n")
-    attached.listener.tell("failure", rank=rank, name=name, tail=text)
+    if text:
+        launcher = ended.get("launcher")
+        attached.listener.tell("failure", rank=rank, name=name, launcher=launcher, tail=text)
 
 
 def read_tail(session: Session, wish: Wish, name: str, lines: int) -> bytes:

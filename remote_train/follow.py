@@ -188,12 +188,24 @@ class Following:
             self._losses.note_progress()
             hidden = self.shown_from.get(name, 0) - self.mirror.offsets[name]
             self.mirror.write(name, item.payload)
+            self.tell_removed()
             if name.isdigit() and int(name) in self.wish.shown and hidden < len(item.payload):
                 self.listener.output(int(name), item.payload[hidden:] if hidden > 0 else item.payload)
             if self.on_data is not None:
                 self.on_data(name, item.payload)
         elif isinstance(item, End):
             self._take_end(name, item.summary)
+
+    def tell_removed(self) -> None:
+        """Say once that what was mirrored is gone from here."""
+        if self.mirror.removed and not self.mirror.told:
+            self.mirror.told = True
+            run = self.wish.run
+            name, place = run.id, self.mirror.attempt.folder
+            if run.is_gone():
+                name, place = f"{self.link.host.name}:{run.id}", run.folder
+            text = f"records in {place} were removed: nothing of the output is kept from here on"
+            self.listener.tell("warn", text=text, hint=f"`remote-train logs {name}` brings it anew")
 
     def _take_end(self, name: str, summary: dict[str, Any]) -> None:
         if self.mirror.offsets[name] != summary.get("length"):
@@ -203,6 +215,7 @@ class Following:
             )
         if name not in self.until:
             self.mirror.verify(name, summary)
+            self.tell_removed()
         self.unfinished.discard(name)
 
     def _take_event(self, event: Event) -> None:

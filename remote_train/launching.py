@@ -24,7 +24,7 @@ from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
 from remote_train.reconnect import Losses, Patience, reconnect
-from remote_train.records import Run, create_run, drop_run, make_run_id
+from remote_train.records import Run, create_run, drop_run
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
 MUCH_BYTES = 20_000_000_000
 """What a host may keep of us before it is said."""
+
+ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Letters of a run id that cannot be taken for one another."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -72,6 +75,12 @@ def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
     except BaseException:
         prepared.reached.session.close()
         raise
+
+
+def make_run_id(project: str, now: float) -> str:
+    """Return PROJECT-MMDD-4 characters."""
+    tail = "".join(secrets.choice(ALPHABET) for _ in range(4))
+    return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
 
 
 def import_followers() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_train.errors import LocalSpace, VerificationFailed
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from remote_train.records import Attempt
 
 BLOCK = 1 << 20
+LOOK_SECONDS = 1.0
+"""Between two looks whether the files are still where they were; one that was removed takes bytes all the same."""
 
 
 class Mirror:
@@ -29,7 +33,12 @@ class Mirror:
         """Outputs that come from further on than their mirror reaches, and are not written: it stays a prefix."""
         self.lost: set[str] = set()
         """Outputs of which this mirror has more than their host, which lost the rest: left as they are."""
+        self.removed = False
+        """Somebody has removed the files, or moved them away."""
+        self.told = False
+        """The user knows of that."""
         self._files: dict[str, BinaryIO] = {}
+        self._next_look = time.monotonic() + LOOK_SECONDS
 
     def skip_to(self, name: str, offset: int) -> None:
         """Go on with an output from further on; its mirror is completed another time."""
@@ -46,8 +55,27 @@ class Mirror:
             try:
                 _write_all(self._open(name), data)
             except OSError as error:
-                self.fail(make_local_space(self.attempt.output(name), error))
+                self._stop(self.attempt.output(name), error)
+            if self._next_look <= time.monotonic():
+                self.look()
         self.offsets[name] += len(data)
+
+    def look(self) -> None:
+        """Stop writing if the files are not where they were."""
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        for name, file in self._files.items():
+            if not _is_at(file, self.attempt.output(name)):
+                self._note_removed()
+
+    def _note_removed(self) -> None:
+        self.removed = True
+        self.fail(LocalSpace(f"files in {self.attempt.folder} were removed", path=str(self.attempt.folder)))
+
+    def _stop(self, path: Path, error: OSError) -> None:
+        """Stop writing because of an error; a folder that is not there any more is the reason for any."""
+        if not self.attempt.folder.is_dir():
+            self._note_removed()
+        self.fail(make_local_space(path, error))
 
     def keep_lost(self, name: str, size: int) -> str | None:
         """Take notice that a host has only `size` bytes of an output left; return which it lost, in words."""
@@ -69,6 +97,8 @@ class Mirror:
         try:
             self.attempt.write(name, record)
         except LocalSpace as error:
+            if not self.attempt.folder.is_dir():
+                self._note_removed()
             self.fail(error)
 
     def make_failure(self, run: str) -> LocalSpace | None:
@@ -76,9 +106,10 @@ class Mirror:
         if self.failure is None:
             return None
         need = sum(max(0, end - self.attempt.offset(name)) for name, end in self.offsets.items())
+        room = "" if self.removed else f"free {need:,} bytes there, then "
         return LocalSpace(
             f"the mirror in {self.attempt.folder} is incomplete, {need:,} bytes are missing: {self.failure.message}",
-            hint=f"free {need:,} bytes there, then `remote-train logs {run}` completes it",
+            hint=f"{room}`remote-train logs {run}` completes it",
             need=need,
         )
 
@@ -91,6 +122,8 @@ class Mirror:
 
     def verify(self, name: str, summary: dict[str, Any]) -> None:
         """Compare a mirror with the length and SHA-256 of the host's file; raise VerificationFailed."""
+        if self.writing:
+            self.look()
         if not self.writing or self.failure is not None or name in self.ahead:
             return
         path = self.attempt.output(name)
@@ -100,7 +133,7 @@ class Mirror:
             limit = self.offsets[name] if name in self.lost else path.stat().st_size
             length, digest = limit, hash_file(path, limit)
         except OSError as error:
-            self.fail(make_local_space(path, error))
+            self._stop(path, error)
             return
         if (length, digest) != (summary.get("length"), summary.get("sha256")):
             raise self._set_aside(path, f"{length} bytes here, {summary.get('length')} there")
@@ -124,6 +157,16 @@ class Mirror:
             except OSError as error:
                 self.fail(make_local_space(self.attempt.output(name), error))
         self._files.clear()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Tell whether an open file is what lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a disk that does not even answer: the next write says more
+        return True
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -20,8 +20,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,10 +37,8 @@ RUN_FORMAT = 1
 MIRROR_LOCK = "mirror.lock"
 PULL_LOCK = "pull.lock"
 PULLER_LOCK = "puller.lock"
-ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
-"""Letters of a run id that cannot be taken for one another."""
-_LEFTOVER = re.compile(r"\.\d+\.tmp\Z")
-"""Ends the name of a file that a killed process did not come to rename."""
+LEFTOVER = re.compile(r"\.(\d+)\.tmp\Z")
+"""Ends the name of a file that a killed process did not come to rename; the process's number."""
 
 
 @cache
@@ -76,12 +72,6 @@ def keeping(place: Path) -> Iterator[None]:
         raise make_local_space(place, error) from error
 
 
-def make_run_id(project: str, now: float) -> str:
-    """Return PROJECT-MMDD-4 characters."""
-    tail = "".join(secrets.choice(ALPHABET) for _ in range(4))
-    return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
-
-
 @dataclass(frozen=True)
 class Run:
     """One run's folder on this laptop."""
@@ -97,7 +87,9 @@ class Run:
         return record
 
     def update(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON values)
-        """Change keys of run.json; a reader sees the old record or the new one. Raises LocalSpace."""
+        """Change keys of run.json; a reader sees the old record or the new one. Raises LocalSpace, also when it is gone."""
+        if self.is_gone():
+            raise LocalSpace(f"the records in {self.folder} were removed", path=str(self.folder))
         record = {**self.read(), **changes}
         record.pop("format", None)
         path = self.folder / "run.json"
@@ -109,6 +101,10 @@ class Run:
         """Return the state this laptop knows, None where it has no record."""
         record = durable.read_record(str(self.folder / "run.json"))
         return str(record["state"]) if record and "state" in record else None
+
+    def is_gone(self) -> bool:
+        """Tell whether somebody has removed the folder, or moved it away."""
+        return not (self.folder / "run.json").exists()
 
     @property
     def files(self) -> Path:
@@ -257,9 +253,8 @@ def _write_first(run: Run, record: dict[str, Any]) -> None:
         # The first key marks the folder as ours: such folders are left out of packages.
         whole = {"remote_train_format": RUN_FORMAT, "run": run.id, **record}
         durable.write_record(str(run.folder / "run.json"), whole, sync=False)
-        (
-            run.folder / "mirror.lock"
-        ).touch()  # now, while there is room: on a full disk it can still be locked
+        # now, while there is room: on a full disk it can still be locked
+        (run.folder / MIRROR_LOCK).touch()
         run.attempt(1).prepare()
 
 
@@ -290,7 +285,7 @@ def list_runs(project: Path | None = None) -> list[Run]:
     index = client_root() / "index"
     found = {}
     for entry in index.iterdir() if index.is_dir() else ():
-        if _LEFTOVER.search(entry.name):
+        if LEFTOVER.search(entry.name):
             continue
         folder = Path(entry.read_text())
         if (folder / "run.json").exists():

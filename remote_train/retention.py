@@ -6,6 +6,7 @@ and every pulled file that still is what the pull brought. Records, mirrors and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
-from remote_train.records import MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, read_json
+from remote_train.records import LEFTOVER, MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -209,6 +210,25 @@ def is_empty(run: Run) -> bool:
         if not ours and (path.is_symlink() or not path.is_dir()):
             return False
     return True
+
+
+def drop_leftovers(folder: Path, *patterns: str) -> None:
+    """Remove, among the files of a folder that match, those whose writer was killed before it could rename them."""
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        found = LEFTOVER.search(path.name)
+        if found and path.is_file() and not _lives(int(found[1])):
+            with contextlib.suppress(OSError):  # they harm nobody
+                path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return pid > 0
 
 
 def forget_missing() -> None:

@@ -201,6 +201,9 @@ def stay(
 def _detach(training: Training, screen: Display, listener: Listener, number: int) -> None:
     from remote_train.query import FINAL
 
+    if training.run.is_gone():
+        listener.tell("detached", run=f"{training.link.host.name}:{training.run.id}")
+        return
     if training.run.read()["state"] in FINAL:
         say_pull_goes_on(training, listener)
         return

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LOSING = (*disk.FAILING, errno.EFBIG)
 MOST_GAPS = 100
-TRIES, AGAIN_SECONDS = 5, 0.2
 PROBE_SECONDS = 5.0
 """Between two looks at a disk that is nearly full, which root may have used as its own for years."""
 
@@ -111,22 +110,6 @@ class Clock:
                 del self._untold[0]
         except OSError as error:
             self.fail(error)
-
-    def read_last_sizes(self) -> Dict[str, int]:
-        """Return the sizes of outputs that nobody writes to any more; as last seen where they cannot be read."""
-        for _ in range(TRIES):
-            sizes = self._try_sizes()
-            if sizes is not None:
-                return sizes
-            time.sleep(AGAIN_SECONDS)
-        return dict(self._sizes)
-
-    def _try_sizes(self) -> Optional[Dict[str, int]]:
-        try:
-            return self._read_sizes()
-        except OSError as error:
-            self.fail(error)
-            return None
 
     def _make_moment(self, sizes: Dict[str, int]) -> Dict[str, Any]:
         return {"mono": time.monotonic() - self._started, "wall": time.time(), "sizes": sizes}

@@ -22,15 +22,6 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def sync_file(path: str) -> None:
-    """Make what a file holds durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
     """Replace `path` by `data`; a reader sees the old file or the new one, with `sync` after a power cut too.
 

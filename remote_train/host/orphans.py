@@ -51,8 +51,9 @@ def _become(folder: str, record: Dict[str, Any], place: int) -> None:
         lock = locks.open_lock(os.path.join(folder, layout.LOCK))
         log = os.path.join(folder, layout.SUPERVISOR_LOG)
         leave_connection(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), [lock, place])
+        # Who asks again for a stop signals a supervisor: this one looks at the file.
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)  # who asks again for a stop signals a supervisor; it reads the file
+            signal.signal(number, signal.SIG_IGN)
         system.set_process_name("remote-train")
         if locks.try_lock(lock):
             _adopt(folder, record)

@@ -178,9 +178,9 @@ class LiveListener:
 
     def silent(self, facts: Mapping[str, Any]) -> None:
         """Say that the host is not heard, and that this is no end."""
-        self.screen.warn(
-            f"no word from {facts['host']}: {facts['reason']}; {facts['meanwhile']}, reconnecting"
-        )
+        head, reason = f"no word from {facts['host']}", str(facts["reason"])
+        words = reason if reason.startswith(head) else f"{head}: {reason}"
+        self.screen.warn(f"{words}; {facts['meanwhile']}, reconnecting")
 
     def back(self, facts: Mapping[str, Any]) -> None:
         """Say that it is heard again."""
@@ -196,7 +196,9 @@ class LiveListener:
 
     def failure(self, facts: Mapping[str, Any]) -> None:
         """Show the last lines of who failed."""
-        who = "torchrun" if facts["name"] == "launcher" else f"rank {facts['rank']}"
+        who = f"rank {facts['rank']}"
+        if facts["name"] == "launcher":
+            who = "torchrun" if facts["launcher"] == "torchrun" else "the training"
         text = facts["tail"].decode("utf-8", "replace")
         self.screen.say(f"the last lines of {who}:\n{text}")
 
