@@ -6,8 +6,7 @@
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
     files/RELATIVE             what `pull` brought; pulled.json says with which hash
     mirror.lock                held by the one process that writes the mirrors
-    pull.lock                  shared by those that pull, or wait until they may
-    puller.lock                held by the one that pulls; names the file it writes
+    pull.lock, puller.lock     shared by those that pull or wait for it; held by the one that does, naming its partial file
 
 An index in the user's state folder leads from an id to its folder, so that RUN works from anywhere.
 """
@@ -253,7 +252,7 @@ def _write_first(run: Run, record: dict[str, Any]) -> None:
         # The first key marks the folder as ours: such folders are left out of packages.
         whole = {"remote_train_format": RUN_FORMAT, "run": run.id, **record}
         durable.write_record(str(run.folder / "run.json"), whole, sync=False)
-        # now, while there is room: on a full disk it can still be locked
+        # Now, while there is room: on a full disk it can still be locked.
         (run.folder / MIRROR_LOCK).touch()
         run.attempt(1).prepare()
 
