@@ -107,12 +107,12 @@ class Cleaning:
         return offer_runs(self._session, wishes, runs)[0]
 
     def _is_open(self, run: Run) -> bool:
-        """Tell whether a run is one of ours on this host, not known to be over, with nobody here who would learn of it."""
+        """Tell whether a run is one of ours on this host, not known to be over."""
         record, launched = run.read(), self._launched.read()
         here = all(record.get(key) == launched.get(key) for key in ("host", "state_dir"))
         if not here or run.id == self._launched.id or record.get("state") in FINAL:
             return False
-        return read_token(run) is not None and not run.in_use()
+        return read_token(run) is not None
 
     def _learn_ends(self, runs: Sequence[Run]) -> None:
         asked = [(run, self._session.submit("state", run=run.id)) for run in runs]
@@ -122,6 +122,7 @@ class Cleaning:
             except RemoteTrainError:  # of this one; a connection that is lost is none of these
                 continue
             ours = (state.get("attempt") or {}).get("token") == read_token(run)
+            # Not asked of a run that goes on: to look at its lock might keep it from who is about to follow it.
             if ours and state["state"] in OVER and not run.in_use():
                 keep_state(run, state)
 
