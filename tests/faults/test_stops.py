@@ -124,7 +124,8 @@ def test_stops_leave_nothing_and_hurt_nobody(
 ) -> None:
     stopper = Stopper(account, stand_in)
     other = stopper.begin("other", "spreading.py", "worker", "bare", "daemon")
-    other.says(b"on")
+    for rank in range(2):
+        other.says(b"on", rank)
     before = other.members()
     with Goal("G5 stops, a stand-in for torchrun", reduced=20, nightly=475) as goal:
         for trial in goal:
