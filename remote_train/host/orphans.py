@@ -67,7 +67,10 @@ def _become(folder: str, record: Dict[str, Any], place: int) -> None:
 
 
 def _adopt(folder: str, record: Dict[str, Any]) -> None:
-    record.update(pid=os.getpid(), start_time=system.start_time(os.getpid()), adopted=True)
+    start = system.start_time(os.getpid())
+    if start is None:  # without it nobody could tell us from a later process of this pid
+        return
+    record.update(pid=os.getpid(), start_time=start, adopted=True)
     try:
         write_record(os.path.join(folder, layout.ATTEMPT), record)
     except (

@@ -5,6 +5,7 @@ Whatever goes wrong on the way is told to the agent through a pipe, and no half-
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -105,14 +106,23 @@ def _announce_supervisor(
         system.become_subreaper()
         system.set_process_name("remote-train")
         record["pid"] = os.getpid()
-        record["start_time"] = system.start_time(os.getpid())
+        record["start_time"] = _read_start_time()
         supervisor = Supervisor(folder, record, environment, sys.executable)
+        supervisor.watch_signals()
         supervisor.announce("starting")
     except OSError as error:
         _tell_error(keep[1], error, folder)
         raise
     _tell_started(keep[1])
     return supervisor
+
+
+def _read_start_time() -> str:
+    """Return our own start time; without it nobody could tell us from a later process of this pid."""
+    found = system.start_time(os.getpid()) or system.start_time(os.getpid())
+    if found is None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/proc/self/stat")
+    return found
 
 
 def _tell_started(fd: int) -> None:

@@ -44,6 +44,7 @@ class Supervisor:
         self.agent_python = python
         self.started = time.monotonic()
         self.child: Optional[int] = None
+        self.wake = -1
         self.clock = Clock(folder, self.started)
         self.stopping = Stopping(folder, record["cookie"])
         self.oom_kills = count_oom_kills()
@@ -62,7 +63,6 @@ class Supervisor:
 
     def run(self) -> None:
         """Measure what must be measured, train, and write the end."""
-        wake = self._watch_signals()
         try:
             self._measure()
             self.child = None if self.stopping.is_asked() else self._spawn()
@@ -76,7 +76,7 @@ class Supervisor:
         disk.keep_large_reserve(self.folder)
         self.record["child"] = self.child
         self._endure(lambda: self.announce("running"))
-        self._finish(self._supervise(wake, self.child), None)
+        self._finish(self._supervise(self.wake, self.child), None)
 
     def _endure(self, work: Callable[[], None]) -> None:
         """Do what the training can do without, or is done again with the next tick: it must not lose its supervisor."""
@@ -85,8 +85,11 @@ class Supervisor:
         except OSError as error:
             self.clock.fail(error)
 
-    def _watch_signals(self) -> int:
-        """Return a descriptor that becomes readable when a child ends or a stop is asked for."""
+    def watch_signals(self) -> None:
+        """Catch signals: `wake` becomes readable when a child ends or a stop is asked for.
+
+        To be called before anybody can know our pid: until then a stop would end us, and nobody would write the end.
+        """
         read_fd, write_fd = os.pipe()
         for fd in (read_fd, write_fd):
             os.set_blocking(fd, False)
@@ -95,7 +98,7 @@ class Supervisor:
             signal.signal(number, self._note_signal)
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        return read_fd
+        self.wake = read_fd
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self.stopping.terminated = self.stopping.terminated or number == signal.SIGTERM

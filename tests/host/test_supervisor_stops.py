@@ -355,3 +355,17 @@ def test_a_run_that_its_host_does_not_know_is_not_taken_for_stopped(account: Acc
         stop_run(session, unknown, 1, 0.0, Silent())
     assert keep_state(run, {"state": "unknown"})["state"] == "starting"
     assert stop(account, started)["state"] == "ended"
+
+
+def test_a_stop_on_the_heels_of_a_start_is_a_stop(account: Account) -> None:
+    """Both requests leave at once: the supervisor is signalled the moment that anybody can know of it."""
+    session = account.connect()
+    package = account.ship(session, {"train.py": OBEDIENT})
+    for number in range(15):
+        run = f"run-{number}"
+        asked = session.submit("start", **account.message(package, run=run))
+        stopped = session.submit("stop", run=run, attempt=1, grace=0.0)
+        session.wait(asked)
+        assert session.wait(stopped)["state"] in ("stopping", "ended")
+        ended = Started(account, run).end()
+        assert ended["stopped"], run
