@@ -144,6 +144,7 @@ EXIT = table(
         "start_kind": maybe(text(32)),
         "first_failure": maybe(first_failure),
         "outputs": named(whole(), RANKS, text(4, _RANK, "a rank")),
+        "others": table({}, {"clock": whole(), "launcher": whole()}),
         "survivors": items(whole(), 1 << 17),
         "ended": maybe(MOMENT),
         "seconds": maybe(MOMENT),

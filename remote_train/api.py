@@ -230,7 +230,8 @@ class Training:
         ended = mirror.read(layout.EXIT)
         if ended is None:
             return None
-        whole = all(mirror.offset(name) == size for name, size in ended.get("outputs", {}).items())
+        sizes = {**ended.get("outputs", {}), **ended.get("others", {})}
+        whole = all(mirror.offset(name) == size for name, size in sizes.items())
         return Outcome("ended", ended) if whole else None
 
     def is_complete(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
 
 MESSAGE_LIMIT = 2000
+LIST_TRIES = 3
 ERROR_LIMIT = 256 * 1024
 ROOT_CAUSE_BYTES = 64 * 1024
 _ROOT_CAUSE = re.compile(
@@ -128,19 +129,54 @@ def read_error(folder: str, rank: int) -> Dict[str, Any]:
 
 
 def sync_outputs(folder: str, fail: Callable[[OSError], None]) -> Dict[str, int]:
-    """Make the outputs durable and return their sizes; what could not be is told to `fail`."""
+    """Make the outputs durable and return their sizes; what could not be is told to `fail`, and costs no other output."""
     sizes: Dict[str, int] = {}
     ranks = os.path.join(folder, layout.RANKS)
+    for name in _list_again(ranks, fail):
+        path = os.path.join(ranks, name)
+        if name.endswith(".log"):
+            sizes[name[:-4]] = _measure(path)
+        _try_sync(path, fail)
+    return sizes
+
+
+def _list_again(ranks: str, fail: Callable[[OSError], None]) -> List[str]:
+    """List a folder, again when that fails: without the list an end would speak of no output at all."""
+    for _ in range(LIST_TRIES - 1):
+        names = _try_list(ranks, fail)
+        if names is not None:
+            return names
+    return _try_list(ranks, fail) or []
+
+
+def _try_list(ranks: str, fail: Callable[[OSError], None]) -> Optional[List[str]]:
     try:
-        for name in os.listdir(ranks):
-            with open(os.path.join(ranks, name), "rb") as file:
-                if name.endswith(".log"):
-                    sizes[name[:-4]] = os.fstat(file.fileno()).st_size
-                os.fsync(file.fileno())
-        sync_folder(ranks)
+        return os.listdir(ranks)
     except OSError as error:
         fail(error)
-    return sizes
+        return None
+
+
+def _measure(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _try_sync(path: str, fail: Callable[[OSError], None]) -> None:
+    try:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(os.path.dirname(path))
+    except OSError as error:
+        fail(error)
+
+
+def measure_others(folder: str) -> Dict[str, int]:
+    """Return the sizes of what a laptop mirrors beside the ranks' outputs: the clock, and torchrun's words."""
+    places = {"clock": layout.CLOCK, "launcher": layout.LAUNCHER_LOG}
+    return {name: _measure(os.path.join(folder, place)) for name, place in places.items()}
 
 
 def count_oom_kills() -> Optional[int]:

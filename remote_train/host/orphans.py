@@ -16,7 +16,7 @@ import time
 from remote_train.host import layout, locks, system
 from remote_train.host.detach import leave_connection
 from remote_train.host.durable import write_record
-from remote_train.host.ends import make_outcome, sync_outputs
+from remote_train.host.ends import make_outcome, measure_others, sync_outputs
 from remote_train.host.stopping import SWEEP_SECONDS, Grace, await_gpus
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -99,6 +99,7 @@ def end(folder: str, record: Dict[str, Any]) -> None:
         stopped=True,
         unsupervised=True,
         outputs=sync_outputs(folder, problems.append),
+        others=measure_others(folder),
         survivors=survivors,
         gpu_held=await_gpus(record),
         ended=time.time(),

@@ -14,7 +14,7 @@ import time
 from remote_train.host import disk, layout, peaks_cache
 from remote_train.host.clock import Clock
 from remote_train.host.durable import write_record
-from remote_train.host.ends import count_oom_kills, make_outcome, sync_outputs
+from remote_train.host.ends import count_oom_kills, make_outcome, measure_others, sync_outputs
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
 from remote_train.host.stopping import Stopping, await_gpus
@@ -203,6 +203,7 @@ class Supervisor:
             attempt=self.record["attempt"],
             stopped=self.stopping.stopped,
             outputs=sync_outputs(self.folder, self.clock.fail),
+            others=measure_others(self.folder),
             survivors=survivors,
             gpu_held=await_gpus(self.record),
             oom_kills=self._count_oom_kills(),

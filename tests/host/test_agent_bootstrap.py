@@ -85,7 +85,7 @@ def test_too_much_noise_is_an_unfit_host(account: Account) -> None:
         def open(self, command: str) -> LocalChannel:  # noqa: ARG002  (never gets that far)
             return super().open("yes noise")
 
-    with pytest.raises(HostUnfit, match="noise"):
+    with pytest.raises(HostUnfit, match=r"the host said: [noise]+$"):  # the last word may be cut
         account.connect(transport=Endless())
 
 
