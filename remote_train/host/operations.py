@@ -1,4 +1,4 @@
-"""What the laptop may ask for: one small method per operation, found by its name in OPERATIONS.
+"""What the laptop may ask for: one small function per operation, found by its name in OPERATIONS or LATER.
 
 Every request has an id and gets exactly one reply, `{"id", "ok": …}` or `{"id", "error": {kind, message, …}}`.
 Requests that change something may be repeated. Paths and sizes from the laptop are checked here.
@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from remote_train.host import attempt, layout, sources, store, system, wire
+from remote_train.host import attempt, layout, store, system, wire
 from remote_train.host.disk import FAILING, describe_error, drop_reserve
 from remote_train.host.durable import write_record
 from remote_train.host.follow import Follower
@@ -52,9 +52,7 @@ class Operations:
 
     def _answer(self, request: Dict[str, Any]) -> None:
         number = request.get("id")
-        operation = OPERATIONS.get(str(request.get("op")))
-        if operation is None:
-            raise wire.FrameError("unknown operation %r" % (request.get("op"),))
+        operation = _find_operation(str(request.get("op")))
         self._guard(number, lambda: self._perform(operation, request))
 
     def _perform(self, operation: Operation, request: Dict[str, Any]) -> None:
@@ -95,7 +93,7 @@ class Operations:
         self.unopened = None
         return {"protocol": wire.PROTOCOL, "boot_id": system.boot_id()}
 
-    def _aside(self, number: Any, work: Callable[[], Dict[str, Any]]) -> None:  # noqa: ANN401  (echoed)
+    def aside(self, number: Any, work: Callable[[], Dict[str, Any]]) -> None:  # noqa: ANN401  (echoed)
         """Answer a slow request from a thread, an error of it as one made here."""
 
         def attempt_work() -> Callable[[], None]:
@@ -117,13 +115,13 @@ class Operations:
         from remote_train.host import facts  # noqa: PLC0415  (subprocess: only this operation pays)
 
         pythons = [str(item) for item in request["pythons"]]
-        self._aside(request["id"], lambda: facts.collect_facts(pythons, self.root))
+        self.aside(request["id"], lambda: facts.collect_facts(pythons, self.root))
 
     def search(self, request: Dict[str, Any]) -> None:
         """Look for other interpreters with torch, to name in a hint."""
         from remote_train.host import facts  # noqa: PLC0415  (as above)
 
-        self._aside(request["id"], lambda: {"pythons": facts.search_pythons()})
+        self.aside(request["id"], lambda: {"pythons": facts.search_pythons()})
 
     def manifest(self, request: Dict[str, Any]) -> None:
         """Take a manifest as a delta to one that may be here; the reply comes after its END."""
@@ -150,75 +148,25 @@ class Operations:
 
     def follow(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Send outputs from byte offsets on, events as they come, and `ended` after the last byte."""
-        follower = Follower(self.connection, self._attempt_dir(request), request)
+        follower = Follower(self.connection, self.attempt_dir(request), request)
         self.followers.append(follower)
         return follower.begin()
 
     def state(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return the state of one attempt (default: the newest)."""
-        return self._read(request)
+        return self.read(request)
 
     def list(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return a page of runs with their states."""
         after = str(request.get("after", ""))
         names = [name for name in attempt.list_runs(self.root) if name > after][:50]
-        runs = [self._read({"run": name}) for name in names]
+        runs = [self.read({"run": name}) for name in names]
         return {"runs": runs, "next": names[-1] if len(names) == 50 else None}
-
-    def tail(self, request: Dict[str, Any]) -> None:
-        """Return the byte where the last N lines of a rank's output begin, and its size; lines may be endless."""
-        from remote_train.host import files  # noqa: PLC0415  (not on the launch path)
-
-        path = layout.rank_log(self._attempt_dir(request), int(request["rank"]))
-        lines = int(request["lines"])
-        self._aside(request["id"], lambda: files.find_tail(path, lines))
-
-    def files(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Return a page of the files an attempt made; what was shipped may have to be read."""
-        from remote_train.host import files, globs  # noqa: PLC0415  (not on the launch path)
-
-        folder = self._attempt_dir(request)
-        record = self._read(request).get("attempt")
-        if record is None:
-            return {"files": [], "next": None}
-        if not files.has_snapshot(folder):
-            raise Refusal("no-such-file", "the files of %s are gone from this host" % request["run"])
-        wanted = [str(glob) for glob in request["globs"]]
-        for glob in wanted:
-            globs.make_pattern(glob)
-        listing = self.listing = self.listing or files.Listing()
-        after = str(request.get("after", ""))
-        self._aside(
-            request["id"],
-            lambda: listing.take_page(
-                (folder, wanted), after, lambda: files.list_made(self.root, folder, record, wanted)
-            ),
-        )
-        return None
-
-    def get(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """Send one file from a byte offset on."""
-        path = self._source_path(request)
-        offset = int(request["offset"])
-        fetch = sources.Fetch(int(request["stream"]), path, offset)
-        if not 0 <= offset <= fetch.status.st_size:
-            fetch.close()
-            raise Refusal("changed", "the file is shorter than what was already fetched")
-        self.connection.add_source(fetch)
-        return {"size": fetch.status.st_size, "mtime_ns": fetch.status.st_mtime_ns}
-
-    def _source_path(self, request: Dict[str, Any]) -> str:
-        from remote_train.host import files  # noqa: PLC0415  (not on the launch path)
-
-        try:
-            return files.resolve_made(self._attempt_dir(request), str(request["path"]))
-        except ValueError as error:
-            raise Refusal("no-such-file", str(error)) from None
 
     def stop(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Ask a supervisor to stop its run; where it was killed, a process of ours takes its place."""
-        folder = self._attempt_dir(request)
-        state = self._read(request)
+        folder = self.attempt_dir(request)
+        state = self.read(request)
         record = state.get("attempt")
         if state["state"] == "created":  # its supervisor looks before it starts anything
             _write_stop(folder, {"grace": 0.0, "asked": time.time()})
@@ -240,7 +188,7 @@ class Operations:
 
     def sweep(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return processes that still carry an attempt's cookie (none, after a stop)."""
-        record = self._read(request).get("attempt")
+        record = self.read(request).get("attempt")
         return {"survivors": system.marked_processes(record["cookie"]) if record else []}
 
     def prune(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
@@ -254,10 +202,11 @@ class Operations:
         if not request["runs"] and not request.get("thorough") and not tidy.is_due(self.root):
             return {"runs": []}
         listening = tidy.spawn(self.root, request)
-        self._aside(request["id"], lambda: tidy.listen(listening, whole=bool(request.get("thorough"))))
+        self.aside(request["id"], lambda: tidy.listen(listening, whole=bool(request.get("thorough"))))
         return None
 
-    def _read(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def read(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Return what is known of the attempt that a request names, the newest by default."""
         run = request["run"]
         numbers = attempt.list_attempts(self.root, run) if layout.is_run_id(run) else []
         number = request.get("attempt") or (numbers[-1] if numbers else 0)
@@ -265,7 +214,8 @@ class Operations:
         state.update(run=run, number=number, attempts=numbers)
         return state
 
-    def _attempt_dir(self, request: Dict[str, Any]) -> str:
+    def attempt_dir(self, request: Dict[str, Any]) -> str:
+        """Return the folder of the attempt that a request names."""
         run, number = request["run"], request["attempt"]
         if not layout.is_run_id(run) or not isinstance(number, int):
             raise ValueError("not a run: %r" % (run,))
@@ -313,10 +263,25 @@ OPERATIONS: Dict[str, Operation] = {
     "follow": Operations.follow,
     "state": Operations.state,
     "list": Operations.list,
-    "tail": Operations.tail,
-    "files": Operations.files,
-    "get": Operations.get,
     "stop": Operations.stop,
     "sweep": Operations.sweep,
     "prune": Operations.prune,
 }
+
+LATER = {
+    "tail": ("fetching", "find_tail"),
+    "files": ("fetching", "list_files"),
+    "get": ("fetching", "send_file"),
+}
+"""Operations off the launch path, in modules that are loaded when one of them is asked for."""
+
+
+def _find_operation(name: str) -> Operation:
+    if name in LATER and name not in OPERATIONS:
+        import importlib  # noqa: PLC0415  (not on the launch path)
+
+        module, function = LATER[name]
+        OPERATIONS[name] = getattr(importlib.import_module("remote_train.host." + module), function)
+    if name not in OPERATIONS:
+        raise wire.FrameError("unknown operation %r" % (name,))
+    return OPERATIONS[name]

@@ -1,0 +1,60 @@
+"""What the laptop may ask for of a run's files: where a line of its output begins, what it made, and a file's bytes."""
+
+from __future__ import annotations
+
+from remote_train.host import files, globs, layout, sources
+from remote_train.host.start import Refusal
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    from remote_train.host.operations import Operations
+
+
+def find_tail(operations: Operations, request: Dict[str, Any]) -> None:
+    """Return the byte where the last N lines of a rank's output begin, and its size; lines may be endless."""
+    path = layout.rank_log(operations.attempt_dir(request), int(request["rank"]))
+    lines = int(request["lines"])
+    operations.aside(request["id"], lambda: files.find_tail(path, lines))
+
+
+def list_files(operations: Operations, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """Return a page of the files an attempt made; what was shipped may have to be read."""
+    folder = operations.attempt_dir(request)
+    record = operations.read(request).get("attempt")
+    if record is None:
+        return {"files": [], "next": None}
+    if not files.has_snapshot(folder):
+        raise Refusal("no-such-file", "the files of %s are gone from this host" % request["run"])
+    wanted = [str(glob) for glob in request["globs"]]
+    for glob in wanted:
+        globs.make_pattern(glob)
+    listing = operations.listing = operations.listing or files.Listing()
+    after = str(request.get("after", ""))
+    operations.aside(
+        request["id"],
+        lambda: listing.take_page(
+            (folder, wanted), after, lambda: files.list_made(operations.root, folder, record, wanted)
+        ),
+    )
+    return None
+
+
+def send_file(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Send one file from a byte offset on."""
+    path = _source_path(operations, request)
+    offset = int(request["offset"])
+    fetch = sources.Fetch(int(request["stream"]), path, offset)
+    if not 0 <= offset <= fetch.status.st_size:
+        fetch.close()
+        raise Refusal("changed", "the file is shorter than what was already fetched")
+    operations.connection.add_source(fetch)
+    return {"size": fetch.status.st_size, "mtime_ns": fetch.status.st_mtime_ns}
+
+
+def _source_path(operations: Operations, request: Dict[str, Any]) -> str:
+    try:
+        return files.resolve_made(operations.attempt_dir(request), str(request["path"]))
+    except ValueError as error:
+        raise Refusal("no-such-file", str(error)) from None
