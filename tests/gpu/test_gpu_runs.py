@@ -84,14 +84,13 @@ def test_a_run_says_its_mfu_of_this_card_and_its_checkpoint_comes_home(
 
 def test_a_stop_gives_the_memory_of_the_card_back(laptop: Laptop, box: Box, project: Path) -> None:
     before = read_memory_mb()
-    process = laptop.popen(project, "run", "--no-pull", "train.py", *LONG)
-    read_until(process.stdout, b"step 10/", 120)
-    during = read_memory_mb()
-    assert during > before + 4 * NOISE_MB, f"{before} MB before, {during} MB while it trains"
+    with laptop.popen(project, "run", "--no-pull", "train.py", *LONG) as process:
+        read_until(process.stdout, b"step 10/", 120)
+        during = read_memory_mb()
+        assert during > before + 4 * NOISE_MB, f"{before} MB before, {during} MB while it trains"
+        done = laptop.ok(project, "stop", "--grace", "5")
+        assert process.wait(60) == 15
 
-    done = laptop.ok(project, "stop", "--grace", "5")
-
-    assert process.wait(60) == 15
     poll(lambda: read_memory_mb() <= before + NOISE_MB, "the memory to come back")
     run = next((project / "runs").iterdir()).name
     assert box.processes(run) == []
