@@ -7,24 +7,27 @@ ConnectionLost everywhere, and who follows a run opens a new one at the offset i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import threading
 import time
 import zlib
-from collections import deque
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfit, parse_verdict
 from remote_train.errors import AgentEnded, ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.gate import Gate
 from remote_train.host import wire
+from remote_train.inbox import Arrivals, Data, End, Event, Inbox, Item, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from remote_train.transport import Channel, Transport
+
+__all__ = ["Data", "End", "Event", "Inbox", "Item", "Session", "compress_pieces", "open_session"]
 
 BOOTSTRAP_SECONDS = 30.0
 REQUEST_SECONDS = 120.0
@@ -35,33 +38,6 @@ ACK_EVERY = 128 * 1024
 ACK_SECONDS = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Bytes of a stream."""
-
-    stream: int
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class End:
-    """A stream is complete: its length and SHA-256."""
-
-    stream: int
-    summary: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something happened to a run."""
-
-    kind: str
-    facts: dict[str, Any]
-
-
-Item = Data | End | Event
-
-
 class Session:
     """One live connection to one host's agent."""
 
@@ -70,13 +46,14 @@ class Session:
         self._channel = channel
         self._decoder = wire.Decoder()
         self._numbers = itertools.count(1)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._replied = threading.Condition(self._lock)
         self._gate = Gate(host)
         self._replies: dict[int, dict[str, Any] | Exception] = {}
-        self._items: deque[Item] = deque()
+        self._arrivals = Arrivals(self._lock, self._gate)
         self._failure: Exception | None = None
         self._sending = threading.Lock()
-        self._consumed = self._acked = 0
+        self._acked = 0
         self._heard = self._spoke = self._ack_time = time.monotonic()
         self._sending_since: float | None = None
         self._closed = False
@@ -86,7 +63,7 @@ class Session:
     def submit(self, op: str, **fields: Any) -> int:  # noqa: ANN401  (JSON values)
         """Send a request without waiting; return its id for `wait`."""
         number = next(self._numbers)
-        with self._changed:
+        with self._lock:
             self._gate.ask(number, op, fields)
         self._send(wire.make_control({"id": number, "op": op, **fields}))
         return number
@@ -99,14 +76,14 @@ class Session:
         """
         seconds = REQUEST_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._lock:
             while number not in self._replies:
                 self._check()
                 left = deadline - time.monotonic()
                 if left <= 0:
                     op = self._gate.find_op(number)
                     raise ProtocolError(f"{self.host} did not answer `{op}` within {seconds:.0f} s")
-                self._changed.wait(min(left, 1.0))
+                self._replied.wait(min(left, 1.0))
             reply = self._replies.pop(number)
         if isinstance(reply, Exception):
             raise reply
@@ -128,40 +105,56 @@ class Session:
                 self._send(wire.make_frame(wire.DATA, stream, bytes(view[start : start + wire.CHUNK])))
         self._send(wire.make_end(stream, {}))
 
+    def open_inbox(self, stream: int) -> Inbox:
+        """Return an inbox for what a stream will bring, which then does not come by `next_item`; open it before the stream.
+
+        One thread may follow with `next_item` while another reads an inbox and a third asks.
+        """
+        with self._lock:
+            queue = self._arrivals.open_queue(stream)
+        return Inbox(partial(self._next, queue), partial(self._drop, stream))
+
+    def _drop(self, stream: int) -> None:
+        with self._lock:
+            self._arrivals.close_queue(stream)
+        with contextlib.suppress(ConnectionLost, RemoteTrainError):
+            self._speak()
+
     def next_item(self, seconds: float) -> Item | None:
-        """Return what came next on any stream, None when nothing did in time; raise ConnectionLost."""
-        with self._changed:
-            if not self._items:
+        """Return what came next on streams without an inbox, None when nothing did in time; raise ConnectionLost."""
+        return self._next(self._arrivals.common, seconds)
+
+    def _next(self, queue: Queue, seconds: float) -> Item | None:
+        item = None
+        with self._lock:
+            if not queue.items:
                 self._check()
-                self._changed.wait(seconds)
-            if self._items:
-                item = self._pop()
+                queue.changed.wait(seconds)
+            if queue.items:
+                item = self._arrivals.pop(queue)
             else:
                 self._check()
-                item = None
-        self._acknowledge(item)
+        self._acknowledge(idle=not queue.items)
         return item
 
-    def _pop(self) -> Item:
-        item = self._items.popleft()
-        if isinstance(item, Data):
-            self._gate.release_data(item.payload)
-        elif isinstance(item, Event):
-            self._gate.release_event()
-        return item
-
-    def _acknowledge(self, item: Item | None) -> None:
+    def _acknowledge(self, *, idle: bool) -> None:
         """Tell the host what was consumed: often enough to fill the link, seldom enough to cost nothing."""
-        if isinstance(item, Data):
-            self._consumed += len(item.payload)
-        owed = self._consumed - self._acked
-        if not owed:
-            return
-        now = time.monotonic()
-        idle = not self._items
-        if idle or (owed >= ACK_EVERY and now - self._ack_time >= ACK_SECONDS):
-            self._acked, self._ack_time = self._consumed, now
-            self._send(wire.make_ack(self._consumed))
+        total = self._claim_ack(idle=idle)
+        if total is not None:
+            # What was taken is handed out; a connection that is lost is found to be at the next call.
+            with contextlib.suppress(ConnectionLost, RemoteTrainError):
+                self._send(wire.make_ack(total))
+
+    def _claim_ack(self, *, idle: bool) -> int | None:
+        """Return the total to acknowledge now, if any; whoever gets it sends it."""
+        with self._lock:
+            total, now = self._arrivals.consumed, time.monotonic()
+            owed = total - self._acked
+            if not owed or not (idle or (owed >= ACK_EVERY and now - self._ack_time >= ACK_SECONDS)):
+                return None
+            self._acked, self._ack_time = total, now
+            self._arrivals.dropped = False
+            return total
 
     def _send(self, frame: bytes) -> None:
         with self._sending:
@@ -193,8 +186,12 @@ class Session:
         """Let go of the connection; never raises, the run goes on."""
         self._closed = True
         self._channel.close()
-        with self._changed:
-            self._changed.notify_all()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            self._replied.notify_all()
+            self._arrivals.wake_all()
 
     def _run(self, rest: bytes) -> None:
         try:
@@ -222,44 +219,51 @@ class Session:
         elif now - self._heard > wire.SILENCE_SECONDS:
             silence = now - self._heard
             raise ConnectionLost(f"no word from {self.host} for {silence:.0f} s", silence=silence)
-        if now - self._spoke >= wire.HEARTBEAT_SECONDS and self._sending.acquire(blocking=False):
-            try:
+        self._speak()
+
+    def _speak(self) -> None:
+        """Say that we live, and what was dropped, unless somebody is sending."""
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            total = self._claim_ack(idle=True) if self._arrivals.dropped else None
+            if total is not None:
+                self._send_now(wire.make_ack(total))
+            elif time.monotonic() - self._spoke >= wire.HEARTBEAT_SECONDS:
                 self._send_now(wire.make_frame(wire.HEARTBEAT, 0, b""))
-            finally:
-                self._sending.release()
+        finally:
+            self._sending.release()
 
     def _take(self, data: bytes) -> None:
         """Take what came a slice at a time: a window full of empty frames would be a gigabyte of objects."""
         for start in range(0, len(data), SLICE):
             frames = self._decoder.feed(data[start : start + SLICE] if len(data) > SLICE else data)
-            with self._changed:
+            with self._lock:
                 for kind, stream, payload in frames:
                     self._sort(kind, stream, payload)
-                if frames:
-                    self._changed.notify_all()
 
     def _sort(self, kind: int, stream: int, payload: bytes) -> None:
         if kind == wire.DATA:
             self._gate.admit_data(stream, payload)
-            self._items.append(Data(stream, payload))
+            self._arrivals.put(Data(stream, payload))
         elif kind == wire.END:
             summary = wire.parse_object(payload)
             self._gate.admit_end(stream, summary)
-            self._items.append(End(stream, summary))
+            self._arrivals.put(End(stream, summary))
         elif kind == wire.CONTROL:
             message = wire.parse_object(payload)
             if "id" in message:
                 number, answer = self._gate.admit_reply(message)
                 self._replies[number] = answer
+                self._replied.notify_all()
             else:
                 self._gate.admit_event(message)
-                self._items.append(Event(message["event"], message))
+                self._arrivals.put(Event(message["event"], message))
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
         self._channel.close()
-        with self._changed:
-            self._changed.notify_all()
+        self._wake_all()
 
 
 def open_session(transport: Transport, agent: Agent, python: str | None) -> Session:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ODD_CHUNKS = """
 import os, random, sys
 chance = random.Random(int(sys.argv[1]))
-left = 2_000_000
+left = 8_000_000
 while left:
     size = min(left, chance.choice((1, 7, 61, 1000, 4099, 65537)))
     os.write(chance.choice((1, 2)), chance.randbytes(size))
