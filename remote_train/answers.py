@@ -154,6 +154,7 @@ EXIT = table(
         "gpu_held": maybe(items(_HELD, 1 << 16)),
         "gaps": items(_GAP, 1000),
         "unsupervised": flag,
+        "superseded_by": maybe(whole(1, 1 << 20)),
     },
 )
 _STANDING = table(

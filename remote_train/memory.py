@@ -16,24 +16,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return a name for a file, one to one, from any text."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def stat_cache_path(project_root: Path) -> Path:
     """Return where the hashes of a project's files are remembered."""
-    return client_root() / "stat" / f"{_safe(str(project_root))}.json"
+    return client_root() / "stat" / f"{safe_name(str(project_root))}.json"
 
 
 def told_path(project_root: Path) -> Path:
     """Return where it is remembered what was said of a project's package."""
-    return client_root() / "told" / f"{_safe(str(project_root))}.json"
+    return client_root() / "told" / f"{safe_name(str(project_root))}.json"
 
 
 def consent_path(project_root: Path) -> Path:
     """Return where the user's yes to a project's wishes is remembered."""
-    return client_root() / "consent" / f"{_safe(str(project_root))}.json"
+    return client_root() / "consent" / f"{safe_name(str(project_root))}.json"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class HostMemory:
         remember_json(self._base(project_root), {"package": package, "rows": rows})
 
     def _base(self, project_root: Path) -> Path:
-        return self.folder / f"base-{_safe(str(project_root))}.json"
+        return self.folder / f"base-{safe_name(str(project_root))}.json"
 
 
 def host_memory(name: str, state_dir: str | None) -> HostMemory:
     """Return the memory of a host."""
-    return HostMemory(client_root() / "hosts" / _safe(f"{name}:{state_dir or ''}"))
+    return HostMemory(client_root() / "hosts" / safe_name(f"{name}:{state_dir or ''}"))

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from remote_train.records import PULLER_LOCK, open_lock, try_lock
+from remote_train.flocks import open_lock, try_lock
+from remote_train.records import PULLER_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.config.ssh_target import read_ssh_target
 from remote_train.errors import ConfigError, HostUnfit, Unreachable
+from remote_train.fencing import enforce, fences_of
 from remote_train.memory import HostMemory, host_memory
 from remote_train.plan import find_unfit
 from remote_train.session import Session, open_session
@@ -94,13 +95,26 @@ class HostLink:
         self._dialling = Dialling(self._target)
 
     def connect(self) -> Session:
-        """Return a new session whose `open` is on its way; raise Unreachable or the error after the banner."""
+        """Return a new session whose `open` is on its way; raise Unreachable or the error after the banner.
+
+        What counts no more on this host has been told to stop by then (fencing.py).
+        """
         if self.is_local:
             session = open_session(LocalTransport(), self.agent, sys.executable)
         else:
             session = self._connect_ssh()
         session.submit("open", state_dir=self.host.state_dir)
+        if fences_of(self.host.name, self.host.state_dir).is_dir():
+            self._enforce(session)
         return session
+
+    def _enforce(self, session: Session) -> None:
+        """Before anything else is done there, stop what counts no more."""
+        try:
+            enforce(session, self.host.name, self.host.state_dir)
+        except BaseException:
+            session.close()
+            raise
 
     def _connect_ssh(self) -> Session:
         # Imported here, while the sockets wait for their banners: it takes 150 ms.

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from remote_train.errors import LocalSpace, NameTaken, UsageError
+from remote_train.flocks import is_locked, locked, open_lock, try_lock
 from remote_train.host import durable, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RUN_FORMAT = 1
 MIRROR_LOCK = "mirror.lock"
@@ -87,13 +88,25 @@ class Run:
 
     def update(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON values)
         """Change keys of run.json; a reader sees the old record or the new one. Raises LocalSpace, also when it is gone."""
+        return self.change(lambda _record: changes)
+
+    def change(
+        self, choose: Callable[[dict[str, Any]], dict[str, Any]], *, sync: bool = False
+    ) -> dict[str, Any]:
+        """Change the keys that `choose` names, given the record as it is, before any other process of ours can.
+
+        With `sync` it is durable when this returns.
+        """
         if self.is_gone():
             raise LocalSpace(f"the records in {self.folder} were removed", path=str(self.folder))
-        record = {**self.read(), **changes}
-        record.pop("format", None)
         path = self.folder / "run.json"
-        with keeping(path):
-            durable.write_record(str(path), record, sync=False)
+        with keeping(path), locked(self.folder):
+            record = self.read()
+            changes = choose(record)
+            record.update(changes)
+            record.pop("format", None)
+            if changes:
+                durable.write_record(str(path), record, sync=sync)
         return record
 
     def known_state(self) -> str | None:
@@ -138,36 +151,7 @@ class Run:
 
     def in_use(self) -> bool:
         """Tell whether a process of this laptop follows or pulls it."""
-        return any(_is_locked(self.folder / name) for name in (MIRROR_LOCK, PULL_LOCK))
-
-
-def open_lock(path: Path) -> int | None:
-    """Return a descriptor to lock; None on a disk that has no room for it: the mirror will not be written either."""
-    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
-        with contextlib.suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC, 0o600)
-    return None
-
-
-def try_lock(lock: int | None) -> bool:
-    """Take a lock that nobody holds; one that could not be opened is as good as taken."""
-    try:
-        if lock is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with open(path, "rb") as lock:  # noqa: PTH123  (as above)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return any(is_locked(self.folder / name) for name in (MIRROR_LOCK, PULL_LOCK))
 
 
 @dataclass(frozen=True)

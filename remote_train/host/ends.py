@@ -11,7 +11,7 @@ import re
 import signal
 
 from remote_train.host import layout
-from remote_train.host.durable import sync_folder
+from remote_train.host.durable import read_record, sync_folder
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -49,9 +49,15 @@ def count_restarts(folder: str) -> int:
 
 
 def make_outcome(folder: str, status: Optional[int], launcher: str) -> Dict[str, Any]:
-    """Return `code`, `signal`, `first_failure` and `restarts`; the code is the first failing rank's where there is one."""
+    """Return `code`, `signal`, `first_failure` and `restarts`; the code is the first failing rank's where there is one.
+
+    With `superseded_by`: the attempt that it was stopped for.
+    """
     outcome: Dict[str, Any] = {"code": None, "signal": None, "first_failure": None}
     outcome["restarts"] = count_restarts(folder)
+    asked = read_record(os.path.join(folder, layout.STOP)) or {}
+    if asked.get("superseded_by") is not None:
+        outcome["superseded_by"] = asked["superseded_by"]
     if status is None:
         return outcome
     if os.WIFSIGNALED(status):

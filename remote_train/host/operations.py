@@ -168,14 +168,17 @@ class Operations:
         folder = self.attempt_dir(request)
         state = self.read(request)
         record = state.get("attempt")
+        asked: Dict[str, Any] = {"asked": time.time()}
+        if request.get("superseded_by") is not None:  # it counts no more: another attempt of the run goes on
+            asked["superseded_by"] = int(request["superseded_by"])
         if state["state"] == "created":  # its supervisor looks before it starts anything
-            _write_stop(folder, {"grace": 0.0, "asked": time.time()})
+            _write_stop(folder, dict(asked, grace=0.0))
         if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
             cookie = record["cookie"] if record else _parse_cookie(request.get("cookie"))
             survivors = system.sweep(None, cookie, STOP_WAIT) if cookie else []
             return {"state": state["state"], "survivors": survivors}
         grace = max(0.0, float(request.get("grace", 30.0)))
-        written = _write_stop(folder, {"grace": grace, "asked": time.time()})
+        written = _write_stop(folder, dict(asked, grace=grace))
         if state["supervised"]:
             number = signal.SIGUSR1 if written else signal.SIGTERM
             for send in (signal.SIGCONT, number):  # somebody may have halted it

@@ -1,0 +1,150 @@
+"""A fence stops, at the first contact with a host, the attempt that counts no more there, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_train.attempts import item_of, newest_of, places_of, update_newest
+from remote_train.errors import LocalSpace
+from remote_train.fencing import fence, fences_of, lift, list_pending
+from remote_train.host import layout
+from tests.host.account_kit import until
+from tests.host.test_supervisor_stops import OBEDIENT, begin
+
+if TYPE_CHECKING:
+    from remote_train.records import Run
+    from tests.host.account_kit import Account, Started
+
+
+def make_run(account: Account, started: Started) -> Run:
+    run = account.client_run(started)
+    run.attempt(1).prepare()
+    run.attempt(1).write(layout.ATTEMPT, started.record)
+    return run
+
+
+def go_on(run: Run, host: str = "elsewhere") -> dict[str, Any]:
+    """Note that attempt 2 was started on another host."""
+
+    def add(record: dict[str, Any]) -> dict[str, Any]:
+        plan = record["attempts"][0]["plan"]
+        return {
+            "host": host,
+            "state": "running",
+            "attempts": [
+                *record["attempts"],
+                {"attempt": 2, "host": host, "state_dir": "/somewhere", "plan": plan},
+            ],
+        }
+
+    return run.change(add)
+
+
+def test_the_first_contact_stops_what_counts_no_more(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    run = make_run(account, started)
+    fence(run, 1, 2)
+    go_on(run)
+    assert list_pending(run) == [(1, "local")]
+    assert started.state()["state"] == "running"
+    account.link().connect().close()
+    ended = started.end()
+    assert (ended["stopped"], ended["superseded_by"]) == (True, 2)
+    assert started.members() == []
+    assert list_pending(run) == [(1, "local")]  # that it has ended was not heard yet
+    until(lambda: not started.supervisor_lives(), "the supervisor's end")
+    account.link().connect().close()
+    assert list_pending(run) == []
+    assert item_of(run.read(), 1)["fenced"] > 0
+    assert run.read()["state"] == "running"
+
+
+def test_a_dead_supervisor_does_not_save_its_training(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    run = make_run(account, started)
+    started.kill_supervisor()
+    fence(run, 1, 2)
+    go_on(run)
+    account.link().connect().close()
+    until(lambda: not started.members(), "the end of what was orphaned")
+    assert started.end()["superseded_by"] == 2
+
+
+def test_a_fence_that_the_record_does_not_know_of_stops_nothing(account: Account) -> None:
+    """The machine went down between the two writes: nothing was started, so the attempt still counts."""
+    started = begin(account, OBEDIENT)
+    run = make_run(account, started)
+    before = (run.folder / "run.json").read_bytes()
+    fence(run, 1, 2)
+    (run.folder / "run.json").write_bytes(before)
+    account.link().connect().close()
+    assert started.state()["state"] == "running"
+    assert not list(fences_of("local", None).glob("*.json"))
+
+
+def test_a_fence_can_be_lifted_when_nothing_was_started(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    run = make_run(account, started)
+    fence(run, 1, 2)
+    lift(run, 1)
+    account.link().connect().close()
+    assert started.state()["state"] == "running"
+    assert "superseded" not in item_of(run.read(), 1)
+
+
+def test_a_host_that_does_not_know_the_run_is_asked_once(account: Account) -> None:
+    started = begin(account, OBEDIENT)
+    run = make_run(account, started)
+    go_on(run)
+    fence(run, 2, 3)
+    folder = fences_of("elsewhere", "/somewhere")
+    folder.rename(fences_of("local", None))  # the name means another machine now
+    account.link().connect().close()
+    assert not list(fences_of("local", None).glob("*.json"))
+    assert started.state()["state"] == "running"
+
+
+def test_where_no_fence_can_be_kept_nothing_counts_less(account: Account) -> None:
+    if os.geteuid() == 0:
+        fences_of("local", None).parent.parent.mkdir(parents=True, exist_ok=True)
+        fences_of("local", None).parent.write_text("a file stands where the folder should")
+    else:
+        fences_of("local", None).mkdir(parents=True, mode=0o500)
+    run = make_run(account, begin(account, OBEDIENT))
+    with pytest.raises(LocalSpace) as refused:
+        fence(run, 1, 2)
+    assert "nothing is started elsewhere" in refused.value.message
+    assert "superseded" not in item_of(run.read(), 1)
+
+
+def test_the_end_of_what_counts_no_more_is_not_the_runs(account: Account) -> None:
+    run = make_run(account, begin(account, OBEDIENT))
+    fence(run, 1, 2)
+    go_on(run)
+    update_newest(run, 1, state="ended", exit={"code": 0})
+    assert run.read()["state"] == "running"
+    update_newest(run, 2, state="ended")
+    assert run.read()["state"] == "ended"
+    assert places_of(run.read()) == {("local", None): [1], ("elsewhere", "/somewhere"): [2]}
+
+
+def test_changes_of_the_record_from_many_sides_are_all_kept(account: Account) -> None:
+    run = make_run(account, begin(account, OBEDIENT))
+
+    def work(name: str) -> None:
+        for number in range(20):
+            run.update(**{name: number})
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    go_on(run)
+    for thread in threads:
+        thread.join()
+    record = run.read()
+    assert [record[name] for name in "abcd"] == [19] * 4
+    assert newest_of(record) == 2
