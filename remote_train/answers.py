@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
 from remote_train.host import life
+from remote_train.host.incoming import MOST_ASKED
 from remote_train.shapes import (
     LARGEST,
     SHOWN,
@@ -219,6 +220,16 @@ ANSWERS: dict[str, Check] = {
     "search": table({"pythons": items(table({"path": text()}), 1000)}),
     "manifest": ANYTHING,
     "blobs": ANYTHING,
+    "lack": table(
+        {
+            "missing": items(HASH, MOST_ASKED),
+            "held": named(whole(), MOST_ASKED, HASH),
+            "free": whole(),
+            "path": text(),
+        }
+    ),
+    "put": table({"offset": whole()}, {"stored": flag, "busy": flag}),
+    "stored": table({"offset": whole(), "stored": flag}),
     "start": begun,
     "follow": standing,
     "state": table(

@@ -240,7 +240,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
                 refuse_taken_name(session, run.id)
                 asked = True  # from here on a run of this name may be ours
             state = shipment.start(base, message, following.make_request(session))
-            following.listener.tell("sent", files=shipment.sent_files, bytes=shipment.sent_bytes)
+            following.listener.tell("sent", files=shipment.sent.files, bytes=shipment.sent.bytes)
         except FactsChanged:
             looks += 1
             if looks > LOOKS:

@@ -42,11 +42,16 @@ _ONLY_IN = {
     "usage": {"start"},
     "name-taken": {"start"},
     "start-failed": {"start"},
-    "verification-failed": {"manifest", "blobs", "get", "follow"},
+    "verification-failed": {"manifest", "blobs", "stored", "get", "follow"},
     "changed": {"get"},
     "no-such-file": {"get", "files"},
 }
 """Where a host may say so: a kind decides what is done next, and with which exit code."""
+
+
+def hint_of(kind: str) -> str | None:
+    """Return the next step after an error of this kind, whoever notices it."""
+    return _HINTS.get(kind)
 
 
 def make_refusal(host: str, op: str, error: object) -> Exception:

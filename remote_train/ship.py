@@ -7,7 +7,6 @@ together. The host answers with the attempt's state, or with what it lacks, and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +20,18 @@ from remote_train.errors import (
 )
 from remote_train.host.manifest_format import make_delta
 from remote_train.session import REQUEST_SECONDS, compress_pieces
+from remote_train.upload import Content, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from remote_train.package.packing import Package
     from remote_train.session import Session
+    from remote_train.upload import Sent
 
-BATCH_ITEMS = 2000
-BATCH_BYTES = 32 << 20
-LARGE = 1 << 20
+ALL_AHEAD = 1 << 20
+"""Batches of a package go out without waiting for one: the start is right behind them."""
 START_SECONDS = 600.0
 
 Row = list[Any]
@@ -54,14 +54,21 @@ class Shipment:
         """Called while the host works on the start."""
         self.progress: Callable[[int], None] = lambda _sent: None
         """Called with the bytes of files sent so far, once a megabyte."""
-        self.sent_bytes = 0
-        self.sent_files = 0
+        self._upload = Upload(session, self._tell)
         self.asked = False
         """A start request may have left."""
         self._request: int | None = None
         self._answer: dict[str, Any] | None = None
         self._uploads: list[int] = []
         self._needed: set[str] = set()
+
+    def _tell(self, sent: int) -> None:
+        self.progress(sent)
+
+    @property
+    def sent(self) -> Sent:
+        """Return which files travelled."""
+        return self._upload.sent
 
     def start(self, base: dict[str, Any], message: dict[str, Any], follow: dict[str, Any]) -> dict[str, Any]:
         """Start the attempt and return its state; the follow request is on its way behind it.
@@ -128,37 +135,9 @@ class Shipment:
         self.session.upload(stream, compress_pieces([json.dumps(delta).encode("ascii")]))
 
     def _send_blobs(self, rows: Iterable[Row]) -> None:
-        for batch, packed in make_batches(rows):
-            stream = self.session.new_stream()
-            items = [[row[4], row[3]] for row in batch]
-            self._uploads.append(self.session.submit("blobs", stream=stream, items=items, zlib=packed))
-            pieces = self._read_pieces(batch)
-            self.session.upload(stream, compress_pieces(pieces) if packed else pieces)
-            self.sent_files += len(batch)
-
-    def _read_pieces(self, batch: Sequence[Row]) -> Iterator[bytes]:
-        """Yield the files' bytes; raise PackageError for one that is not what was hashed any more."""
-        for row in batch:
-            digest = hashlib.sha256()
-            left = row[3]
-            try:
-                with (self.root / row[0]).open("rb") as file:
-                    while left > 0 and (data := file.read(min(left, LARGE))):
-                        digest.update(data)
-                        left -= len(data)
-                        self._count(len(data))
-                        yield data
-            except OSError as error:
-                raise PackageError(f"{row[0]}: {error.strerror}", hint="start the run again") from error
-            if digest.hexdigest() != row[4]:
-                raise PackageError(f"{row[0]} changed while it was sent", hint="start the run again")
-
-    def _count(self, size: int) -> None:
-        """Note what was sent; tell it at every megabyte."""
-        before = self.sent_bytes // LARGE
-        self.sent_bytes += size
-        if self.sent_bytes // LARGE > before:
-            self.progress(self.sent_bytes)
+        self._upload.send(
+            (Content(row[4], row[3], self.root / row[0], row[0]) for row in rows), ahead=ALL_AHEAD
+        )
 
     def _settle_uploads(self) -> None:
         """Raise what went wrong with an upload; a base that is not there any more is not wrong."""
@@ -168,27 +147,7 @@ class Shipment:
             except VerificationFailed as error:
                 raise PackageError(error.message, hint="start the run again") from error
         self._uploads.clear()
-
-
-def make_batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], bool]]:
-    """Yield batches of distinct contents and whether to compress: large files go alone and as they are."""
-    batch: list[Row] = []
-    size = 0
-    seen: set[str] = set()
-    for row in rows:
-        if row[4] in seen:
-            continue
-        seen.add(row[4])
-        if row[3] >= LARGE:
-            yield [row], False
-            continue
-        if len(batch) >= BATCH_ITEMS or size + row[3] > BATCH_BYTES:
-            yield batch, True
-            batch, size = [], 0
-        batch.append(row)
-        size += row[3]
-    if batch:
-        yield batch, True
+        self._upload.settle()
 
 
 def refuse_taken_name(session: Session, run: str) -> None:

@@ -10,7 +10,7 @@ from remote_train.host.layout import FORMAT
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Union
 
 
 def sync_folder(path: str) -> None:
@@ -44,7 +44,7 @@ def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
         raise name_place(error, path, len(data)) from None
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: Union[bytes, memoryview]) -> None:
     """Write everything or raise OSError: a nearly full disk takes a part first, and says so only by a number."""
     view = memoryview(data)
     while view:

@@ -2,6 +2,7 @@
 
 agents/HASH/            our own program, by the hash of its source
 blobs/ab/cdef…          file contents, by SHA-256
+blobs/incoming/SHA256   the first bytes of large contents that are on their way
 packages/ID.json        manifests, by their own hash
 agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
@@ -26,6 +27,7 @@ FORMAT = 1
 AGENTS = "agents"
 AGENT_LOG = "agent.log"
 BLOBS = "blobs"
+INCOMING = "incoming"
 PACKAGES = "packages"
 PEAKS = "peaks"
 PERSIST = "persist"
@@ -89,6 +91,11 @@ def is_hash(text: object) -> bool:
 def blob_path(root: str, sha256: str) -> str:
     """Return where the contents with this hash lie."""
     return os.path.join(root, BLOBS, sha256[:2], sha256[2:])
+
+
+def incoming_path(root: str, sha256: str) -> str:
+    """Return where contents with this hash lie until they are whole."""
+    return os.path.join(root, BLOBS, INCOMING, sha256)
 
 
 def package_path(root: str, package_id: str) -> str:

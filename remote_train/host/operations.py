@@ -48,12 +48,12 @@ class Operations:
             self._answer(wire.parse_object(payload))
         elif stream in self.uploads:
             upload = self.uploads[stream]
-            self._guard(upload.id, lambda: upload.data(payload) if kind == wire.DATA else upload.end())
+            self.guard(upload.id, lambda: upload.data(payload) if kind == wire.DATA else upload.end())
 
     def _answer(self, request: Dict[str, Any]) -> None:
         number = request.get("id")
         operation = _find_operation(str(request.get("op")))
-        self._guard(number, lambda: self._perform(operation, request))
+        self.guard(number, lambda: self._perform(operation, request))
 
     def _perform(self, operation: Operation, request: Dict[str, Any]) -> None:
         # Requests travel behind `open` without waiting for its answer: none may act on another root.
@@ -65,7 +65,7 @@ class Operations:
         if answer is not None:
             self.connection.send({"id": number, "ok": answer})
 
-    def _guard(self, number: Any, work: Callable[[], object]) -> None:  # noqa: ANN401  (echoed as it came)
+    def guard(self, number: Any, work: Callable[[], object]) -> None:  # noqa: ANN401  (echoed as it came)
         """Turn every expected failure into an error reply."""
         try:
             work()
@@ -275,6 +275,9 @@ LATER = {
     "tail": ("fetching", "find_tail"),
     "files": ("fetching", "list_files"),
     "get": ("fetching", "send_file"),
+    "lack": ("incoming", "lack"),
+    "put": ("incoming", "put"),
+    "stored": ("incoming", "stored"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

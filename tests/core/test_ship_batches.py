@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train import ship
+from remote_train import upload
 from remote_train.errors import PackageError, ProtocolError
 from remote_train.host.manifest_format import make_package_id
 from remote_train.package.packing import Package
-from remote_train.ship import Shipment, make_batches
+from remote_train.ship import Shipment
+from remote_train.upload import Content, make_batches
 from tests.host.account_kit import make_rows, sha256
 
 if TYPE_CHECKING:
@@ -23,21 +25,22 @@ sizes = st.lists(st.integers(0, 3 << 20), max_size=30)
 
 @given(sizes, st.integers(1, 5))
 def test_every_content_travels_once_and_large_ones_alone(found: list[int], items: int) -> None:
-    rows = [
-        [f"{number:03}", "f", 0o644, size, sha256(b"%d" % (number % 20))] for number, size in enumerate(found)
+    contents = [
+        Content(sha256(b"%d" % (number % 20)), size, Path(f"{number:03}"))
+        for number, size in enumerate(found)
     ]
-    before = ship.BATCH_ITEMS
-    ship.BATCH_ITEMS = items
+    before = upload.BATCH_ITEMS
+    upload.BATCH_ITEMS = items
     try:
-        batches = list(make_batches(rows))
+        batches = list(make_batches(contents))
     finally:
-        ship.BATCH_ITEMS = before
-    sent = [row[4] for batch, _ in batches for row in batch]
-    assert sorted(sent) == sorted({str(row[4]) for row in rows})
+        upload.BATCH_ITEMS = before
+    sent = [content.sha256 for batch, _ in batches for content in batch]
+    assert sorted(sent) == sorted({content.sha256 for content in contents})
     for batch, packed in batches:
-        assert packed == (batch[0][3] < ship.LARGE)
+        assert packed == (batch[0].size < upload.LARGE)
         assert len(batch) <= (items if packed else 1)
-        assert all(row[3] < ship.LARGE for row in batch) or not packed
+        assert all(content.size < upload.LARGE for content in batch) or not packed
 
 
 @pytest.mark.parametrize("change", ["other", "shorter", "longer", "gone"])
