@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
 from remote_train.host import life
-from remote_train.host.incoming import MOST_ASKED
+from remote_train.host.arrivals import MOST_ASKED
 from remote_train.shapes import (
     LARGEST,
     SHOWN,

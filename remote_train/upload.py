@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import HostSpace, PackageError, ProtocolError, VerificationFailed
-from remote_train.host.incoming import BLOCK, MOST_ASKED
+from remote_train.host.arrivals import BLOCK, MOST_ASKED
 from remote_train.refusals import hint_of
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 

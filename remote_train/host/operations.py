@@ -275,9 +275,9 @@ LATER = {
     "tail": ("fetching", "find_tail"),
     "files": ("fetching", "list_files"),
     "get": ("fetching", "send_file"),
-    "lack": ("incoming", "lack"),
-    "put": ("incoming", "put"),
-    "stored": ("incoming", "stored"),
+    "lack": ("arrivals", "lack"),
+    "put": ("arrivals", "put"),
+    "stored": ("arrivals", "stored"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

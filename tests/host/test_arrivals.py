@@ -19,7 +19,7 @@ from remote_train.errors import (
     VerificationFailed,
 )
 from remote_train.host import layout
-from remote_train.host.incoming import BLOCK, MOST_PUTS, PROOF
+from remote_train.host.arrivals import BLOCK, MOST_PUTS, PROOF
 from remote_train.upload import Content, Sent, send_contents
 from tests.core.cutting_link import CuttingLink
 from tests.faults.counts import PATIENT, Goal
