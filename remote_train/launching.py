@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempt_list import change_plan, retract_attempt
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
@@ -20,6 +21,8 @@ from remote_train.errors import (
     RemoteTrainError,
 )
 from remote_train.follow import Following, Wish
+from remote_train.host import layout
+from remote_train.jobs import make_job_record
 from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of, prepare
@@ -29,6 +32,7 @@ from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse
 
 if TYPE_CHECKING:
     from remote_train.cleaning import Cleaning
+    from remote_train.kept_package import Keeping
     from remote_train.listener import Listener
     from remote_train.plan import Plan
     from remote_train.transport import Ask
@@ -60,6 +64,14 @@ class Started:
     state: dict[str, Any]
     cleaning: Cleaning
     """What goes on behind it: old runs leave the host."""
+    keeping: Keeping | None = None
+    """What else does: its package is kept on this laptop."""
+
+    def wait_behind(self, listener: Listener) -> None:
+        """Stay for what goes on behind it, not long."""
+        self.cleaning.wait(listener)
+        if self.keeping is not None:
+            self.keeping.wait()
 
 
 def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
@@ -86,30 +98,37 @@ def make_run_id(project: str, now: float) -> str:
 def import_followers() -> None:
     """Import what follows a run; done while the host starts it, it costs the launch nothing."""
     import remote_train.attach  # noqa: PLC0415  (see above)
-    import remote_train.cleaning  # noqa: F401, PLC0415
+    import remote_train.cleaning
+    import remote_train.kept_package  # noqa: F401, PLC0415
 
 
 def launch(prepared: Prepared, listener: Listener) -> Started:
     """Record the run here, start it there exactly once, and return it with its first connection."""
-    reached, request = prepared.reached, prepared.request
+    request = prepared.request
     now = time.time()
     run = create_run(
         prepared.root / "runs",
         request.name or make_run_id(prepared.job.project.project, now),
         make_record(prepared, now),
     )
+    return begin(prepared, run, listener)
+
+
+def begin(prepared: Prepared, run: Run, listener: Listener) -> Started:
+    """Start an attempt that is recorded, exactly once, and return it with its first connection."""
+    reached, request = prepared.reached, prepared.request
     ranks = [str(rank) for rank in range(prepared.plan.processes)]
-    wish = Wish(run, 1, [*ranks, *OUTPUTS_ALWAYS], {0}, give_up=request.give_up)
+    wish = Wish(run, prepared.attempt, [*ranks, *OUTPUTS_ALWAYS], {0}, give_up=request.give_up)
     following = Following(wish, reached.link, listener, writing=True)
     asking = Asking()
     try:
         plan, state = _start(prepared, run, following, asking)
     except NameTaken:
-        drop_run(run)
+        drop_run(run) if prepared.attempt == 1 else retract_attempt(run)
         raise
     except BaseException as error:
         if isinstance(error, Exception):
-            _note_unstarted(run, reached.link.host.name, error, listener)
+            _note_unstarted(following, error)
         else:
             _say_what_is_true(asking, following)
         raise
@@ -131,9 +150,11 @@ def _announce(prepared: Prepared, following: Following, plan: Plan, state: dict[
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
     tell_usage(state.get("usage"), reached.link.host.name, listener)
     from remote_train.cleaning import Cleaning  # noqa: PLC0415  (see import_followers)
+    from remote_train.kept_package import Keeping  # noqa: PLC0415  (as above)
 
+    keeping = Keeping(prepared.root, prepared.package) if prepared.files is None else None
     cleaning = Cleaning(run, following.session or reached.session, reached.link)
-    return Started(run, prepared, following, state, cleaning)
+    return Started(run, prepared, following, state, cleaning, keeping)
 
 
 def tell_usage(usage: object, host: str, listener: Listener) -> None:
@@ -168,7 +189,7 @@ def _say_what_is_true(asking: Asking, following: Following) -> None:
     if state is None:
         _note_unknown(run, following.link.host.name, listener)
     elif not state:
-        run.update(state="not started")
+        _note_nothing(following)
         listener.tell("interrupted", run=run.id, text=NOTHING)
     else:
         run.update(state="running")
@@ -176,13 +197,22 @@ def _say_what_is_true(asking: Asking, following: Following) -> None:
         listener.tell("detached", run=run.id)
 
 
-def _note_unstarted(run: Run, host: str, error: Exception, listener: Listener) -> None:
-    """Record that a run was not started, or that only its host knows."""
+def _note_unstarted(following: Following, error: Exception) -> None:
+    """Record that an attempt was not started, or that only its host knows."""
+    run = following.wish.run
     if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
         with contextlib.suppress(LocalSpace):  # the error that is on its way says more
-            run.update(state="not started")
+            _note_nothing(following)
     else:
-        _note_unknown(run, host, listener)
+        _note_unknown(run, following.link.host.name, following.listener)
+
+
+def _note_nothing(following: Following) -> None:
+    """Record that nothing was started: a run that had other attempts is as it was before."""
+    if following.wish.attempt == 1:
+        following.wish.run.update(state="not started")
+    else:
+        retract_attempt(following.wish.run)
 
 
 def _note_unknown(run: Run, host: str, listener: Listener) -> None:
@@ -210,8 +240,36 @@ def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
         "notes": list(plan.notes),
         "state": "starting",
         "exit": None,
-        "attempts": [{"attempt": 1, "host": plan.host, "plan": plan.as_message()}],
+        "attempts": [make_entry(prepared, now)],
+        "job": {
+            **make_job_record(prepared.job, prepared.secret_env),
+            "hosts": prepared.hosts,
+            "fallback": prepared.request.fallback and not prepared.request.local,
+            "hosts_file": str(prepared.request.hosts_file.resolve()) if prepared.request.hosts_file else None,
+        },
+        "from": prepared.origin,
     }
+
+
+def make_entry(prepared: Prepared, now: float) -> dict[str, Any]:
+    """Return what run.json lists of an attempt that is about to be started."""
+    return {
+        "attempt": prepared.attempt,
+        "host": prepared.plan.host,
+        "state_dir": prepared.reached.link.host.state_dir,
+        "plan": prepared.plan.as_message(),
+        "created": now,
+    }
+
+
+def make_message(prepared: Prepared, run: Run, token: str, plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the start request of an attempt; one that is not the first says what is known of those before it."""
+    message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
+    if prepared.attempt == 1:
+        return message
+    older = range(1, prepared.attempt)
+    tokens = {str(number): (run.attempt(number).read(layout.ATTEMPT) or {}).get("token") for number in older}
+    return {**message, "attempt": prepared.attempt, "known": tokens, "supersede": prepared.supersede}
 
 
 def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -> tuple[Plan, dict[str, Any]]:
@@ -220,20 +278,25 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
     token = secrets.token_hex(16)
     plan, facts = prepared.plan, prepared.reached.facts
     base = link.memory.read_base(prepared.root)
+    if not prepared.package.rows:  # only the host may know them
+        base = {"package": prepared.package.package_id, "rows": []}
+    others = [[row["path"], "f", row["mode"], row["size"], row["sha256"]] for row in plan.restore]
 
     def meanwhile() -> None:
         """While the host works: what follows the run, and what it will hold. If it does not, it will say so."""
         import_followers()
-        if base.get("package") != prepared.package.package_id:
+        if prepared.package.rows and base.get("package") != prepared.package.package_id:
             link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
 
     losses = Losses()
     looks = 0
     state: dict[str, Any] | None = None
-    asked = prepared.request.name is None  # an id that we made is free
+    asked = prepared.request.name is None or prepared.attempt > 1  # an id that we made is free
     while state is None:
-        message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
-        asking.shipment = shipment = Shipment(session, prepared.root, prepared.package, meanwhile)
+        message = make_message(prepared, run, token, plan, facts)
+        source = prepared.files or prepared.root
+        asking.shipment = shipment = Shipment(session, source, prepared.package, meanwhile)
+        shipment.others = others
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
             if not asked:
@@ -252,7 +315,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
                     f"{link.host.name}: {why}", hint=f"`remote-train hosts check {link.host.name}`"
                 ) from None
             plan = make_plan(prepared.job, link.host, facts, plan.package, paths_of(prepared.package))
-            run.update(attempts=[{"attempt": 1, "host": plan.host, "plan": plan.as_message()}])
+            change_plan(run, plan.host, plan.as_message())
             following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
             # The start may have happened or not: only asking again with its token tells. Never a fallback.

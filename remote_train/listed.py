@@ -69,12 +69,13 @@ def choose_latest(rows: Sequence[Row]) -> list[Row]:
     """Return the newest checkpoint: one file, or every file of the newest `checkpoint-N` folder."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_group(row["path"]), []).append(row)
+        groups.setdefault(unit_of(row["path"]), []).append(row)
     if not groups:
         return []
     return max(groups.values(), key=lambda group: max(row["mtime_ns"] for row in group))
 
 
-def _group(path: str) -> str:
+def unit_of(path: str) -> str:
+    """Return the checkpoint that a file belongs to: its `checkpoint-N` folder, else the file itself."""
     parents = [str(parent) for parent in PurePosixPath(path).parents if parent.name.startswith("checkpoint-")]
     return parents[0] if parents else path

@@ -52,6 +52,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
+    restore: tuple[Mapping[str, Any], ...] = ()
+    """Files of the checkpoint that it goes on from; with any, it also gets the arguments to resume."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Plan:
     """What is known of the host's GPUs, for the record: MFU is derived from it later."""
     max_restarts: int = 0
     """How often torchrun may start all ranks anew after one has failed."""
+    restore: tuple[Mapping[str, Any], ...] = ()
+    """Put into the snapshot: path, mode, size, sha256, and the attempt on the same host to copy from (None: a blob)."""
     notes: tuple[str, ...] = ()
 
     def as_message(self) -> dict[str, Any]:
@@ -108,8 +112,11 @@ def find_unfit(host: HostSpec, facts: Facts) -> str | None:
     return None
 
 
-def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Sequence[str]) -> Plan:
-    """Decide one attempt on a host that was found fit; raise UsageError, PackageError, ConfigError, HostUnfit."""
+def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Sequence[str] | None) -> Plan:
+    """Decide one attempt on a host that was found fit; raise UsageError, PackageError, ConfigError, HostUnfit.
+
+    `paths` are those of the package; None where only its host knows them.
+    """
     device = host.device
     gpus = parse_gpus(job.gpus, facts) if device == "cuda" else None
     processes = job.processes or _count_gpus(gpus, facts)
@@ -142,6 +149,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         peak_tflops=dict(host.peak_tflops),
         gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
         max_restarts=job.max_restarts,
+        restore=job.restore,
         notes=tuple(notes),
     )
     return _with_measure(plan, facts)
@@ -205,7 +213,7 @@ def choose_launcher(job: Job, device: str, processes: int) -> str:
     return job.launcher or ("torchrun" if several else "python")
 
 
-def make_argv(job: Job, device: str, paths: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+def make_argv(job: Job, device: str, paths: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
     """Return the arguments of the user's Python, and a note for each that the user did not write."""
     script, module, args = job.script, job.module, job.args
     spec = job.project
@@ -217,10 +225,10 @@ def make_argv(job: Job, device: str, paths: Sequence[str]) -> tuple[tuple[str, .
         raise UsageError(
             "no script to run", hint="`remote-train run train.py …`, or set `script` in remote-train.toml"
         )
-    if script is not None:
+    if script is not None and paths is not None:
         check_script(script, job.cwd, paths)
+    resume_args, notes = choose_resume_args(job)
     device_args = spec.device_args.get(device)
-    notes = []
     if device_args is None and job.family is not None:
         device_args = job.family.device_args.get(device, ())
         if device_args:
@@ -228,9 +236,18 @@ def make_argv(job: Job, device: str, paths: Sequence[str]) -> tuple[tuple[str, .
             notes.append(
                 f"{script} is of the {job.family.name} family: on a {device.upper()} it gets {added}"
             )
-    merged = merge_device_args(args, device_args or ())
+    merged = merge_device_args((*args, *resume_args), device_args or ())
     head = (script,) if script is not None else ("-m", str(module))
     return (*head, *merged), notes
+
+
+def choose_resume_args(job: Job) -> tuple[tuple[str, ...], list[str]]:
+    """Return what a script is told to go on from a checkpoint that lies at its place, and a note when that is nothing."""
+    if not job.restore:
+        return (), []
+    given = job.project.resume_args or (job.family.resume_args if job.family else ())
+    note = "no resume_args in the project file: whether the script goes on from the checkpoint is its own affair"
+    return given, [] if given else [note]
 
 
 def check_script(script: str, cwd: str, paths: Sequence[str]) -> None:

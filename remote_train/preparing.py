@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remote_train.config.project import ProjectPlace
     from remote_train.config.project_spec import ProjectSpec
     from remote_train.listener import Listener
+    from remote_train.ship import Files
     from remote_train.transport import Ask
 
 
@@ -70,6 +71,15 @@ class Prepared:
     reached: Reached
     plan: Plan
     secret_env: dict[str, str]
+    hosts: tuple[str, ...] = ()
+    """Those that were asked for, or the default ones, in order."""
+    files: Files | None = None
+    """Where the package's contents come from; None: the project as it is."""
+    attempt: int = 1
+    supersede: bool = False
+    """An older attempt that lives on the same host is stopped first."""
+    origin: str | None = None
+    """The run whose package and settings it has."""
 
 
 def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
@@ -115,7 +125,8 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     except BaseException:
         reached.session.close()
         raise
-    return Prepared(place.root, request, job, package, reached, plan, secret_env)
+    hosts = tuple(link.host.name for link in links)
+    return Prepared(place.root, request, job, package, reached, plan, secret_env, hosts)
 
 
 def check_name(name: str | None) -> None:
@@ -175,9 +186,9 @@ def _plan(job: Job, reached: Reached, package: Package) -> Plan:
     return make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))
 
 
-def paths_of(package: Package) -> list[str]:
-    """Return the paths that travel."""
-    return [str(row[0]) for row in package.rows]
+def paths_of(package: Package) -> list[str] | None:
+    """Return the paths that travel, None where only the host knows them."""
+    return [str(row[0]) for row in package.rows] or None
 
 
 def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[HostLink], HostLink | None]:

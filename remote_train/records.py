@@ -244,14 +244,14 @@ def _write_first(run: Run, record: dict[str, Any]) -> None:
 def _write_index(run: Run) -> None:
     path = client_root() / "index" / run.id
     with keeping(path):
-        _make_private(path.parent)
+        make_private(path.parent)
         durable.write_whole(str(path), str(run.folder).encode(), sync=False)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a folder, closed to others like those above it that have to be made."""
     if not folder.is_dir():
-        _make_private(folder.parent)
+        make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -320,7 +320,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any], *, sync: bool = False) -> None:
     """Keep a JSON object: whole or not at all. Raises OSError."""
-    _make_private(path.parent)
+    make_private(path.parent)
     durable.write_whole(str(path), json.dumps(value, separators=(",", ":")).encode(), sync=sync)
 
 

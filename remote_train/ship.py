@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from remote_train.errors import (
     ConnectionLost,
@@ -24,7 +25,6 @@ from remote_train.upload import Content, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from remote_train.package.packing import Package
     from remote_train.session import Session
@@ -41,15 +41,45 @@ class FactsChanged(Exception):
     """The host is not as remembered: look again and plan anew."""
 
 
+class Files(Protocol):
+    """Where the contents of a package come from."""
+
+    def find(self, row: Row) -> Path:
+        """Return where the contents of a row lie here; raise PackageError."""
+
+    def check(self, rows: Iterable[Row]) -> None:
+        """Raise PackageError when the contents of some rows cannot be had."""
+
+
+class ProjectFiles:
+    """The contents of a package that was just made of the project at `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, row: Row) -> Path:
+        """Return the file of a row."""
+        return self.root / str(row[0])
+
+    def check(self, rows: Iterable[Row]) -> None:
+        """They were all there a moment ago."""
+
+
 class Shipment:
-    """One package on its way to one host."""
+    """One package on its way to one host, and whatever other files the attempt begins with."""
 
     def __init__(
-        self, session: Session, root: Path, package: Package, meanwhile: Callable[[], None] = lambda: None
+        self,
+        session: Session,
+        source: Path | Files,
+        package: Package,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.session = session
-        self.root = root
+        self.files: Files = ProjectFiles(source) if isinstance(source, Path) else source
         self.package = package
+        self.others: Sequence[Row] = ()
+        """Files that do not belong to the package and that the host may ask for too."""
         self.meanwhile = meanwhile
         """Called while the host works on the start."""
         self.progress: Callable[[int], None] = lambda _sent: None
@@ -119,12 +149,18 @@ class Shipment:
         if wanted & self._needed:
             raise ProtocolError(f"{self.session.host} asks again for what was sent when it asked")
         self._needed |= wanted
+        if manifest and not rows:
+            raise PackageError(
+                f"which files its package had is known neither here nor on {self.session.host} any more",
+                hint="start a new run with `remote-train run`",
+            )
         if manifest:
             self._send_manifest({}, rows)
             return
-        found = [row for row in rows if row[1] == "f" and row[4] in wanted]
+        found = [row for row in (*rows, *self.others) if row[1] == "f" and row[4] in wanted]
         if not found:
             raise ProtocolError(f"{self.session.host} asks for files that are not in the package")
+        self.files.check(found)
         self._send_blobs(found)
 
     def _send_manifest(self, base: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -136,7 +172,7 @@ class Shipment:
 
     def _send_blobs(self, rows: Iterable[Row]) -> None:
         self._upload.send(
-            (Content(row[4], row[3], self.root / row[0], row[0]) for row in rows), ahead=ALL_AHEAD
+            (Content(row[4], row[3], self.files.find(row), row[0]) for row in rows), ahead=ALL_AHEAD
         )
 
     def _settle_uploads(self) -> None:
@@ -165,7 +201,10 @@ def refuse_taken_name(session: Session, run: str) -> None:
 def make_start_message(
     run: str, token: str, plan: dict[str, Any], facts: dict[str, Any], secrets: dict[str, str]
 ) -> dict[str, Any]:
-    """Return the start request of a first attempt, conditional on the machine being as `facts` say."""
+    """Return the start request of a first attempt, conditional on the machine being as `facts` say.
+
+    A later one has its number put in, and what `host/order.py` wants to know of the older ones.
+    """
     python = facts["python"]
     expect = {
         "python": python["path"],

@@ -172,7 +172,7 @@ def run(
         started = start(request, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
-            started.cleaning.wait(listener)
+            started.wait_behind(listener)
             return
 
         def open_training() -> Training:

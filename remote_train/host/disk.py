@@ -162,3 +162,11 @@ def drop(path: str) -> None:
         os.unlink(path)
     except OSError:
         return
+
+
+def drop_folder(path: str) -> None:
+    """Remove a folder with nothing in it."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        return

@@ -7,12 +7,9 @@ Requests that change something may be repeated. Paths and sizes from the laptop 
 from __future__ import annotations
 
 import os
-import signal
-import time
 
 from remote_train.host import attempt, layout, store, system, wire
-from remote_train.host.disk import FAILING, describe_error, drop_reserve
-from remote_train.host.durable import write_record
+from remote_train.host.disk import describe_error
 from remote_train.host.follow import Follower
 from remote_train.host.start import Refusal, start
 from remote_train.host.uploads import BlobUpload, ManifestUpload
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
     from remote_train.host.files import Listing
 
     Operation = Callable[["Operations", Dict[str, Any]], Optional[Dict[str, Any]]]
-
-STOP_WAIT = 10.0
-"""Less than wire.SILENCE_SECONDS: nothing is heard of us while we end what a dead supervisor left."""
 
 
 class Operations:
@@ -165,29 +159,9 @@ class Operations:
 
     def stop(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Ask a supervisor to stop its run; where it was killed, a process of ours takes its place."""
-        folder = self.attempt_dir(request)
-        state = self.read(request)
-        record = state.get("attempt")
-        asked: Dict[str, Any] = {"asked": time.time()}
-        if request.get("superseded_by") is not None:  # it counts no more: another attempt of the run goes on
-            asked["superseded_by"] = int(request["superseded_by"])
-        if state["state"] == "created":  # its supervisor looks before it starts anything
-            _write_stop(folder, dict(asked, grace=0.0))
-        if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
-            cookie = record["cookie"] if record else _parse_cookie(request.get("cookie"))
-            survivors = system.sweep(None, cookie, STOP_WAIT) if cookie else []
-            return {"state": state["state"], "survivors": survivors}
-        grace = max(0.0, float(request.get("grace", 30.0)))
-        written = _write_stop(folder, dict(asked, grace=grace))
-        if state["supervised"]:
-            number = signal.SIGUSR1 if written else signal.SIGTERM
-            for send in (signal.SIGCONT, number):  # somebody may have halted it
-                system.kill_process(record["pid"], record["start_time"], send)
-            return {"state": "stopping", "survivors": []}
-        from remote_train.host import orphans  # noqa: PLC0415  (rare)
+        from remote_train.host import stop_orders  # noqa: PLC0415  (not on the launch path)
 
-        orphans.spawn(folder, record)
-        return {"state": "stopping", "survivors": []}
+        return stop_orders.order_stop(self.attempt_dir(request), self.read(request), request)
 
     def sweep(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Return processes that still carry an attempt's cookie (none, after a stop)."""
@@ -228,32 +202,6 @@ class Operations:
         """Drop what was arriving; runs are not touched."""
         for upload in self.uploads.values():
             upload.abandon()
-
-
-def _parse_cookie(cookie: object) -> Optional[str]:
-    """Return the cookie of a run whose folder is gone, as the laptop remembers it; None for anything else."""
-    known = (
-        isinstance(cookie, str) and len(cookie) == 32 and all(digit in "0123456789abcdef" for digit in cookie)
-    )
-    return str(cookie) if known else None
-
-
-def _write_stop(folder: str, request: Dict[str, Any]) -> bool:
-    """Write the stop file, on a full disk into the space held back for it; False when even that is gone."""
-    path = os.path.join(folder, layout.STOP)
-    try:
-        write_record(path, request)
-    except OSError as error:
-        if error.errno not in FAILING:
-            raise
-        drop_reserve(folder)
-    else:
-        return True
-    try:
-        write_record(path, request)
-    except OSError:
-        return False
-    return True
 
 
 OPERATIONS: Dict[str, Operation] = {

@@ -29,7 +29,8 @@ MOST_WORKERS = 4
 WAIT_SECONDS = 1.0
 
 
-def _clone(source: int, target: int) -> bool:
+def clone(source: int, target: int) -> bool:
+    """Make one open file share the contents of another, where the file system can."""
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError:
@@ -64,7 +65,7 @@ class _Copier:
 
     def _fill(self, read_fd: int, write_fd: int, size: int) -> None:
         if size >= 4096 and self._can_clone:
-            if _clone(read_fd, write_fd):
+            if clone(read_fd, write_fd):
                 return
             self._can_clone = False
         while True:

@@ -68,6 +68,9 @@ def _start_new(
         return {"need": "manifest"}
     store.note_use(root, plan["package"])
     missing = store.missing_blobs(root, rows)
+    restored = plan.get("restore") or []
+    if restored:
+        missing += _check_restored(root, request["attempt"], restored)
     if missing:
         return {"need": "blobs", "blobs": missing}
     gpus = _choose_gpus(plan)
@@ -75,9 +78,13 @@ def _start_new(
     if lock is None:
         return read_state(folder)
     try:
+        if request["attempt"] > 1 or request.get("supersede"):
+            _refuse_obstacle(root, request, progress)
         disk.keep_reserve(folder)
         _write_code(root, folder, plan, rows, progress)
         record = _make_record(root, request, gpus)
+        if restored:
+            record["restored"] = _restore(root, request, folder, progress)
         environment = _make_run_environment(record, gpus, request.get("secrets", {}))
         progress()  # the last look: whoever asked and went, and asks no more, gets no training
         _check_born(fork_supervisor(folder, record, environment, lock, progress))
@@ -93,6 +100,34 @@ def _start_new(
     return state
 
 
+def _check_restored(root: str, attempt: int, rows: List[Dict[str, Any]]) -> List[str]:
+    """Return the hashes of files to put back that are not here; raise ValueError for rows that name no such files."""
+    from remote_train.host import restore  # noqa: PLC0415  (a first attempt has none)
+
+    restore.check_rows(rows, attempt)
+    return restore.missing_blobs(root, rows, store.has_blob)
+
+
+def _restore(
+    root: str, request: Dict[str, Any], folder: str, progress: Callable[[], None]
+) -> List[Dict[str, Any]]:
+    from remote_train.host import restore  # noqa: PLC0415  (as above)
+
+    code = os.path.join(folder, layout.CODE)
+    try:
+        return restore.put_files(root, request["run"], code, request["plan"]["restore"], progress)
+    except restore.RestoreError as error:
+        raise Refusal("start-failed", str(error)) from None
+
+
+def _refuse_obstacle(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> None:
+    from remote_train.host import order  # noqa: PLC0415  (as above)
+
+    obstacle = order.find_obstacle(root, request, progress)
+    if obstacle is not None:
+        raise Refusal("name-taken", obstacle)
+
+
 def _check_born(last_word: Optional[str]) -> None:
     if last_word is not None:
         raise Refusal("start-failed", "the supervisor did not start: %s" % last_word)
@@ -104,10 +139,9 @@ def _take_back(folder: str) -> None:
         return
     import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
 
-    shutil.rmtree(os.path.join(folder, layout.CODE), ignore_errors=True)
-    disk.drop_reserve(folder)
-    for name in (layout.CLAIM, layout.SUPERVISOR_LOG, layout.STOP):
-        disk.drop(os.path.join(folder, name))
+    shutil.rmtree(folder, ignore_errors=True)  # who waits for its lock sees that it is another one then
+    for above in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
+        disk.drop_folder(above)
 
 
 def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:

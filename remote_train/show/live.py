@@ -108,6 +108,13 @@ class LiveListener:
         for notice in facts["notices"]:
             self.screen.say(notice)
 
+    def resuming(self, facts: Mapping[str, Any]) -> None:
+        """Say what the next attempt goes on from."""
+        found = facts["checkpoint"]
+        if found is not None:
+            step = "" if found["step"] is None else f", step {found['step']}"
+            self.screen.say(f"going on from {neutral_text(found['unit'])} of attempt {found['attempt']}{step}")
+
     def started(self, facts: Mapping[str, Any]) -> None:
         """Say which run began where."""
         plan = facts["plan"]
@@ -232,6 +239,7 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "passed_over": LiveListener.passed_over,
     "fallback": LiveListener.fallback,
     "package": LiveListener.package,
+    "resuming": LiveListener.resuming,
     "started": LiveListener.started,
     "following": LiveListener.following,
     "sending": LiveListener.sending,

@@ -1,0 +1,65 @@
+"""What was asked for, as run.json keeps it: enough to plan the same job for another device or host, later.
+
+Of secrets only the names are kept. Records of older versions, and of runs that another laptop started, have none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from remote_train.config.families import Family
+from remote_train.config.project_spec import ProjectSpec
+from remote_train.errors import UsageError
+from remote_train.plan import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SPEC = ("project", "script", "module", "args", "checkpoints", "resume_args", "device_args", "data", "persist")
+PLAIN = ("cwd", "script", "module", "args", "gpus", "processes", "launcher", "max_restarts", "env", "data")
+
+Row = dict[str, Any]
+
+
+def make_job_record(job: Job, secrets: Iterable[str]) -> Row:
+    """Return a job as JSON; what else was typed (the hosts) is added by who knows it."""
+    spec = {key: getattr(job.project, key) for key in SPEC}
+    plain = {key: getattr(job, key) for key in PLAIN}
+    family = asdict(job.family) if job.family else None
+    return {
+        **plain,
+        "env": dict(job.env),
+        "checkpoints": job.checkpoints,
+        "family": family,
+        "spec": spec,
+        "secrets": sorted(secrets),
+    }
+
+
+def parse_job(run: str, record: Row) -> Job:
+    """Return the job that a run.json holds; raise UsageError for a record without one."""
+    kept = record.get("job")
+    if not isinstance(kept, dict):
+        raise UsageError(
+            f"{run} was started by an older version, or from another laptop: how it was started is not known here",
+            hint="start it anew with `remote-train run`, the checkpoint among its files (`--include`) and the "
+            "script's own arguments to resume",
+        )
+    family = kept["family"]
+    return Job(
+        **{key: _freeze(kept[key]) for key in (*PLAIN, "checkpoints")},
+        root=record["root"],
+        project=ProjectSpec(**_freeze_all(kept["spec"])),
+        family=Family(**_freeze_all(family)) if family else None,
+    )
+
+
+def _freeze_all(values: Row) -> Row:
+    return {key: _freeze(value) for key, value in values.items()}
+
+
+def _freeze(value: Any) -> Any:  # noqa: ANN401  (JSON in, the same with tuples out)
+    if isinstance(value, dict):
+        return {key: _freeze(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,209 @@
+"""The packages of recent runs, kept on this laptop: a run goes on with its own code, whatever became of the project.
+
+    STATE/client/packages/ID.json     the rows of a package
+    STATE/client/blobs/ab/cdef…       its contents, by SHA-256
+
+Copied behind a launch (`Keeping`), never on its way: reflinks where the file system can, never hard links, which would
+change with the project's files. A file that is edited before it was copied is left out; hosts may still have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_train.errors import PackageError
+from remote_train.host import layout
+from remote_train.host.durable import write_all
+from remote_train.host.snapshot import clone
+from remote_train.records import client_root, list_runs, make_private, read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from remote_train.package.packing import Package
+    from remote_train.records import Run
+    from remote_train.ship import Row
+
+KEEP = 10
+"""Runs of a project whose packages stay."""
+OVER = ("ended", "lost", "not started")
+LOCK = "packages.lock"
+WAIT_SECONDS = 5.0
+"""How long a detached launch stays for it; what is missing then, the next launch of the project copies."""
+PIECE = 1 << 20
+NEW = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Keeping:
+    """The copying behind one launch, on a thread that nothing waits for."""
+
+    def __init__(self, root: Path, package: Package) -> None:
+        self._thread = threading.Thread(target=self._run, args=(root, package), name="keeping", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> None:
+        """Wait for it, not long."""
+        self._thread.join(seconds)
+
+    def _run(self, root: Path, package: Package) -> None:
+        with contextlib.suppress(OSError):  # a disk that takes no more: the hosts have it too
+            keep_package(root, package)
+
+
+def keep_package(root: Path, package: Package) -> None:
+    """Keep a package of the project at `root`; raise OSError."""
+    path = _manifest(package.package_id)
+    with _alone():
+        if read_json(path).get("whole"):
+            os.utime(path)
+            return
+        lost = [row[0] for row in package.rows if row[1] == "f" and not _keep_file(root, row)]
+        write_json(path, {"rows": package.rows, "whole": not lost})
+
+
+def _keep_file(root: Path, row: Row) -> bool:
+    """Keep one file's contents; False when it is not what was packaged any more."""
+    target = _blob(row[4])
+    if _has(target, row[3]):
+        return True
+    make_private(target.parent)
+    temporary = target.parent.parent / f"{row[4][:32]}.{os.getpid()}.tmp"
+    try:
+        with open(root / row[0], "rb") as source:  # noqa: PTH123  (Path.open is slower, and this runs 20,000 times)
+            if _copy(source.fileno(), temporary) != row[4]:
+                return False
+        temporary.rename(target)
+    except FileNotFoundError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _copy(source: int, target: Path) -> str:
+    """Copy an open file; return the hash of what arrived."""
+    fd = os.open(target, NEW, 0o600)
+    digest = hashlib.sha256()
+    try:
+        cloned = clone(source, fd)
+        while data := os.read(fd if cloned else source, PIECE):
+            digest.update(data)
+            if not cloned:
+                write_all(fd, data)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def _has(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _blob(sha256: str) -> Path:
+    return Path(layout.blob_path(str(client_root()), sha256))
+
+
+def _manifest(package: str) -> Path:
+    return Path(layout.package_path(str(client_root()), package))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Be the one process of this laptop that adds packages or takes them away."""
+    make_private(client_root())
+    with open(client_root() / LOCK, "wb") as lock:  # noqa: PTH123  (only its descriptor is wanted)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class KeptFiles:
+    """The contents of a package: those that were kept, else the project's files that are still the same."""
+
+    def __init__(self, root: Path, rows: Sequence[Row]) -> None:
+        self.root = root
+        self.rows = rows
+        self.others: dict[str, Path] = {}
+        """Other contents that a host may ask for, by hash."""
+
+    def find(self, row: Row) -> Path:
+        """Return where the contents of a row lie; raise PackageError when they are nowhere on this laptop."""
+        place = self._find(row)
+        if place is None:
+            self.check([row])
+        return place or self.root / str(row[0])
+
+    def check(self, rows: Iterable[Row]) -> None:
+        """Raise PackageError naming the files of these rows that are nowhere on this laptop."""
+        lost = [row[0] for row in rows if self._find(row) is None]
+        if lost:
+            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+            raise PackageError(
+                f"neither the host nor this laptop has these files of its package any more: {', '.join(lost[:5])}{more}",
+                hint="put them back as they were then, or start a new run",
+                lost=lost,
+            )
+
+    def _find(self, row: Row) -> Path | None:
+        kept, own = _blob(row[4]), self.root / str(row[0])
+        if row[4] in self.others or _has(kept, row[3]):
+            return self.others.get(row[4], kept)
+        return own if _has(own, row[3]) and _hash(own) == row[4] else None
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def recall(package: str, root: Path) -> KeptFiles | None:
+    """Return the rows of a package and a way to its contents; None when it was not kept."""
+    rows = read_json(_manifest(package)).get("rows") if layout.is_hash(package) else None
+    return KeptFiles(root, rows) if isinstance(rows, list) else None
+
+
+def drop_packages(keep: int = KEEP) -> None:
+    """Drop packages that none of the `keep` last runs of a project has, nor one that is not over; raise OSError."""
+    folder = client_root() / layout.PACKAGES
+    if not folder.is_dir():
+        return
+    with _alone():
+        wanted = {f"{package}.json" for package in choose_wanted(list_runs(), keep)}
+        dropped = [path for path in folder.glob("*.json") if path.name not in wanted]
+        for path in dropped:
+            path.unlink()
+        if dropped:
+            _drop_blobs(folder)
+
+
+def choose_wanted(runs: Iterable[Run], keep: int) -> set[str]:
+    """Return the packages that stay; `runs` are all that this laptop knows, oldest first."""
+    projects: dict[Path, list[Run]] = {}
+    for run in runs:
+        projects.setdefault(run.folder.parent, []).append(run)
+    wanted = set()
+    for found in projects.values():
+        for place, run in enumerate(reversed(found)):
+            record = run.read()
+            if place < keep or record.get("state") not in OVER:
+                wanted.add(str(record.get("package")))
+    return wanted
+
+
+def _drop_blobs(folder: Path) -> None:
+    """Drop the contents that no package has."""
+    kept = {row[4] for path in folder.glob("*.json") for row in read_json(path).get("rows", []) if row[1] == "f"}
+    for path in (client_root() / layout.BLOBS).glob("??/*"):
+        if path.parent.name + path.name not in kept:
+            path.unlink(missing_ok=True)

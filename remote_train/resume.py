@@ -1,0 +1,284 @@
+"""`resume`, from top to bottom: how is it, where to, from which checkpoint, with which package; then the next attempt.
+
+The attempt is recorded before it is started and follows `run` from there on (`launching.begin`). One command at a time
+resumes a run on a laptop; on the host the attempt's number and token see to it (`host/order.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.attempt_list import append_attempt
+from remote_train.errors import ConnectionLost, HostUnfit, RemoteTrainError, Unreachable, UsageError
+from remote_train.fencing import fence
+from remote_train.find import link_of, make_link
+from remote_train.jobs import parse_job
+from remote_train.kept_package import KeptFiles, recall
+from remote_train.launching import begin, make_entry
+from remote_train.package.packing import Package
+from remote_train.plan import find_unfit, make_plan
+from remote_train.preparing import Prepared, Request, paths_of
+from remote_train.pull import Pull, PullWish
+from remote_train.query import keep_state
+from remote_train.reach import Reached
+from remote_train.records import open_lock, try_lock
+from remote_train.restorable import choose_newest, find_step, list_here, list_there
+from remote_train.stop import DONE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remote_train.launching import Started
+    from remote_train.listener import Listener
+    from remote_train.plan import Job
+    from remote_train.reach import HostLink
+    from remote_train.records import Run
+    from remote_train.restorable import Checkpoint
+    from remote_train.session import Session
+    from remote_train.transport import Ask
+
+LOCK = "resume.lock"
+OVER = ("ended", "lost", "not started")
+PULL_GIVE_UP = 60.0
+
+
+@dataclass(frozen=True)
+class ResumeWish:
+    """Where and how a run is to go on."""
+
+    host: str | None = None
+    """None: where its last attempt was."""
+    local: bool = False
+    args: tuple[str, ...] = ()
+    """More arguments of the script."""
+    secrets: tuple[str, ...] = ()
+    hosts_file: Path | None = None
+    give_up: float | None = None
+    reason: str = "resume"
+    lost: bool = False
+    """The host of the last attempt is not asked any more, and what goes on there counts no more."""
+
+
+def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> Started:
+    """Start the next attempt of a run from its newest verified checkpoint; whoever called follows it.
+
+    Raises UsageError for a run that still runs or is being resumed, PackageError when its files are lost, and whatever
+    stands in the way of a start.
+    """
+    with _alone(run):
+        job = parse_job(run.id, run.read())
+        going = _Going(run, wish, listener, ask)
+        try:
+            return going.start(job)
+        except BaseException:
+            going.close()
+            raise
+
+
+@contextlib.contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    lock = open_lock(run.folder / LOCK)
+    try:
+        if not try_lock(lock):
+            raise UsageError(
+                f"another command is resuming {run.id} just now", hint=f"`remote-train show {run.id}` shows it"
+            )
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+class _Going:
+    """A run on its way to its next attempt."""
+
+    def __init__(self, run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> None:
+        self.run = run
+        self.wish = wish
+        self.listener = listener
+        self.ask = ask
+        self.record = run.read()
+        self.last = int(self.record["attempts"][-1]["attempt"])
+        self.before = link_of(run, wish.hosts_file, ask)
+        self.link = self._choose_link()
+        self.session: Session | None = None
+
+    def _choose_link(self) -> HostLink:
+        name = "local" if self.wish.local else self.wish.host
+        if self.wish.local and self.wish.host:
+            raise UsageError("--local and --host contradict each other", hint="leave one of them out")
+        if name is None or name == self.record["host"]:
+            return self.before
+        return make_link(name, None, self.wish.hosts_file, self.ask, Path(self.record["root"]))
+
+    @property
+    def stays(self) -> bool:
+        """Tell whether it goes on where it was."""
+        return self.link is self.before
+
+    def close(self) -> None:
+        """Let go of the host."""
+        if self.session is not None:
+            self.session.close()
+
+    def start(self, job: Job) -> Started:
+        """Do it all."""
+        superseded = self.wish.lost or not self._learn()
+        prepared, checkpoint = self._prepare(job)
+        step = find_step(self.run, checkpoint) if checkpoint else None
+        self._tell(checkpoint, step)
+        entry = {
+            **make_entry(prepared, time.time()),
+            "reason": self.wish.reason,
+            "checkpoint": checkpoint.as_record(step) if checkpoint else None,
+        }
+        if superseded:
+            fence(self.run, self.last, self.last + 1)
+        append_attempt(self.run, entry)
+        return begin(prepared, self.run, self.listener)
+
+    def _learn(self) -> bool:
+        """Ask how the last attempt is; False when nobody can say that it is over. Raises UsageError while it runs."""
+        try:
+            session = self.before.connect()
+            try:
+                self._refuse_running(session)
+                if not self.stays:
+                    self._bring_newest(session)
+            except BaseException:
+                session.close()
+                raise
+        except (Unreachable, ConnectionLost) as error:
+            return self._go_without(error)
+        if self.stays:
+            self.session = session
+        else:
+            session.close()
+        return True
+
+    def _go_without(self, error: Unreachable | ConnectionLost) -> bool:
+        """Go on without the last attempt's host; tell whether it is known all the same that it is over."""
+        name = self.before.host.name
+        if self.stays:
+            raise Unreachable(
+                str(error),
+                hint="--host NAME goes on elsewhere, --local on this machine's CPU, from the checkpoints that are here",
+            )
+        state = str(self.record["state"])
+        self.listener.tell(
+            "warn",
+            text=f"{error}; as last seen, {self.run.id} was {state} on {name}"
+            + ("" if state in OVER else ": what it still does there does not count any more"),
+        )
+        return state in OVER
+
+    def _refuse_running(self, session: Session) -> None:
+        if self.record["state"] == "not started":
+            return
+        state = session.request("state", run=self.run.id, attempt=self.last)
+        if state["state"] not in ("unknown", "created"):
+            self.record = keep_state(self.run, state)
+        if state["state"] not in DONE:
+            raise UsageError(
+                f"{self.run.id} is {state['state']} on {self.before.host.name}",
+                hint=f"`remote-train logs -f {self.run.id}` follows it, `remote-train stop {self.run.id}` stops it",
+            )
+
+    def _bring_newest(self, session: Session) -> None:
+        """Bring the newest checkpoint home before the run leaves its host; what is here already has to do without."""
+        if self.record["state"] == "not started":
+            return
+        pull = Pull(self.run, self.last, self.before, session, self.listener)
+        try:
+            pull.bring(PullWish(latest=True, give_up=PULL_GIVE_UP))
+        except RemoteTrainError as error:
+            self.listener.tell("warn", text=f"the newest checkpoint did not come: {error}", hint=error.hint)
+        finally:
+            pull.session.close()
+
+    def _prepare(self, job: Job) -> tuple[Prepared, Checkpoint | None]:
+        secrets = self._read_secrets()
+        reached = self._reach()
+        checkpoint = self._choose_checkpoint(reached.session)
+        rows = checkpoint.make_rows() if checkpoint else ()
+        job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows)
+        files = recall(self.record["package"], Path(self.record["root"]))
+        files = files or KeptFiles(Path(self.record["root"]), [])
+        files.others = {file.sha256: file.place for file in checkpoint.files} if checkpoint else {}
+        size = int(self.record.get("package_bytes") or 0)
+        package = Package(list(files.rows), self.record["package"], size, (), (), None)
+        plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
+        request = Request(hosts_file=self.wish.hosts_file, give_up=self.wish.give_up)
+        prepared = Prepared(
+            Path(self.record["root"]),
+            request,
+            job,
+            package,
+            reached,
+            plan,
+            secrets,
+            files=files,
+            attempt=self.last + 1,
+            supersede=self.wish.lost,
+        )
+        return prepared, checkpoint
+
+    def _adapt(self, job: Job) -> Job:
+        """Ask for as many GPUs where the ones that were named are not."""
+        named = job.gpus.split(",") if not (job.gpus.isdigit() or job.gpus == "all") else []
+        count = len([item for item in named if item.strip()])
+        return replace(job, gpus=str(count)) if count and not self.stays else job
+
+    def _read_secrets(self) -> dict[str, str]:
+        names = [*self.record["job"]["secrets"], *self.wish.secrets]
+        lost = [name for name in names if name not in os.environ]
+        if lost:
+            raise UsageError(
+                f"{self.run.id} was given {', '.join(lost)}, which has no value here",
+                hint=f"`export {lost[0]}=…` first",
+            )
+        return {name: os.environ[name] for name in names}
+
+    def _reach(self) -> Reached:
+        session = self.session = self.session or self._connect()
+        facts = self.link.read_facts(session)
+        why = find_unfit(self.link.host, facts)
+        if why is not None:  # it may have been mended since we last looked
+            facts = self.link.read_facts(session, fresh=True)
+            why = find_unfit(self.link.host, facts)
+        if why is not None:
+            raise HostUnfit(f"{self.link.host.name}: {why}", hint="go on elsewhere with --host NAME, or --local")
+        self.listener.tell("reached", host=self.link.host.name)
+        return Reached(self.link, session, facts)
+
+    def _connect(self) -> Session:
+        if not self.link.is_local:
+            self.listener.tell("reaching", hosts=[self.link.host.name])
+        try:
+            return self.link.connect()
+        except Unreachable as error:
+            raise Unreachable(error.message, hint="--host NAME goes on elsewhere, --local on this CPU") from error
+
+    def _choose_checkpoint(self, session: Session) -> Checkpoint | None:
+        found = list(list_here(self.run))
+        place = (self.link.host.name, self.link.host.state_dir)
+        for item in reversed(self.record["attempts"]):
+            there = (item["host"], item.get("state_dir", self.record.get("state_dir")))
+            if there == place and not any(each.attempt > item["attempt"] for each in found):
+                found += list_there(session, self.run, item["attempt"], item["plan"].get("checkpoints") or ())
+        return choose_newest(found)
+
+    def _tell(self, checkpoint: Checkpoint | None, step: int | None) -> None:
+        facts: dict[str, Any] = {"run": self.run.id, "attempt": self.last + 1, "host": self.link.host.name}
+        if checkpoint is None:
+            self.listener.tell(
+                "warn",
+                text=f"{self.run.id} has no checkpoint, here or on {self.link.host.name}: it begins anew",
+            )
+        unit = checkpoint.as_record(step) if checkpoint else None
+        self.listener.tell("resuming", checkpoint=unit, **facts)
