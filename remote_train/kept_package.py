@@ -203,7 +203,9 @@ def choose_wanted(runs: Iterable[Run], keep: int) -> set[str]:
 
 def _drop_blobs(folder: Path) -> None:
     """Drop the contents that no package has."""
-    kept = {row[4] for path in folder.glob("*.json") for row in read_json(path).get("rows", []) if row[1] == "f"}
+    kept = {
+        row[4] for path in folder.glob("*.json") for row in read_json(path).get("rows", []) if row[1] == "f"
+    }
     for path in (client_root() / layout.BLOBS).glob("??/*"):
         if path.parent.name + path.name not in kept:
             path.unlink(missing_ok=True)

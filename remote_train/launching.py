@@ -98,7 +98,7 @@ def make_run_id(project: str, now: float) -> str:
 def import_followers() -> None:
     """Import what follows a run; done while the host starts it, it costs the launch nothing."""
     import remote_train.attach  # noqa: PLC0415  (see above)
-    import remote_train.cleaning
+    import remote_train.cleaning  # noqa: PLC0415
     import remote_train.kept_package  # noqa: F401, PLC0415
 
 
@@ -262,7 +262,9 @@ def make_entry(prepared: Prepared, now: float) -> dict[str, Any]:
     }
 
 
-def make_message(prepared: Prepared, run: Run, token: str, plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
+def make_message(
+    prepared: Prepared, run: Run, token: str, plan: Plan, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Return the start request of an attempt; one that is not the first says what is known of those before it."""
     message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
     if prepared.attempt == 1:

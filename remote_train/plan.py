@@ -246,7 +246,9 @@ def choose_resume_args(job: Job) -> tuple[tuple[str, ...], list[str]]:
     if not job.restore:
         return (), []
     given = job.project.resume_args or (job.family.resume_args if job.family else ())
-    note = "no resume_args in the project file: whether the script goes on from the checkpoint is its own affair"
+    note = (
+        "no resume_args in the project file: whether the script goes on from the checkpoint is its own affair"
+    )
     return given, [] if given else [note]
 
 

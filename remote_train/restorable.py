@@ -66,7 +66,13 @@ class Checkpoint:
         """Return its files as a plan restores them."""
         source = None if self.is_here else self.attempt
         return tuple(
-            {"path": file.path, "mode": FILE_MODE, "size": file.size, "sha256": file.sha256, "attempt": source}
+            {
+                "path": file.path,
+                "mode": FILE_MODE,
+                "size": file.size,
+                "sha256": file.sha256,
+                "attempt": source,
+            }
             for file in self.files
         )
 
@@ -130,7 +136,9 @@ def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -
             units.setdefault(unit, []).append({**row, "whole": state == "committed"})
         after = page["next"]
     return [
-        Checkpoint(unit, attempt, tuple(File(row["path"], row["size"], row["mtime_ns"], None) for row in rows))
+        Checkpoint(
+            unit, attempt, tuple(File(row["path"], row["size"], row["mtime_ns"], None) for row in rows)
+        )
         for unit, rows in units.items()
         if all(row["whole"] for row in rows)
     ]

@@ -17,6 +17,7 @@ from remote_train.attempt_list import append_attempt
 from remote_train.errors import ConnectionLost, HostUnfit, RemoteTrainError, Unreachable, UsageError
 from remote_train.fencing import fence
 from remote_train.find import link_of, make_link
+from remote_train.flocks import open_lock, try_lock
 from remote_train.jobs import parse_job
 from remote_train.kept_package import KeptFiles, recall
 from remote_train.launching import begin, make_entry
@@ -26,7 +27,6 @@ from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.pull import Pull, PullWish
 from remote_train.query import keep_state
 from remote_train.reach import Reached
-from remote_train.records import open_lock, try_lock
 from remote_train.restorable import choose_newest, find_step, list_here, list_there
 from remote_train.stop import DONE
 
@@ -86,7 +86,8 @@ def _alone(run: Run) -> Iterator[None]:
     try:
         if not try_lock(lock):
             raise UsageError(
-                f"another command is resuming {run.id} just now", hint=f"`remote-train show {run.id}` shows it"
+                f"another command is resuming {run.id} just now",
+                hint=f"`remote-train show {run.id}` shows it",
             )
         yield
     finally:
@@ -209,7 +210,9 @@ class _Going:
         job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows)
         files = recall(self.record["package"], Path(self.record["root"]))
         files = files or KeptFiles(Path(self.record["root"]), [])
-        files.others = {file.sha256: file.place for file in checkpoint.files} if checkpoint else {}
+        for file in checkpoint.files if checkpoint else ():
+            if file.sha256 is not None and file.place is not None:
+                files.others[file.sha256] = file.place
         size = int(self.record.get("package_bytes") or 0)
         package = Package(list(files.rows), self.record["package"], size, (), (), None)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
@@ -252,7 +255,9 @@ class _Going:
             facts = self.link.read_facts(session, fresh=True)
             why = find_unfit(self.link.host, facts)
         if why is not None:
-            raise HostUnfit(f"{self.link.host.name}: {why}", hint="go on elsewhere with --host NAME, or --local")
+            raise HostUnfit(
+                f"{self.link.host.name}: {why}", hint="go on elsewhere with --host NAME, or --local"
+            )
         self.listener.tell("reached", host=self.link.host.name)
         return Reached(self.link, session, facts)
 
@@ -262,7 +267,9 @@ class _Going:
         try:
             return self.link.connect()
         except Unreachable as error:
-            raise Unreachable(error.message, hint="--host NAME goes on elsewhere, --local on this CPU") from error
+            raise Unreachable(
+                error.message, hint="--host NAME goes on elsewhere, --local on this CPU"
+            ) from error
 
     def _choose_checkpoint(self, session: Session) -> Checkpoint | None:
         found = list(list_here(self.run))

@@ -53,7 +53,9 @@ def resume(
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it and return.")] = False,
     secret: Annotated[
         list[str] | None,
-        typer.Option("--secret", metavar="NAME", help="Pass on one more variable of yours without recording it."),
+        typer.Option(
+            "--secret", metavar="NAME", help="Pass on one more variable of yours without recording it."
+        ),
     ] = None,
     no_pull: NoPull = False,
     give_up: GiveUp = None,

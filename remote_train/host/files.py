@@ -60,7 +60,10 @@ def list_made(
     to be `sure`: its time proves nothing, a clock may have been set back, and a copy may keep the time of its source.
     """
     shipped = {row[0]: row for row in store.read_package(root, record["plan"]["package"]) or []}
-    shipped.update((row["path"], [row["path"], "f", row["mode"], row["size"], row["sha256"]]) for row in record.get("restored", []))
+    shipped.update(
+        (row["path"], [row["path"], "f", row["mode"], row["size"], row["sha256"]])
+        for row in record.get("restored", [])
+    )
     patterns = [make_pattern(glob) for glob in globs]
     began = int(record["started"] * 1e9)
     code = os.path.join(folder, layout.CODE)

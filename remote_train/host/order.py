@@ -20,9 +20,7 @@ STOP_SECONDS = 60.0
 PAUSE = 0.05
 
 
-def find_obstacle(
-    root: str, request: Dict[str, Any], progress: Callable[[], None]
-) -> Optional[str]:
+def find_obstacle(root: str, request: Dict[str, Any], progress: Callable[[], None]) -> Optional[str]:
     """Return why this attempt may not start beside the others of its run here, None when it may.
 
     An older one that lives is stopped first where the request says `supersede`. `known` are the tokens of older

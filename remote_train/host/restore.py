@@ -6,6 +6,7 @@ it lies nor where it goes; what the package has at its path is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -137,10 +138,8 @@ def _write_place(code: str, row: Row, source: int, progress: Callable[[], None])
 
 
 def _open_new(folder: int, name: str, mode: int) -> int:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
 
 

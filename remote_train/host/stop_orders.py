@@ -31,7 +31,7 @@ def order_stop(folder: str, state: Dict[str, Any], wish: Dict[str, Any]) -> Dict
         _write_stop(folder, dict(asked, grace=0.0))
     if state["state"] in ("ended", "lost", "unknown", "created") or record is None:
         known = record["cookie"] if record else wish.get("cookie")
-        survivors = system.sweep(None, known, STOP_WAIT) if _is_cookie(known) else []
+        survivors = system.sweep(None, str(known), STOP_WAIT) if _is_cookie(known) else []
         return {"state": state["state"], "survivors": survivors}
     grace = max(0.0, float(wish.get("grace", 30.0)))
     written = _write_stop(folder, dict(asked, grace=grace))

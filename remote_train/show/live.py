@@ -113,7 +113,7 @@ class LiveListener:
         found = facts["checkpoint"]
         if found is not None:
             step = "" if found["step"] is None else f", step {found['step']}"
-            self.screen.say(f"going on from {neutral_text(found['unit'])} of attempt {found['attempt']}{step}")
+            self.screen.say(f"going on from {found['unit']} of attempt {found['attempt']}{step}")
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Say which run began where."""
