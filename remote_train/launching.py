@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from remote_train.kept_package import Keeping
     from remote_train.listener import Listener
     from remote_train.plan import Plan
+    from remote_train.session import Session
     from remote_train.transport import Ask
 
 AMBIGUOUS = (ConnectionGivenUp, HostKeyRefused, LoginRefused, ProtocolError)
@@ -310,13 +311,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             looks += 1
             if looks > LOOKS:
                 raise ProtocolError(f"{link.host.name} says again and again that it has changed") from None
-            facts = link.read_facts(session, fresh=True)
-            why = find_unfit(link.host, facts)
-            if why is not None:
-                raise HostUnfit(
-                    f"{link.host.name}: {why}", hint=f"`remote-train hosts check {link.host.name}`"
-                ) from None
-            plan = make_plan(prepared.job, link.host, facts, plan.package, paths_of(prepared.package))
+            facts, plan = _look_again(prepared, session)
             change_plan(run, plan.host, plan.as_message())
             following.change_outputs([*map(str, range(plan.processes)), *OUTPUTS_ALWAYS])
         except ConnectionLost as error:
@@ -326,3 +321,15 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             session = reconnect(link, error, patience, lambda _session: None)
     following.note_state(state)
     return plan, state
+
+
+def _look_again(prepared: Prepared, session: Session) -> tuple[dict[str, Any], Plan]:
+    """Return the facts of a host that is not as it was remembered, and the plan for what it is now."""
+    link = prepared.reached.link
+    facts = link.read_facts(session, fresh=True)
+    why = find_unfit(link.host, facts)
+    if why is not None:
+        hint = f"`remote-train hosts check {link.host.name}`"
+        raise HostUnfit(f"{link.host.name}: {why}", hint=hint)
+    package = prepared.package
+    return facts, make_plan(prepared.job, link.host, facts, package.package_id, paths_of(package))

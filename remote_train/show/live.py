@@ -112,7 +112,7 @@ class LiveListener:
         """Say what the next attempt goes on from."""
         found = facts["checkpoint"]
         if found is not None:
-            step = "" if found["step"] is None else f", step {found['step']}"
+            step = "" if found["step"] is None else f", about step {found['step']}"
             self.screen.say(f"going on from {found['unit']} of attempt {found['attempt']}{step}")
 
     def started(self, facts: Mapping[str, Any]) -> None:
