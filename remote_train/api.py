@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attach import Attached, attach_to_end, follow_again
+from remote_train.attempts import Hop, is_superseded, item_of, list_hops, newest_of, update_newest
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
@@ -31,7 +32,7 @@ from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.retention import drop_leftovers
 from remote_train.stop import stop_across_losses
 from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
-from remote_train.watch import read_metrics, read_pieces
+from remote_train.watch import read_curve, read_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,6 +56,8 @@ class Training:
     link: HostLink
     started: Started | None = None
     """The connection that started it, until it is used."""
+    number: int | None = None
+    """The attempt that is meant, and whose host `link` leads to; None: the newest, whichever that is."""
 
     @property
     def id(self) -> str:
@@ -63,8 +66,13 @@ class Training:
 
     @property
     def attempt(self) -> int:
-        """The number of its newest attempt."""
-        return int(self.run.read()["attempts"][-1]["attempt"])
+        """The number of the attempt that is meant, by default the newest."""
+        return self.number or newest_of(self.run.read())
+
+    @property
+    def processes(self) -> int:
+        """How many processes this attempt has."""
+        return int(item_of(self.run.read(), self.attempt)["plan"]["processes"])
 
     def follow(
         self,
@@ -83,7 +91,7 @@ class Training:
             self._show_pruned(listener, shown, tail)
             return
         cleaning = self.started.cleaning if self.started is not None else None
-        ended_before = self.run.read()["state"] in FINAL
+        ended_before = self.is_over()
         with contextlib.ExitStack() as held:
             writing = held.enter_context(self._writing())
             attached = self._attach(listener, shown, tail, give_up, writing=writing)
@@ -91,6 +99,9 @@ class Training:
             if cleaning is not None:
                 cleaning.tell_trouble(listener)
             self._complete(attached, listener, held)
+            if self.number is not None and is_superseded(self.run.read(), self.number):
+                attached.following.close()
+                return  # looked at for the record: its end is not the run's
             finish_run(attached, outcome, pull=pull and not ended_before)
 
     @contextlib.contextmanager
@@ -169,8 +180,7 @@ class Training:
         return path if len(shown) == 1 else path.parent
 
     def _wish(self, shown: set[int], give_up: float | None, *, until_end: bool = True) -> Wish:
-        processes = int(self.run.read()["attempts"][-1]["plan"]["processes"])
-        outputs = [*map(str, range(processes)), *OUTPUTS_ALWAYS]
+        outputs = [*map(str, range(self.processes)), *OUTPUTS_ALWAYS]
         return Wish(self.run, self.attempt, outputs, shown, until_end=until_end, give_up=give_up)
 
     def show_mirror(
@@ -222,7 +232,7 @@ class Training:
         if trouble is not None:
             raise trouble
         if outcome.state in FINAL:
-            self.run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
+            update_newest(self.run, self.attempt, state=outcome.state, exit=outcome.exit, why=outcome.why)
 
     def _read_end(self) -> Outcome | None:
         """Return how the run ended when every byte of its output is here, else None: its host has to be asked."""
@@ -234,10 +244,16 @@ class Training:
         whole = all(mirror.offset(name) == size for name, size in sizes.items())
         return Outcome("ended", ended) if whole else None
 
+    def is_over(self) -> bool:
+        """Tell whether this attempt has ended, for all that is known here; what counts no more is left to its fence."""
+        record = self.run.read()
+        return record["state"] in FINAL or is_superseded(record, self.attempt)
+
     def is_complete(self) -> bool:
-        """Tell whether the run is over and all there is of its output is here."""
-        state = self.run.read()["state"]
-        return state == "not started" or self._read_end() is not None or is_away(self.run, self.link)
+        """Tell whether the attempt is over and all there is of its output is here."""
+        record = self.run.read()
+        unstarted = record["state"] == "not started" and self.attempt == newest_of(record)
+        return unstarted or self._read_end() is not None or is_away(self.run, self.link)
 
     def logs(self, rank: int = 0) -> Iterator[bytes]:
         """Yield a rank's output so far."""
@@ -245,13 +261,20 @@ class Training:
             self.catch_up()
         yield from read_pieces(self.run.attempt(self.attempt).output(str(rank)))
 
-    def metrics(self) -> Iterator[MetricRecord]:
-        """Yield the metric records of what has been mirrored so far."""
-        return read_metrics(self.attempt, self.run.attempt(self.attempt))
+    def metrics(self, *, all_attempts: bool = False) -> Iterator[MetricRecord]:
+        """Yield the metric records of what has been mirrored so far, of all attempts as one curve.
+
+        What an attempt did beyond the step from which the next went on is left out, with `all_attempts` it is marked.
+        """
+        return read_curve(self.run, everything=all_attempts)
+
+    def hops(self) -> list[Hop]:
+        """Return where the run went on in another attempt, oldest first."""
+        return list_hops(self.run.read())
 
     def state(self) -> dict[str, Any]:
         """Ask the host how the run is."""
-        return refresh(self.run, self.link)
+        return refresh(self.run, self.link) if self.number is None else self.run.read()
 
     def describe(self) -> dict[str, Any]:
         """Return what `show` says, from the records here."""
@@ -308,8 +331,11 @@ def launch(script: str, *args: str, host: str | None = None, **options: Any) -> 
 
 
 def find_training(
-    text: str | None = None, hosts_file: Path | None = None, ask: Ask | None = None
+    text: str | None = None,
+    hosts_file: Path | None = None,
+    ask: Ask | None = None,
+    attempt: int | None = None,
 ) -> Training:
-    """Return a run by id, unique prefix, HOST:ID, or (None) this project's latest."""
-    run, link = find(text, hosts_file, ask)
-    return Training(run, link)
+    """Return a run by id, unique prefix, HOST:ID, or (None) this project's latest; an older `attempt` of it, if given."""
+    run, link = find(text, hosts_file, ask, attempt)
+    return Training(run, link, number=attempt)

@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from remote_train.gaps import Gap, GapReader, render_gap
+from remote_train.host.durable import read_record
+from remote_train.metrics.curve import place_record
 from remote_train.watch import Watch, make_watch, newest, read_pieces
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Attached:
         self.last: MetricRecord | None = None
         """The newest metrics; the mirror may be behind them, where another process writes it or nobody can."""
         self._unread = Unread(following)
+        self._began = (read_record(str(self.wish.run.folder / "run.json")) or {}).get("created")
         self.gaps = GapReader()
         following.on_data = self._take
         following.aside = self
@@ -74,8 +77,11 @@ class Attached:
         if self.watch is None:
             return
         for record in self._keep(self.watch.feed("0", self._unread.take())):
-            eta = self.watch.deriver.eta_seconds
-            self.listener.tell("metric", record=record.as_json(), eta=eta, watch=self.watch)
+            self._tell_metric(record, self.watch.deriver.eta_seconds)
+
+    def _tell_metric(self, record: MetricRecord, eta: float | None) -> None:
+        placed = place_record(record, self.link.host.name, self._began)
+        self.listener.tell("metric", record=placed.as_json(), eta=eta, watch=self.watch)
 
     def _keep(self, records: list[MetricRecord]) -> list[MetricRecord]:
         self.last = newest(records, self.last)
@@ -90,7 +96,7 @@ class Attached:
             self.work()
         if self.watch is not None:
             for record in self._keep(self.watch.deriver.finish()):
-                self.listener.tell("metric", record=record.as_json(), eta=None, watch=self.watch)
+                self._tell_metric(record, None)
         return outcome
 
 

@@ -1,7 +1,7 @@
 """The attempts of one run, as run.json holds them: which ran where, which counts, and where one went on from another.
 
 Attempt numbers are fencing tokens: only the highest counts. Before attempt K+1 is started, K is marked `superseded`;
-from then on nothing that K does changes the run. Pure, but for `update_newest`.
+from then on nothing that K does changes the run. Pure, but for `update_newest` and `keep_standing`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,26 @@ def places_of(record: Mapping[str, Any]) -> dict[Place, list[int]]:
         place = place_of(record, item["attempt"])
         found[place] = [*found.pop(place, []), item["attempt"]]
     return found
+
+
+def standing_at(record: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+    """Return where is kept what became of the run's files at a place (`pruned`, `pruning`, `stays`).
+
+    At the newest attempt's it is the record itself, else the first attempt's that ran there.
+    """
+    numbers = places_of(record).get(place, [])
+    return record if newest_of(record) in numbers or not numbers else item_of(record, numbers[0])
+
+
+def keep_standing(run: Run, place: Place, **changes: Any) -> Record:  # noqa: ANN401  (JSON values)
+    """Keep what became of the run's files at a place."""
+
+    def choose(record: Record) -> Record:
+        if standing_at(record, place) is record:
+            return changes
+        return {"attempts": change_item(record, places_of(record)[place][0], **changes)}
+
+    return run.change(choose)
 
 
 def is_superseded(record: Mapping[str, Any], number: int) -> bool:

@@ -10,15 +10,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import item_of, keep_standing, newest_of, place_of, places_of
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.follow import Following, Wish
 from remote_train.host import layout
 from remote_train.listener import Silent
-from remote_train.query import FINAL, keep_state
+from remote_train.query import FINAL, keep_state, name_newest
 from remote_train.reach import HostLink
 from remote_train.records import client_root, list_runs
 from remote_train.retention import (
     OVER,
+    Offer,
     drop_leftovers,
     forget_missing,
     forget_unstarted,
@@ -32,6 +34,7 @@ from remote_train.retention import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from remote_train.attempts import Place
     from remote_train.listener import Listener
     from remote_train.records import Run
     from remote_train.session import Session
@@ -56,6 +59,7 @@ class Cleaning:
     def __init__(self, run: Run, session: Session, link: HostLink) -> None:
         self._launched = run
         self._session = session
+        self._place = (link.host.name, link.host.state_dir)
         # Nobody is asked for a password or about a host key behind a run that is under way.
         self._link = HostLink(link.host, link.agent, None, link.pythons)
         self._left = BRING_BYTES
@@ -92,30 +96,29 @@ class Cleaning:
         forget_missing()
         drop_leftovers(client_root(), "*", "*/*")
         self._learn_ends([run for run in runs if self._is_open(run)][:LOOKED_AT])
-        record = self._launched.read()
         now = time.time()
-        old = pick_old(runs, record["host"], record.get("state_dir"))
-        asked = [run for run in old if is_worth_asking(run, now) and not run.in_use()][:AT_ONCE]
-        behind = choose_behind(asked, self._offer(asked))
+        old = pick_old(runs, *self._place)
+        asked = [run for run in old if is_worth_asking(run, self._place, now) and not run.in_use()][:AT_ONCE]
+        behind = choose_behind(asked, self._place, self._offer(asked))
         if behind:
             self._bringing = True
             self._offer(self._bring(behind))
 
     def _offer(self, runs: Sequence[Run]) -> list[Row]:
         """Have the host take away what it may; with no run at all it may still be time for it to tidy."""
-        wishes = make_requests(map(make_wish, runs))[0]
-        return offer_runs(self._session, wishes, runs)[0]
+        wishes = make_requests(make_wish(run, self._place) for run in runs)[0]
+        return offer_runs(self._session, Offer(self._place, wishes, runs))[0]
 
     def _is_open(self, run: Run) -> bool:
         """Tell whether a run is one of ours on this host, not known to be over."""
-        record, launched = run.read(), self._launched.read()
-        here = all(record.get(key) == launched.get(key) for key in ("host", "state_dir"))
+        record = run.read()
+        here = place_of(record, newest_of(record)) == self._place
         if not here or run.id == self._launched.id or record.get("state") in FINAL:
             return False
         return read_token(run) is not None
 
     def _learn_ends(self, runs: Sequence[Run]) -> None:
-        asked = [(run, self._session.submit("state", run=run.id)) for run in runs]
+        asked = [(run, self._session.submit("state", **name_newest(run))) for run in runs]
         for run, number in asked:
             try:
                 state = self._session.wait(number)
@@ -142,11 +145,10 @@ class Cleaning:
 
     def _bring_one(self, run: Run, session: Session) -> Session:
         """Complete one run's mirror; return the session to go on with."""
-        for item in run.read()["attempts"]:
-            ranks = map(str, range(int(item["plan"]["processes"])))
-            wish = Wish(
-                run, item["attempt"], [*ranks, "launcher", "clock"], set(), until_end=False, give_up=0.0
-            )
+        record = run.read()
+        for number in places_of(record).get(self._place, []):
+            ranks = map(str, range(int(item_of(record, number)["plan"]["processes"])))
+            wish = Wish(run, number, [*ranks, "launcher", "clock"], set(), until_end=False, give_up=0.0)
             following = Following(wish, self._link, Silent(), writing=True)
             following.on_data = self._take
             following.attach(session)
@@ -165,29 +167,35 @@ class Cleaning:
 
 def read_token(run: Run) -> str | None:
     """Return what the newest attempt was started with, as its host told us then."""
-    mirror = run.attempt(run.read()["attempts"][-1]["attempt"])
+    mirror = run.attempt(newest_of(run.read()))
     token = (mirror.read(layout.ATTEMPT) or {}).get("token")
     return token if isinstance(token, str) else None
 
 
-def choose_behind(asked: Sequence[Run], results: Sequence[Row]) -> list[Run]:
+def choose_behind(asked: Sequence[Run], place: Place, results: Sequence[Row]) -> list[Run]:
     """Return the runs that stay only because of output that is not here and is small, and forget that they stay."""
     named = {result["run"] for result in results if result["kind"] == "output"}
     left = BRING_BYTES
     behind = []
-    for run in sorted((run for run in asked if run.id in named), key=count_missing):
-        left -= count_missing(run)
+    for missing, run in sorted(
+        ((count_missing(run, place), run) for run in asked if run.id in named), key=_first
+    ):
+        left -= missing
         if left >= 0:
-            run.update(stays=None)  # should it not come now, the next launch tries again
+            keep_standing(run, place, stays=None)  # should it not come now, the next launch tries again
             behind.append(run)
     return behind
 
 
-def count_missing(run: Run) -> int:
+def _first(pair: tuple[int, Run]) -> int:
+    return pair[0]
+
+
+def count_missing(run: Run, place: Place) -> int:
     """Return the bytes of output that are not here yet of a run that ended; of one that is lost nobody has said it."""
     missing = 0
-    for item in run.read()["attempts"]:
-        mirror = run.attempt(item["attempt"])
+    for number in places_of(run.read()).get(place, []):
+        mirror = run.attempt(number)
         ended = mirror.read(layout.EXIT) or {}
         missing += sum(max(0, size - mirror.offset(name)) for name, size in ended.get("outputs", {}).items())
     return missing

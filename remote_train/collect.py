@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import Place, newest_of, place_of, places_of, standing_at
 from remote_train.config.hosts_file import read_hosts
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
 from remote_train.find import make_link
 from remote_train.host import layout
-from remote_train.query import FINAL, keep_state
+from remote_train.query import FINAL, keep_state, name_newest
 from remote_train.retention import (
+    Offer,
     forget_missing,
     forget_unstarted,
     make_requests,
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 FREED = ("starts", "leftovers", "packages", "blobs", "agents", "trash")
 
 Row = dict[str, Any]
-Place = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def clean_hosts(wish: Wish, runs: Sequence[Run], ask: Ask | None) -> Iterable[Ro
 def choose_places(wish: Wish, runs: Sequence[Run]) -> list[Place]:
     """Return hosts and state folders: those named, else those of the runs, else the default ones; this machine if used."""
     records = [run.read() for run in runs]
-    used = [(record["host"], record.get("state_dir")) for record in records if not record.get("pruned")]
+    used = [
+        place
+        for record in records
+        for place in places_of(record)
+        if not standing_at(record, place).get("pruned")
+    ]
     if wish.hosts:
         named = [place for place in used if place[0] in wish.hosts]
         named += [(name, None) for name in wish.hosts if name not in dict(named)]
@@ -86,29 +92,31 @@ def _clean_place(place: Place, wish: Wish, runs: Sequence[Run], ask: Ask | None)
 
 def is_of(run: Run, host: str, state_dir: str | None) -> bool:
     """Tell whether a run is on this host, in this state folder."""
-    record = run.read()
-    return (record["host"], record.get("state_dir")) == (host, state_dir)
+    return (host, state_dir) in places_of(run.read())
 
 
 def clean_host(link: HostLink, runs: Sequence[Run], *, keep: int, dry: bool) -> Row:
     """Return `runs` (what became of each older one), `freed` (bytes by kind), `before` and `after` (bytes in total)."""
     session = link.connect()
     try:
+        place = (link.host.name, link.host.state_dir)
         for run in runs:
-            if run.read()["state"] not in FINAL:
-                keep_state(run, session.request("state", run=run.id))
-        old = pick_old(runs, link.host.name, link.host.state_dir, keep)
-        return _ask(session, [run for run in old if not run.in_use()], dry=dry)
+            record = run.read()
+            if record["state"] not in FINAL and place_of(record, newest_of(record)) == place:
+                keep_state(run, session.request("state", **name_newest(run)))
+        old = pick_old(runs, *place, keep)
+        return _ask(session, place, [run for run in old if not run.in_use()], dry=dry)
     finally:
         session.close()
 
 
-def _ask(session: Session, old: Sequence[Run], *, dry: bool) -> Row:
+def _ask(session: Session, place: Place, old: Sequence[Run], *, dry: bool) -> Row:
     results: list[Row] = []
     answer: Row = {}
-    groups = make_requests(map(make_wish, old))
+    groups = make_requests(make_wish(run, place) for run in old)
     for number, wishes in enumerate(groups, 1):
-        found, answer = offer_runs(session, wishes, old, dry=dry, thorough=number == len(groups))
+        offer = Offer(place, wishes, old)
+        found, answer = offer_runs(session, offer, dry=dry, thorough=number == len(groups))
         results += found
     return {
         "runs": [{**result, "hint": _hint(result)} for result in results],

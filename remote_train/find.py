@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import newest_of, place_of, places_of
 from remote_train.bootstrap import read_agent
 from remote_train.config.hostnames import choose_host
 from remote_train.config.hosts_file import read_hosts
@@ -39,16 +40,21 @@ def make_link(
     return HostLink(host, read_agent(), ask, candidate_pythons(host, root))
 
 
-def find(text: str | None, hosts_file: Path | None, ask: Ask | None) -> tuple[Run, HostLink]:
-    """Return the run and the way to its host; HOST:ID also finds runs this laptop has not seen."""
+def find(
+    text: str | None, hosts_file: Path | None, ask: Ask | None, attempt: int | None = None
+) -> tuple[Run, HostLink]:
+    """Return the run and the way to the host of an attempt, the newest by default; HOST:ID also finds runs of other laptops.
+
+    HOST may be that of any of the run's attempts.
+    """
     if text is not None and ":" in text:
         name, _, run_id = text.rpartition(":")
         known = find_known(run_id)
-        if known is not None and known.read()["host"] == name:
-            return known, link_of(known, hosts_file, ask)
+        if known is not None and name in [host for host, _ in places_of(known.read())]:
+            return known, link_of(known, hosts_file, ask, attempt)
         return adopt(make_link(name, None, hosts_file, ask, Path.cwd()), run_id)
     run = find_run(text, current_project())
-    return run, link_of(run, hosts_file, ask)
+    return run, link_of(run, hosts_file, ask, attempt)
 
 
 def find_known(run_id: str) -> Run | None:
@@ -60,10 +66,11 @@ def find_known(run_id: str) -> Run | None:
     return run if run.id == run_id else None
 
 
-def link_of(run: Run, hosts_file: Path | None, ask: Ask | None) -> HostLink:
-    """Return the way to the host of a run's newest attempt."""
+def link_of(run: Run, hosts_file: Path | None, ask: Ask | None, attempt: int | None = None) -> HostLink:
+    """Return the way to the host of an attempt, the newest by default."""
     record = run.read()
-    return make_link(record["host"], record.get("state_dir"), hosts_file, ask, Path(record["root"]))
+    host, state_dir = place_of(record, attempt or newest_of(record))
+    return make_link(host, state_dir, hosts_file, ask, Path(record["root"]))
 
 
 def _ask_state(link: HostLink, run_id: str) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ConnectionLost, LocalSpace, PullIncomplete, RemoteTrainError
+from remote_train.attempts import is_superseded, newest_of, place_of, update_newest
+from remote_train.errors import (
+    ConnectionGivenUp,
+    ConnectionLost,
+    LocalSpace,
+    PullIncomplete,
+    RemoteTrainError,
+)
 from remote_train.host.files import tail_offset
 from remote_train.outcome import Standing, has_failed, make_verdict
 from remote_train.pull import Pull, PullWish
@@ -30,6 +37,9 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     run, link, listener = attached.wish.run, attached.link, attached.listener
     attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
     mirror_failure = _record_end(attached, outcome)
+    if not run.is_gone() and is_superseded(record := run.read(), attached.wish.attempt):
+        attached.following.close()
+        raise mirror_failure or make_superseded(run.id, record, attached.wish.attempt)
     gone = run.is_gone()
     pull = pull and not gone  # who removed the folder wants no new one
     session = attached.following.session
@@ -61,11 +71,24 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
         raise mirror_failure
 
 
+def make_superseded(run: str, record: dict[str, Any], number: int) -> ConnectionGivenUp:
+    """Return what who followed an attempt is told when it counts no more: its end is not the run's."""
+    newest = newest_of(record)
+    where = place_of(record, newest)[0]
+    went_on = f"the run went on as attempt {newest} on {where}" if newest != number else "another goes on"
+    return ConnectionGivenUp(
+        f"attempt {number} of {run} counts no more: {went_on}",
+        hint=f"`remote-train logs -f {run}` follows it",
+        run=run,
+        superseded=number,
+    )
+
+
 def _record_end(attached: Attached, outcome: Outcome) -> LocalSpace | None:
     """Keep how the run ended; return what the user is told at the end if not all of it could be kept."""
     run, mirror = attached.wish.run, attached.following.mirror
     try:
-        run.update(state=outcome.state, exit=outcome.exit, why=outcome.why)
+        update_newest(run, attached.wish.attempt, state=outcome.state, exit=outcome.exit, why=outcome.why)
     except LocalSpace as error:
         mirror.fail(error)
     if not run.is_gone():

@@ -6,7 +6,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import (
+    Place,
+    is_superseded,
+    list_hops,
+    newest_of,
+    place_of,
+    render_hop,
+    update_newest,
+)
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
+from remote_train.fencing import is_pending
 from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
@@ -26,34 +36,42 @@ def refresh(run: Run, link: HostLink) -> dict[str, Any]:
     """Ask the host for a run's state and keep what it says; return the new run.json."""
     session = link.connect()
     try:
-        state = session.request("state", run=run.id)
+        state = session.request("state", **name_newest(run))
     finally:
         session.close()
     return keep_state(run, state)
 
 
+def name_newest(run: Run) -> dict[str, Any]:
+    """Return how a request names the attempt that counts; its host may have had others."""
+    return {"run": run.id, "attempt": newest_of(run.read())}
+
+
 def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
-    """Write the host's word on a run into its records; an end that is known here outlives the host's memory of it."""
+    """Write the host's word on an attempt into the records; an end that is known here outlives the host's memory of it.
+
+    Of an attempt that counts no more the run's state says nothing.
+    """
     if state["state"] == "unknown" and run.read()["state"] in (*FINAL, "starting"):
         return run.read()  # it may be on its way there
-    number = state.get("number") or run.read()["attempts"][-1]["attempt"]
+    number = state.get("number") or newest_of(run.read())
     mirror = run.attempt(number)
     mirror.prepare()
     for name, key in ((layout.ATTEMPT, "attempt"), (layout.PEAK, "peak"), (layout.EXIT, "exit")):
         if isinstance(state.get(key), dict):
             mirror.write(name, state[key])
     known = {key: state.get(key) for key in ("exit", "why", "quiet", "supervised")}
-    return run.update(state=state["state"], **known)
+    return update_newest(run, number, state=state["state"], **known)
 
 
 def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict[str, str]:
     """Refresh every run that may have changed, one connection a host; return id -> why it could not be."""
-    waiting: dict[str, list[Run]] = {}
+    waiting: dict[Place, list[Run]] = {}
     troubles: dict[str, str] = {}
     for run in runs:
         record = run.read()
         if record["state"] not in FINAL:
-            waiting.setdefault(record["host"], []).append(run)
+            waiting.setdefault(place_of(record, newest_of(record)), []).append(run)
     pool = ThreadPoolExecutor(max(1, min(8, len(waiting))))
     try:
         for found in pool.map(lambda group: _refresh_group(group, link_of), waiting.values()):
@@ -70,7 +88,7 @@ def _refresh_group(runs: list[Run], link_of: Callable[[Run], HostLink]) -> dict[
         return {run.id: str(error) for run in runs}
     try:
         for run in runs:
-            keep_state(run, session.request("state", run=run.id))
+            keep_state(run, session.request("state", **name_newest(run)))
     except (RemoteTrainError, ConnectionLost) as error:
         return {run.id: str(error) for run in runs}
     finally:
@@ -81,7 +99,7 @@ def _refresh_group(runs: list[Run], link_of: Callable[[Run], HostLink]) -> dict[
 def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
     """Return a run as `ps` lists it."""
     record = run.read()
-    number = record["attempts"][-1]["attempt"]
+    number = newest_of(record)
     metric, watch = read_last_metric(number, run.attempt(number))
     ended = record.get("exit") or {}
     end = ended.get("ended") if record["state"] in FINAL else time.time()
@@ -118,8 +136,7 @@ def describe(run: Run) -> dict[str, Any]:
     """Return everything `show` says of a run, from the records here."""
     record = run.read()
     attempts = record["attempts"]
-    number = attempts[-1]["attempt"]
-    plan = attempts[-1]["plan"]
+    number, plan = newest_of(record), attempts[-1]["plan"]
     metric, watch = read_last_metric(number, run.attempt(number))
     ended = record.get("exit")
     return {
@@ -130,7 +147,8 @@ def describe(run: Run) -> dict[str, Any]:
         "exit": render_exit(ended) if ended else None,
         "notes": render_notes(record),
         "pruned": record.get("pruned"),
-        "attempts": [f"{item['attempt']} on {item['host']}" for item in attempts],
+        "attempts": [_render_attempt(run, record, item["attempt"]) for item in attempts],
+        "hops": [render_hop(hop) for hop in list_hops(record)],
         "script": " ".join(plan["argv"]),
         "launcher": plan["launcher"],
         "processes": plan["processes"],
@@ -146,6 +164,15 @@ def describe(run: Run) -> dict[str, Any]:
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
         "next": next_commands(run.id, record["state"], pruned=bool(record.get("pruned"))),
     }
+
+
+def _render_attempt(run: Run, record: dict[str, Any], number: int) -> str:
+    words = f"{number} on {place_of(record, number)[0]}"
+    if number == newest_of(record) or not is_superseded(record, number):
+        return words
+    if is_pending(record, run.id, number):
+        return f"{words}: superseded; a copy of it may still run there, the first contact stops it"
+    return f"{words}: superseded, its output is kept aside (`logs --attempt {number}`)"
 
 
 def render_notes(record: dict[str, Any]) -> list[str]:

@@ -10,9 +10,11 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
 from remote_train.records import LEFTOVER, MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, read_json
@@ -20,6 +22,7 @@ from remote_train.records import LEFTOVER, MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from remote_train.attempts import Place
     from remote_train.records import Run
     from remote_train.session import Session
 
@@ -37,13 +40,26 @@ MISSING_SECONDS = 30 * 24 * 3600.0
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Runs that a host may take away, and what of them is here."""
+
+    place: Place
+    wishes: Sequence[Row]
+    runs: Sequence[Run]
+
+
 def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = KEEP) -> list[Run]:
-    """Return the runs on this host that are over and older than the `keep` newest such of their project, oldest first."""
+    """Return the runs on this host that are over and older than the `keep` newest such of their project, oldest first.
+
+    A run whose attempts ran on several hosts is on each of them.
+    """
+    place = (host, state_dir)
     projects: dict[Path, list[tuple[float, Run]]] = {}
     for run in runs:
         record = run.read()
-        here = (record.get("host"), record.get("state_dir")) == (host, state_dir)
-        if here and record.get("state") in OVER and not record.get("pruned"):
+        here = place in places_of(record)
+        if here and record.get("state") in OVER and not standing_at(record, place).get("pruned"):
             when = (record.get("exit") or {}).get("ended") or record.get("created") or 0.0
             projects.setdefault(run.folder.parent, []).append((float(when), run))
     old: list[Run] = []
@@ -53,14 +69,15 @@ def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = 
     return old
 
 
-def make_wish(run: Run) -> Row:
-    """Return what is here of a run, as the host's `prune` takes it."""
+def make_wish(run: Run, place: Place | None = None) -> Row:
+    """Return what is here of a run's attempts on one host, by default the newest's, as that host's `prune` takes it."""
     attempts = {}
-    for item in run.read()["attempts"]:
-        mirror = run.attempt(item["attempt"])
+    places = places_of(run.read())
+    for number in places.get(place or list(places)[-1], []):
+        mirror = run.attempt(number)
         names = [*map(str, mirror.ranks()), "launcher"]
         token = (mirror.read(layout.ATTEMPT) or {}).get("token")
-        attempts[str(item["attempt"])] = {
+        attempts[str(number)] = {
             "token": token,
             "outputs": {name: mirror.offset(name) for name in names},
         }
@@ -134,32 +151,32 @@ def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
 
 
 def offer_runs(
-    session: Session, wishes: Sequence[Row], runs: Iterable[Run], *, dry: bool = False, thorough: bool = False
+    session: Session, offer: Offer, *, dry: bool = False, thorough: bool = False
 ) -> tuple[list[Row], Row]:
-    """Have the host take away what it may of these runs, keep what became of them; return that, and its whole answer.
+    """Have the host take away what it may of some runs, keep what became of them; return that, and its whole answer.
 
     A run that a process of this laptop follows or pulls by now is not offered. Raises ProtocolError, ConnectionLost.
     """
-    by_id = {run.id: run for run in runs}
-    offered = [wish for wish in wishes if not by_id[wish["run"]].in_use()]
+    by_id = {run.id: run for run in offer.runs}
+    offered = [wish for wish in offer.wishes if not by_id[wish["run"]].in_use()]
     asked = [by_id[wish["run"]] for wish in offered]
-    before = {run.id for run in asked if not dry and note_asked(run)}
+    before = {run.id for run in asked if not dry and note_asked(run, offer.place)}
     answer = session.wait(session.submit("prune", runs=offered, dry=dry, thorough=thorough), TIDY_SECONDS)
     results = parse_results(asked, answer)
     for result in results if not dry else ():
-        _note_result(by_id[result["run"]], result, asked_before=result["run"] in before)
+        _note_result(by_id[result["run"]], offer.place, result, asked_before=result["run"] in before)
     return results, answer
 
 
-def note_asked(run: Run) -> bool:
+def note_asked(run: Run, place: Place) -> bool:
     """Note that a run's removal is asked for; tell whether it was before, by a request whose answer never came."""
-    if run.read().get("pruning"):
+    if standing_at(run.read(), place).get("pruning"):
         return True
-    run.update(pruning=time.time())
+    keep_standing(run, place, pruning=time.time())
     return False
 
 
-def _note_result(run: Run, result: Row, *, asked_before: bool) -> None:
+def _note_result(run: Run, place: Place, result: Row, *, asked_before: bool) -> None:
     """Keep what became of a run on its host.
 
     One that is not there was removed only if we had asked for that before: a disk may be unmounted for now, or the
@@ -167,16 +184,17 @@ def _note_result(run: Run, result: Row, *, asked_before: bool) -> None:
     """
     now = time.time()
     if result["removed"] or (result["gone"] and asked_before):
-        run.update(pruned=run.read().get("pruning") or now, pruning=None, stays=None)
+        asked = standing_at(run.read(), place).get("pruning") or now
+        keep_standing(run, place, pruned=asked, pruning=None, stays=None)
         return
     why = "it is not there" if result["gone"] else result["why"]
     for_now = result["kind"] in FOR_NOW
-    run.update(pruning=None, stays=None if for_now else {"at": now, "why": why})
+    keep_standing(run, place, pruning=None, stays=None if for_now else {"at": now, "why": why})
 
 
-def is_worth_asking(run: Run, now: float) -> bool:
+def is_worth_asking(run: Run, place: Place, now: float) -> bool:
     """Tell whether the host might say something else than last time."""
-    stays = run.read().get("stays")
+    stays = standing_at(run.read(), place).get("stays")
     if not stays or now - stays["at"] > ASK_AGAIN_SECONDS:
         return True
     return any(path.stat().st_mtime > stays["at"] for path in _list_proofs(run))

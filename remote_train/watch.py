@@ -11,7 +11,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import item_of, place_of
 from remote_train.host import layout
+from remote_train.metrics.curve import choose_limits, mark_superseded, place_record
 from remote_train.metrics.denominator import choose_device, choose_device_peak, choose_usual_dtype
 from remote_train.metrics.derive import Context, Deriver
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from remote_train.metrics.peaks import Peak
     from remote_train.metrics.record import MetricRecord
-    from remote_train.records import Attempt
+    from remote_train.records import Attempt, Run
 
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
@@ -193,6 +195,26 @@ def read_metrics(attempt: int, mirror: Attempt) -> Iterator[MetricRecord]:
     for piece in read_pieces(mirror.output("0")):
         yield from watch.deriver.feed(piece, None)
     yield from watch.deriver.finish()
+
+
+def read_curve(run: Run, *, everything: bool = False) -> Iterator[MetricRecord]:
+    """Yield the records of all attempts as one curve, with `everything` also those that later attempts took the place of."""
+    whole = run.read()
+    numbers = [int(item["attempt"]) for item in whole["attempts"]]
+    limits = choose_limits([_find_start(run, whole, number) for number in numbers])
+    for number, limit in zip(numbers, limits, strict=True):
+        host = place_of(whole, number)[0]
+        for record in mark_superseded(read_metrics(number, run.attempt(number)), limit):
+            if everything or not record.superseded:
+                yield place_record(record, host, whole.get("created"))
+
+
+def _find_start(run: Run, whole: dict[str, Any], number: int) -> int | None:
+    """Return the first step of an attempt: by its own words, before there are any by its checkpoint's."""
+    steps = (record.step for record in read_metrics(number, run.attempt(number)))
+    first = next((step for step in steps if step is not None), None)
+    held = (item_of(whole, number).get("checkpoint") or {}).get("step")
+    return first if first is not None else None if held is None else int(held) + 1
 
 
 def read_last_metric(attempt: int, mirror: Attempt) -> tuple[MetricRecord | None, Watch | None]:

@@ -19,6 +19,7 @@ from remote_train.show.screen import write_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from remote_train.attempts import Hop
     from remote_train.preparing import Prepared
     from remote_train.show.tables import Look
 
@@ -132,12 +133,18 @@ def _render(value: object) -> str:
     return str(value)
 
 
-def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> int:
-    """Print records as JSON lines or CSV, unknown is null, or empty; return how many there were."""
+def print_metrics(records: Iterable[MetricRecord], hops: Iterable[Hop], *, csv: bool) -> int:
+    """Print records as JSON lines or CSV, unknown is null, or empty; return how many there were.
+
+    Before the first record of an attempt that went on from another there is a line `hop`; CSV has none.
+    """
     count = 0
     if not csv:
+        due = list(hops)
         for count, record in enumerate(records, 1):  # noqa: B007  (the count is the answer)
+            _print_hops(due, record.attempt)
             write_event(sys.stdout.buffer, "metric", record.as_json())
+        _print_hops(due, None)
         return count
     names: Sequence[str] = [field.name for field in fields(MetricRecord)]
     writer = csv_writer.DictWriter(_Lines(), names)
@@ -145,6 +152,12 @@ def print_metrics(records: Iterable[MetricRecord], *, csv: bool) -> int:
     for count, record in enumerate(records, 1):  # noqa: B007  (as above)
         writer.writerow({key: _neutral(value) for key, value in record.as_json().items()})
     return count
+
+
+def _print_hops(due: list[Hop], attempt: int | None) -> None:
+    """Print the hops that led up to an attempt, all with None."""
+    while due and (attempt is None or due[0].attempt <= attempt):
+        write_event(sys.stdout.buffer, "hop", due.pop(0).as_json())
 
 
 def _neutral(value: object) -> object:

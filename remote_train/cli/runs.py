@@ -61,6 +61,10 @@ def logs(
         int | None, typer.Option("--tail", metavar="N", min=0, help="Begin with the last N lines.")
     ] = None,
     rank: Annotated[str, typer.Option("--rank", metavar="R", help="A rank's number, or `all`.")] = "0",
+    attempt: Annotated[
+        int | None,
+        typer.Option("--attempt", metavar="K", min=1, help="An older attempt's. [default: the newest]"),
+    ] = None,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     hosts_file: HostsFile = None,
@@ -70,8 +74,8 @@ def logs(
     from remote_train.api import find_training
 
     settings.json = json
-    training = find_training(run, hosts_file, make_ask())
-    shown = _parse_ranks(rank, int(training.run.read()["attempts"][-1]["plan"]["processes"]))
+    training = find_training(run, hosts_file, make_ask(), attempt)
+    shown = _parse_ranks(rank, training.processes)
     with make_screen() as screen:
         listener = make_listener(screen, prefix_ranks=len(shown) > 1)
         if follow:
@@ -176,10 +180,14 @@ def stop(
 def metrics(
     run: RunArgument = None,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")] = False,
+    all_attempts: Annotated[
+        bool,
+        typer.Option("--all-attempts", help="Also what an attempt did before the next began further back."),
+    ] = False,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
-    """Print a run's metrics, one record a line: JSON, or CSV."""
+    """Print a run's metrics over all its attempts, one record a line: JSON, or CSV."""
     from remote_train.api import find_training
     from remote_train.cli.answers import print_metrics
 
@@ -188,5 +196,5 @@ def metrics(
     trouble = catch_up(training)
     if trouble is not None:
         say(f"as last seen; {trouble}")
-    if not print_metrics(training.metrics(), csv=csv):
+    if not print_metrics(training.metrics(all_attempts=all_attempts), training.hops(), csv=csv):
         say(f"the output of {training.id} has no metrics so far")

@@ -1,4 +1,4 @@
-"""The metric record of DESIGN §9: one per step line, and its form in JSON."""
+"""The metric record of DESIGN §9: one per step line, and its form in JSON; `host`, `run_time` and `superseded` are of the curve."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class MetricRecord:
     dtype_source: str | None = None
     reported_mfu: float | None = None  # fraction, as the script printed it, of whatever it divides by
     source: str = "log:generic"
+    host: str | None = None
+    run_time: float | None = (
+        None  # seconds since the first attempt was started, by wall clocks: goes on over all attempts
+    )
+    superseded: bool = False  # a later attempt went on from before it
 
     def as_json(self) -> dict[str, object]:
         """Give every field; a float that JSON cannot hold becomes None."""

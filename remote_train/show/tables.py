@@ -77,7 +77,7 @@ def _make_run_cells(row: Row) -> dict[str, str]:
 def render_run(run: Row, look: Look) -> str:
     """Return `show RUN` as labelled lines.
 
-    Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts, script, package,
+    Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts, hops, script, package,
     commit, dirty, device, last (a metric record),
     explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
     """
@@ -86,7 +86,7 @@ def render_run(run: Row, look: Look) -> str:
     pairs = [
         *_list_values(run, ("run", "project", "host", "state", "exit", "notes")),
         *_list_pruned(run),
-        *_list_values(run, ("attempts", "script", "package")),
+        *_list_values(run, ("attempts", "hops", "script", "package")),
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),

@@ -15,7 +15,7 @@ from remote_train.host import layout
 from remote_train.listener import Silent
 from remote_train.query import make_row
 from remote_train.records import Run, create_run
-from remote_train.retention import KEEP, make_wish, note_asked, offer_runs
+from remote_train.retention import KEEP, Offer, make_wish, note_asked, offer_runs
 from tests.host.account_kit import until
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.host.account_kit import Account, Started
 
+HERE = ("local", None)
 SAVING = """
 open("ckpt.pt", "wb").write(b"model" * 1000)
 print("saved", flush=True)
@@ -39,7 +40,7 @@ def follow(account: Account, started: Started) -> tuple[Run, Training]:
 
 def offer(account: Account, run: Run) -> dict[str, object]:
     session = account.connect()
-    [result] = offer_runs(session, [make_wish(run)], [run])[0]
+    [result] = offer_runs(session, Offer(HERE, [make_wish(run)], [run]))[0]
     session.close()
     return result
 
@@ -72,7 +73,7 @@ def test_a_run_that_is_not_there_was_not_removed_by_us(account: Account) -> None
 
 def test_a_run_whose_removal_was_not_answered_was_removed_by_us(account: Account) -> None:
     run, _ = follow(account, account.start(SAVING))
-    assert not note_asked(run)
+    assert not note_asked(run, HERE)
     session = account.connect()
     session.request("prune", runs=[make_wish(run)])  # and here the laptop died
     session.close()
@@ -119,10 +120,10 @@ def test_a_run_that_is_being_pulled_is_not_offered(account: Account) -> None:
     wish = make_wish(run)
     session = account.connect()
     with run.pulling():
-        assert offer_runs(session, [wish], [run])[0] == []
+        assert offer_runs(session, Offer(HERE, [wish], [run]))[0] == []
     assert not run.read().get("pruning")
     assert (account.root / "runs" / "run").exists()
-    assert offer_runs(session, [wish], [run])[0][0]["removed"]
+    assert offer_runs(session, Offer(HERE, [wish], [run]))[0][0]["removed"]
     session.close()
 
 
