@@ -77,10 +77,10 @@ def places_of(record: Mapping[str, Any]) -> dict[Place, list[int]]:
 def standing_at(record: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
     """Return where is kept what became of the run's files at a place (`pruned`, `pruning`, `stays`).
 
-    At the newest attempt's it is the record itself, else the first attempt's that ran there.
+    At the newest attempt's it is the record itself, else the entry of the last attempt that ran there.
     """
     numbers = places_of(record).get(place, [])
-    return record if newest_of(record) in numbers or not numbers else item_of(record, numbers[0])
+    return record if newest_of(record) in numbers or not numbers else item_of(record, numbers[-1])
 
 
 def keep_standing(run: Run, place: Place, **changes: Any) -> Record:  # noqa: ANN401  (JSON values)
@@ -89,7 +89,7 @@ def keep_standing(run: Run, place: Place, **changes: Any) -> Record:  # noqa: AN
     def choose(record: Record) -> Record:
         if standing_at(record, place) is record:
             return changes
-        return {"attempts": change_item(record, places_of(record)[place][0], **changes)}
+        return {"attempts": change_item(record, places_of(record)[place][-1], **changes)}
 
     return run.change(choose)
 

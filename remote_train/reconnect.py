@@ -118,7 +118,7 @@ def reconnect(
             session = _begin(link, begin)
         except (ConnectionLost, Unreachable, HostUnfit) as error:
             absence.add(error)
-            seconds = choose_pause(failures, random.random())  # noqa: S311  (as above)
+            seconds = absence.limit(choose_pause(failures, random.random()))  # noqa: S311  (as above)
             absence.tell(error, seconds)
         else:
             absence.end()
@@ -167,7 +167,13 @@ class _Absence:
                 f"no connection to {self._host} for {self._seconds:.0f} s ({why}); the run goes on",
                 hint=f"attach again with `remote-train logs -f {self._patience.run}`",
                 run=self._patience.run,
+                silence=self._seconds,
             )
+
+    def limit(self, pause: float) -> float:
+        """Return how long to wait: no longer than the patience lasts, at its end there is one more try."""
+        give_up = self._patience.give_up
+        return pause if give_up is None else min(pause, max(0.0, give_up - self._seconds) + FIRST_PAUSE)
 
     def tell(self, why: Exception, pause: float) -> None:
         """Tell of it once, when it is long or will be."""
