@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import ProtocolError
 from remote_train.host import life
 from remote_train.host.arrivals import MOST_ASKED
+from remote_train.landing import is_place
 from remote_train.shapes import (
     LARGEST,
     SHOWN,
@@ -247,11 +248,21 @@ ANSWERS: dict[str, Check] = {
 }
 """By operation. One that is not here only has to be an object."""
 
+
+def place(value: object) -> None:
+    """Accept a relative path that may land below a folder of ours."""
+    if not is_place(value):
+        raise Malformed(f"the path {str(value)[:SHOWN]!r}")
+
+
 EVENTS: dict[str, Check] = {
     "state": table({"state": STATE}, _KNOWN),
     "quiet": table({"seconds": MOMENT}),
     "restarted": table({"restarts": whole(0, 1 << 31)}),
     "peak": table({"peak": peak}),
+    "checkpoint": table(
+        {"unit": place, "size": whole(), "count": whole(1, LARGEST), "mtime_ns": whole(-LARGEST)}
+    ),
     "ended": ended,
 }
 END = table({}, {"length": whole(), "sha256": maybe(HASH), "changed": flag, "error": text(TEXT)})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError, UsageError
-from remote_train.host.globs import make_pattern
-from remote_train.partial import PARTIAL
+from remote_train.host.commits import COMMITTED, INCOMPLETE, SETTLING
+from remote_train.host.globs import make_pattern, matches
+from remote_train.host.units import belongs
+from remote_train.landing import is_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +28,17 @@ def make_patterns(globs: Sequence[str]) -> list[Pattern[str]]:
         raise UsageError(str(error), hint="name the files with other globs: --match") from error
 
 
-def parse_page(page: dict[str, Any], after: str, globs: Sequence[str]) -> list[Row]:
+def parse_page(
+    page: dict[str, Any], after: str, globs: Sequence[str], *, checkpoints: bool = False
+) -> list[Row]:
     """Return a page's rows: in order behind `after`, each as wished for; raise ProtocolError for any other page."""
-    rows = [parse_row(row) for row in page["files"]]
+    rows = [parse_row(row, checkpoints=checkpoints) for row in page["files"]]
     patterns = make_patterns(globs)
     for row in rows:
         if row["path"] <= after:
             raise ProtocolError(f"a listing that is out of order at {row['path'][:200]!r}")
-        if patterns and not any(pattern.match(row["path"]) for pattern in patterns):
+        beside = checkpoints and belongs(row["path"], row["unit"])
+        if patterns and not beside and not matches(patterns, row["path"]):
             raise ProtocolError(f"a listing with {row['path'][:200]!r}, which was not asked for")
         after = row["path"]
     if page["next"] is not None and (not rows or page["next"] != after):
@@ -42,8 +46,11 @@ def parse_page(page: dict[str, Any], after: str, globs: Sequence[str]) -> list[R
     return rows
 
 
-def parse_row(row: object) -> Row:
-    """Check one row of the host's listing; raise ProtocolError for a path that could leave the target folder."""
+def parse_row(row: object, *, checkpoints: bool = False) -> Row:
+    """Check one row of the host's listing; raise ProtocolError for a path that could leave the target folder.
+
+    With `checkpoints` it must say of which unit the file is, and the state of that.
+    """
     if not isinstance(row, dict):
         raise ProtocolError("a listing with something else than files")
     path, size, mtime = row.get("path"), row.get("size"), row.get("mtime_ns")
@@ -52,17 +59,19 @@ def parse_row(row: object) -> Row:
         raise ProtocolError("a listing with a malformed row")
     if not 0 <= size <= LARGEST or abs(mtime) > LARGEST:
         raise ProtocolError("a listing with a size or a time that no file has")
-    if len(path) > 4096 or not all(map(_is_name, path.split("/"))):
+    if not is_place(path):
         raise ProtocolError(f"a listing with the path {path[:200]!r}")
-    return {"path": path, "size": size, "mtime_ns": mtime}
+    found = {"path": path, "size": size, "mtime_ns": mtime}
+    return {**found, **_parse_unit(row, path)} if checkpoints else found
 
 
-def _is_name(part: str) -> bool:
-    try:
-        named = part not in {"", ".", ".."} and "\0" not in part and not part.endswith(PARTIAL)
-        return named and len(os.fsencode(part)) <= 255
-    except UnicodeEncodeError:
-        return False
+def _parse_unit(row: Row, path: str) -> Row:
+    unit, state = row.get("unit"), row.get("state")
+    if not isinstance(unit, str) or not is_place(unit) or not f"{path}/".startswith(f"{unit}/"):
+        raise ProtocolError(f"a listing with {path[:200]!r} in {str(unit)[:200]!r}, where it does not lie")
+    if not isinstance(state, str) or state not in {COMMITTED, SETTLING, INCOMPLETE}:
+        raise ProtocolError(f"a listing with {path[:200]!r} in the state {str(state)[:40]!r}")
+    return {"unit": unit, "state": state}
 
 
 def choose_latest(rows: Sequence[Row]) -> list[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from remote_train.flocks import open_lock, try_lock
+from remote_train.landing import PARTIAL
 from remote_train.records import PULLER_LOCK
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from remote_train.records import Run
 
-PARTIAL = ".remote-train-partial"
-"""Ends the name of a file that is not whole."""
 LOOK_SECONDS = 0.1
 WORD_SECONDS = 2.0
 LONGEST = 8192

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from remote_train.host import files, globs, layout, sources
+from remote_train.host import files, globs, layout, life, sources, units
 from remote_train.host.start import Refusal
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, List, Optional
 
     from remote_train.host.operations import Operations
 
@@ -20,9 +20,14 @@ def find_tail(operations: Operations, request: Dict[str, Any]) -> None:
 
 
 def list_files(operations: Operations, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    """Return a page of the files an attempt made; what was shipped may have to be read."""
+    """Return a page of the files an attempt made; what was shipped may have to be read.
+
+    With `checkpoints` the globs name checkpoints: each row has its `unit` and that unit's `state`, and all of a folder of
+    shards comes when one of them is named. Then the answer waits for what is settling, some seconds at most.
+    """
     folder = operations.attempt_dir(request)
-    record = operations.read(request).get("attempt")
+    state = operations.read(request)
+    record = state.get("attempt")
     if record is None:
         return {"files": [], "next": None}
     if not files.has_snapshot(folder):
@@ -31,14 +36,26 @@ def list_files(operations: Operations, request: Dict[str, Any]) -> Optional[Dict
     for glob in wanted:
         globs.make_pattern(glob)
     listing = operations.listing = operations.listing or files.Listing()
-    after = str(request.get("after", ""))
-    operations.aside(
-        request["id"],
-        lambda: listing.take_page(
-            (folder, wanted), after, lambda: files.list_made(operations.root, folder, record, wanted)
-        ),
-    )
+    after, units_too = str(request.get("after", "")), bool(request.get("checkpoints"))
+
+    def list_anew() -> List[Dict[str, Any]]:
+        if units_too:
+            return _list_checkpoints(operations.root, folder, state, wanted)
+        made = files.list_made(operations.root, folder, record, wanted)
+        return [row for row in made if units.is_nameable(str(row["path"]))]
+
+    page = (folder, wanted, units_too)
+    operations.aside(request["id"], lambda: listing.take_page(page, after, list_anew))
     return None
+
+
+def _list_checkpoints(
+    root: str, folder: str, state: Dict[str, Any], wanted: List[str]
+) -> List[Dict[str, Any]]:
+    from remote_train.host import commits  # noqa: PLC0415  (in the thread of its own)
+
+    looker = commits.find_looker(root, folder, state["attempt"], wanted)
+    return commits.list_checkpoints(looker, ended=state["state"] in life.FINAL)
 
 
 def send_file(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:

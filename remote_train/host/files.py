@@ -6,7 +6,7 @@ import hashlib
 import os
 
 from remote_train.host import layout, store
-from remote_train.host.globs import make_pattern
+from remote_train.host.globs import make_pattern, matches
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ PIECE = 1 << 20
 KEPT = 100_001
 """Rows of a list: one more than a laptop takes (`pull.MAX_FILES`)."""
 
-CHECKPOINTS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "checkpoint-*/**")
+CHECKPOINTS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.distcp", "checkpoint-*/**")
 """What counts as a checkpoint where the project names none (in any folder)."""
 
 
@@ -59,23 +59,41 @@ def list_made(
     `globs` picks among them; empty means all. Each row: path, size, mtime_ns. One that looks as it was shipped is read
     to be `sure`: its time proves nothing, a clock may have been set back, and a copy may keep the time of its source.
     """
-    shipped = {row[0]: row for row in store.read_package(root, record["plan"]["package"]) or []}
-    shipped.update(
-        (row["path"], [row["path"], "f", row["mode"], row["size"], row["sha256"]])
-        for row in record.get("restored", [])
-    )
-    patterns = [make_pattern(glob) for glob in globs]
-    began = int(record["started"] * 1e9)
     code = os.path.join(folder, layout.CODE)
+    shipped = Shipped(root, code, record)
+    patterns = [make_pattern(glob) for glob in globs]
     made = []
     for path, status in _walk(code):
-        if "__pycache__/" in path or (patterns and not any(pattern.match(path) for pattern in patterns)):
+        if "__pycache__/" in path or (patterns and not matches(patterns, path)):
             continue
-        row = shipped.get(path)
-        alike = row is not None and row[1] == "f" and row[3] == status.st_size and status.st_mtime_ns < began
-        if row is None or not alike or (sure and hash_file(os.path.join(code, path)) not in (None, row[4])):
+        if not shipped.has(path, status, sure=sure):
             made.append({"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     return sorted(made, key=lambda item: str(item["path"]))
+
+
+class Shipped:
+    """What an attempt's package held, and what it was resumed from: such a file is not of the run's making as long as it is in that form."""
+
+    def __init__(self, root: str, code: str, record: Dict[str, Any]) -> None:
+        rows = store.read_package(root, record["plan"]["package"]) or []
+        self._rows = {row[0]: row for row in rows}
+        self._rows.update(
+            (row["path"], [row["path"], "f", row["mode"], row["size"], row["sha256"]])
+            for row in record.get("restored", [])
+        )
+        self._code = code
+        self._began = int(record["started"] * 1e9)
+        self._known: Dict[Any, bool] = {}
+
+    def has(self, path: str, status: os.stat_result, *, sure: bool) -> bool:
+        """Tell whether a file is as it was shipped; one that looks so is read, once, to be `sure`."""
+        row = self._rows.get(path)
+        if row is None or row[1] != "f" or row[3] != status.st_size or status.st_mtime_ns >= self._began:
+            return False
+        key = (path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        if sure and key not in self._known:
+            self._known[key] = hash_file(os.path.join(self._code, path)) in (None, row[4])
+        return self._known.get(key, True)
 
 
 def hash_file(path: str) -> Optional[str]:

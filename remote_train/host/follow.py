@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from remote_train.host import attempt, ends, layout, life
 from remote_train.host.durable import read_record
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
     from remote_train.host.agent import Connection
+    from remote_train.host.commits import Watching
 
 
 class Follower:
@@ -34,6 +36,8 @@ class Follower:
         self.restarts = 0
         self.peak_sent = False
         self.over: Optional[Dict[str, Any]] = None
+        globs = request.get("checkpoints")
+        self.checkpoints = Checkpoints(self, [str(glob) for glob in globs]) if globs else None
         self.names: List[str] = []
         for item in request["outputs"]:
             self.names.append(str(item["name"]))
@@ -94,9 +98,11 @@ class Follower:
         state = attempt.read_state(self.folder)
         if _make_key(state) != self.last:
             facts = {key: state.get(key) for key in ("state", "phase", "supervised", "why")}
-            self._event("state", **facts)
+            self.tell("state", **facts)
         self._note(state)
         self._watch_progress(state)
+        if self.checkpoints is not None:
+            self.checkpoints.look()
         self._finish()
 
     def _note(self, state: Dict[str, Any]) -> None:
@@ -116,28 +122,57 @@ class Follower:
             self.quiet_limit = QUIET_SECONDS
         elif quiet >= self.quiet_limit and self.over is None:
             self.quiet_limit = 2 * quiet
-            self._event("quiet", seconds=quiet)
+            self.tell("quiet", seconds=quiet)
         if (state.get("attempt") or {}).get("plan", {}).get("max_restarts"):
             restarts = ends.count_restarts(self.folder)
             if restarts > self.restarts:
-                self._event("restarted", restarts=restarts)
+                self.tell("restarted", restarts=restarts)
             self.restarts = restarts
 
     def _send_peak(self, peak: Optional[Dict[str, Any]]) -> None:
         if peak is not None and not self.peak_sent:
             self.peak_sent = True
-            self._event("peak", peak=peak)
+            self.tell("peak", peak=peak)
 
     def _finish(self) -> None:
         if all(tail.done for tail in self.tails) and self.over is not None:
             self.connection.watchers.remove(self)
             facts = {key: self.over.get(key) for key in ("state", "exit", "why")}
-            self._event("ended", **facts)
+            self.tell("ended", **facts)
 
-    def _event(self, kind: str, **facts: object) -> None:
+    def tell(self, kind: str, **facts: object) -> None:
+        """Send an event of this attempt."""
         message: Dict[str, Any] = {"event": kind, "run": self.run, "attempt": self.number}
         message.update(facts)
         self.connection.send(message)
+
+
+class Checkpoints:
+    """Tells of checkpoints as they are committed; looking is done in a thread, output does not wait for it."""
+
+    def __init__(self, follower: Follower, globs: List[str]) -> None:
+        self._follower = follower
+        self._globs = globs
+        self._watching: Optional[Watching] = None
+        self._looking = False
+
+    def look(self) -> None:
+        """Look, unless it is too early or the last look still goes on."""
+        early = self._watching is not None and time.monotonic() < self._watching.due
+        if not (self._looking or early or self._follower.over):
+            self._looking = True
+            self._follower.connection.run_aside(self._find_new, self._tell)
+
+    def _find_new(self) -> List[Dict[str, Any]]:
+        from remote_train.host.commits import Watching  # noqa: PLC0415  (half a second after the launch)
+
+        self._watching = self._watching or Watching(self._follower.folder, self._globs)
+        return self._watching.look()
+
+    def _tell(self, events: List[Dict[str, Any]]) -> None:
+        self._looking = False
+        for event in events if self._follower.over is None else ():
+            self._follower.tell("checkpoint", **event)
 
 
 def _make_key(state: Dict[str, Any]) -> List[Any]:

@@ -6,7 +6,7 @@ import re
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import List, Pattern
+    from typing import List, Pattern, Sequence
 
 STAR, ANY = "*", "**"
 _PARTS = re.compile(r"(\*\*/?|\*|\?|\[[^]]*\])")
@@ -27,6 +27,15 @@ def make_pattern(glob: str) -> Pattern[str]:
     for chunk in others[-1:]:
         whole += ".*" + regex.join(chunk, last=True)
     return re.compile(whole + r"\Z", re.DOTALL)
+
+
+def matches(patterns: Sequence[Pattern[str]], path: str) -> bool:
+    """Tell whether one of the patterns means this path, or a folder that it lies in: a folder is meant whole."""
+    while path:
+        if any(pattern.match(path) for pattern in patterns):
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 class _Regex:

@@ -7,7 +7,7 @@ packages/ID.json        manifests, by their own hash
 agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
-runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled report.jsonl lock reserve*
 trash/                  what was taken away and is being removed
 usage.json              what all of it takes, as counted last
 gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
@@ -57,8 +57,10 @@ RANK_ENDS = "ends.jsonl"
 RANK_BEGINS = "begins.jsonl"
 RANK_ERROR = "%d.error.json"
 POLLED = "polled"
+REPORT = "report.jsonl"
 
 STOP_VARIABLE = "REMOTE_TRAIN_STOP"
+REPORT_VARIABLE = "REMOTE_TRAIN_REPORT"
 ERROR_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 COOKIE = "REMOTE_TRAIN_COOKIE"

@@ -5,9 +5,14 @@ Nothing here raises, and outside of remote-train every answer is the harmless on
 
 from __future__ import annotations
 
+import json
 import os
 
 from remote_train.host import layout
+
+TYPE_CHECKING = False  # of typing, whose import a training need not pay for
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Union
 
 _polled = False
 
@@ -34,3 +39,45 @@ def _note_polling(stop: str) -> None:
         os.close(os.open(os.path.join(os.path.dirname(stop), layout.POLLED), os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError:  # a full disk: then TERM comes as for everybody
         return
+
+
+def checkpoint(path: Union[str, os.PathLike[str]]) -> None:
+    """Say that a checkpoint, a file or a folder with all its files, is complete: it may come home at once.
+
+    Call it on one rank, after everything of it was written and closed, and before any of it is written again. Without
+    it a checkpoint comes once it has not changed for a while. A line is appended to the file that
+    `$REMOTE_TRAIN_REPORT` names; a script may write it itself: {"kind": "checkpoint", "path", "files": [{"path", "size",
+    "mtime_ns", "inode"}]}, paths relative to the folder that the run was started with. What lies outside of that folder
+    is not reported.
+    """
+    report = os.environ.get(layout.REPORT_VARIABLE)
+    if not report:
+        return
+    try:
+        code = os.path.realpath(os.path.join(os.path.dirname(report), layout.CODE))
+        place = os.path.realpath(os.fspath(path))
+        line = {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": _list_files(place, code)}
+        if place.startswith(code + os.sep) and line["files"]:
+            _append(report, json.dumps(line).encode("ascii") + b"\n")
+    except (OSError, TypeError, ValueError):  # it comes once it has settled
+        return
+
+
+def _list_files(place: str, code: str) -> List[Dict[str, Any]]:
+    names = [place] if os.path.isfile(place) else []
+    for folder, _, found in os.walk(place):
+        names += [os.path.join(folder, name) for name in found]
+    files = []
+    for name in sorted(names):
+        status = os.lstat(name)
+        facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+        files.append(dict(facts, path=os.path.relpath(name, code)))
+    return files
+
+
+def _append(report: str, line: bytes) -> None:
+    fd = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)

@@ -270,6 +270,7 @@ def _make_run_environment(
     environment[layout.RUN_VARIABLE] = "%s/%d" % (record["run"], record["attempt"])
     folder = layout.attempt_dir(record["root"], record["run"], record["attempt"])
     environment[layout.STOP_VARIABLE] = os.path.join(folder, layout.STOP)
+    environment[layout.REPORT_VARIABLE] = os.path.join(folder, layout.REPORT)
     if record["plan"]["launcher"] == "python":  # torchrun gives each of its ranks one
         environment[layout.ERROR_VARIABLE] = os.path.join(folder, layout.RANKS, layout.RANK_ERROR % 0)
     if gpus:

@@ -14,7 +14,7 @@ import pytest
 
 from remote_train import partial
 from remote_train.errors import PullIncomplete
-from remote_train.partial import PARTIAL
+from remote_train.landing import PARTIAL
 from remote_train.pull import Pull, PullWish
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import sha256, until
