@@ -7,6 +7,7 @@ no other version of it has: whoever opens a file and finds those of the list has
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -146,7 +147,7 @@ class Looker:
             return before
         old = all(map(is_old, unit.files.values()))
         replaced = before is not None and _is_replaced(before.key, key)
-        return _Memory(key, now - SETTLE_SECONDS if old else now, replaced=replaced)
+        return _Memory(key, -math.inf if old else now, replaced=replaced)
 
     def _judge_all(self, units: List[Unit], now: float, *, ended: bool) -> None:
         due = []

@@ -56,8 +56,9 @@ def checkpoint(path: Union[str, os.PathLike[str]]) -> None:
     try:
         code = os.path.realpath(os.path.join(os.path.dirname(report), layout.CODE))
         place = os.path.realpath(os.fspath(path))
-        line = {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": _list_files(place, code)}
-        if place.startswith(code + os.sep) and line["files"]:
+        files = _list_files(place, code) if place.startswith(code + os.sep) else []
+        if files:
+            line = {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": files}
             _append(report, json.dumps(line).encode("ascii") + b"\n")
     except (OSError, TypeError, ValueError):  # it comes once it has settled
         return
