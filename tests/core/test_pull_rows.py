@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from remote_train.errors import ProtocolError, UsageError
 from remote_train.host.globs import make_pattern
-from remote_train.listed import choose_latest, make_patterns, parse_row
+from remote_train.listed import choose_latest, make_patterns, parse_page, parse_row
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,11 @@ from remote_train.listed import choose_latest, make_patterns, parse_row
         "x" * 256,
         "a/" * 3000 + "b",
         "\ud800",
+        "a\nb",
+        "\x1b[2J",
+        "\x9b2J",
+        "a/b\x7f",
+        "x.remote-train-partial",
     ],
 )
 def test_a_host_does_not_choose_where_a_file_lands(path: str) -> None:
@@ -55,6 +60,55 @@ def test_a_host_does_not_choose_where_a_file_lands(path: str) -> None:
 def test_a_malformed_row_is_a_protocol_error(row: object) -> None:
     with pytest.raises(ProtocolError):
         parse_row(row)
+
+
+GOOD = {"path": "a/b/c.pt", "size": 1, "mtime_ns": 1, "unit": "a/b", "state": "settling"}
+
+
+@pytest.mark.parametrize("unit", ["a", "a/b", "a/b/c.pt"])
+@pytest.mark.parametrize("state", ["committed", "settling", "incomplete"])
+def test_a_row_says_of_which_checkpoint_it_is(unit: str, state: str) -> None:
+    row = {**GOOD, "unit": unit, "state": state}
+    assert parse_row(row | {"more": 1}, checkpoints=True) == row
+    assert "unit" not in parse_row(row)
+
+
+WRONG_UNITS: list[Any] = [None, 7, "", "/", ".", "..", "a/", "a/b/c", "b", "a/../a/b", "/a", "a/b/c.pt/d"]
+WRONG_STATES: list[Any] = [None, "done", ["committed"], {}, True]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unit": unit} for unit in WRONG_UNITS] + [{"state": state} for state in WRONG_STATES]
+)
+def test_a_unit_that_a_file_does_not_lie_in_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        parse_row({**GOOD, **wrong}, checkpoints=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "unit", "taken"),
+    [
+        ("llm/model-1.safetensors", "llm", True),
+        ("llm/config.json", "llm", True),
+        ("llm/config.json", "llm/config.json", False),
+        ("llm/train.py", "llm", False),
+        ("llm/.bashrc", "llm", False),
+        ("llm/deeper/config.json", "llm", False),
+        ("best/anything", "best", True),
+        ("best/deeper/anything", "best", True),
+    ],
+)
+def test_beside_what_was_asked_for_only_companions_of_shards_are_taken(
+    path: str, unit: str, taken: bool
+) -> None:
+    row = {"path": path, "size": 1, "mtime_ns": 1, "unit": unit, "state": "committed"}
+    page = {"files": [row], "next": None}
+    globs = ["*.safetensors", "best"]
+    if taken:
+        assert parse_page(page, "", globs, checkpoints=True) == [row]
+    else:
+        with pytest.raises(ProtocolError):
+            parse_page(page, "", globs, checkpoints=True)
 
 
 @given(st.text(max_size=40))

@@ -475,8 +475,10 @@ for path in (
 ):  # fmt: skip
     case(f"a file named {path[:24]!r} of {len(path)}", "reply files", rows(path))
 case("a file named by a number", "reply files", rows(make_row(7)))
-case("a file named with a newline", "reply files", rows("a\nremote-train: FORGED.pt"), 0)
-case("a file named by escapes", "reply files", rows("\x1b[2J\x9b2J.pt"), 0)
+case("a file named with a newline", "reply files", rows("a\nremote-train: FORGED.pt"))
+case("a file named by escapes", "reply files", rows("\x1b[2J\x9b2J.pt"))
+case("a file named by one-byte escapes", "reply files", rows("\x9b2J.pt"))
+case("a file named with a DEL", "reply files", rows("a\x7f.pt"))
 case("a file named as a byte", "reply files", rows("\udc80.pt"), 0)
 case("the same file twice", "reply files", rows("ckpt.pt", "ckpt.pt"))
 case("files out of order", "reply files", rows("b.pt", "a.pt"))

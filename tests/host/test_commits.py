@@ -254,9 +254,7 @@ def test_a_file_renamed_over_another_is_committed_at_once(attempt: Attempt) -> N
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_reported_file_is_committed_as_it_was_reported_and_no_other_version(
-    attempt: Attempt
-) -> None:
+def test_a_reported_file_is_committed_as_it_was_reported_and_no_other_version(attempt: Attempt) -> None:
     looker = attempt.looker()
     attempt.write("out/legacy.pt", LEGACY)
     assert states(looker) == {"out/legacy.pt": SETTLING}
