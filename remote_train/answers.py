@@ -238,7 +238,8 @@ ANSWERS: dict[str, Check] = {
     ),
     "tail": table({"offset": whole(), "size": whole()}),
     "files": table({"files": items(ANYTHING, FILES), "next": maybe(text())}),
-    "get": table({"size": whole(), "mtime_ns": whole(-LARGEST)}),
+    "get": table({"size": whole(), "mtime_ns": whole(-LARGEST), "inode": text(40)}),
+    "cancel": ANYTHING,
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(

@@ -19,7 +19,7 @@ from remote_train.attempts import Hop, is_superseded, item_of, list_hops, newest
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
-from remote_train.follow import Following, Outcome, Wish
+from remote_train.follow import Following, Outcome, Wish, choose_checkpoints
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
 from remote_train.launching import OUTPUTS_ALWAYS, Started, start
@@ -94,7 +94,12 @@ class Training:
         ended_before = self.is_over()
         with contextlib.ExitStack() as held:
             writing = held.enter_context(self._writing())
-            attached = self._attach(listener, shown, tail, give_up, writing=writing)
+            pull = pull and not ended_before
+            wish = self._wish(shown, give_up)
+            wish.checkpoints = self._choose_checkpoints() if pull else ()
+            attached = self._attach(listener, wish, tail, writing=writing)
+            if pull and attached.wish.checkpoints:
+                attached.bring_checkpoints()
             outcome = attached.run()
             if cleaning is not None:
                 cleaning.tell_trouble(listener)
@@ -102,7 +107,7 @@ class Training:
             if self.number is not None and is_superseded(self.run.read(), self.number):
                 attached.following.close()
                 return  # looked at for the record: its end is not the run's
-            finish_run(attached, outcome, pull=pull and not ended_before)
+            finish_run(attached, outcome, pull=pull)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[bool]:
@@ -122,9 +127,11 @@ class Training:
         if verdict is not None:
             raise verdict
 
-    def _attach(
-        self, listener: Listener, shown: set[int], tail: int | None, give_up: float | None, *, writing: bool
-    ) -> Attached:
+    def _choose_checkpoints(self) -> tuple[str, ...]:
+        return choose_checkpoints(self.run.read()["attempts"][-1]["plan"].get("checkpoints") or ())
+
+    def _attach(self, listener: Listener, wish: Wish, tail: int | None, *, writing: bool) -> Attached:
+        shown = wish.shown
         if self.started is not None:
             started, self.started = self.started, None
             started.following.listener = listener
@@ -133,7 +140,7 @@ class Training:
             attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
             listener.tell("following", log=self._log(shown))
             return attached
-        following = Following(self._wish(shown, give_up), self.link, listener, writing=writing)
+        following = Following(wish, self.link, listener, writing=writing)
         ended = self._read_end()
         if ended is not None:
             self.show_mirror(listener, shown, tail)
@@ -294,6 +301,21 @@ class Training:
             return pull.bring(wish)
         finally:
             pull.session.close()
+
+    def pull_along(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
+        """Bring checkpoints home as they are committed until the run has ended, then all that is wished for."""
+        from remote_train.along import pull_along  # noqa: PLC0415  (not on the launch's path)
+
+        wish, listener = wish or PullWish(), listener or Silent()
+        if not is_away(self.run, self.link):
+            checkpoints = wish.match or self._choose_checkpoints()
+            pull_along(
+                Wish(self.run, self.attempt, [], set(), give_up=wish.give_up, checkpoints=checkpoints),
+                self.link,
+                wish,
+                listener,
+            )
+        return self.pull(wish, listener)
 
     def stop(self, grace: float = 30.0, listener: Listener | None = None) -> dict[str, Any]:
         """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""

@@ -12,6 +12,7 @@ from remote_train.metrics.curve import place_record
 from remote_train.watch import Watch, make_watch, newest, read_pieces
 
 if TYPE_CHECKING:
+    from remote_train.courier import Courier
     from remote_train.follow import Following, Outcome
     from remote_train.listener import Listener
     from remote_train.metrics.record import MetricRecord
@@ -37,6 +38,7 @@ class Attached:
         self._unread = Unread(following)
         self._began = (read_record(str(self.wish.run.folder / "run.json")) or {}).get("created")
         self.gaps = GapReader()
+        self.courier: Courier | None = None
         following.on_data = self._take
         following.aside = self
 
@@ -59,6 +61,8 @@ class Attached:
     def _take(self, name: str, data: bytes) -> None:
         if name == "clock":
             self.tell_gaps(self.gaps.feed(data))
+        if self.courier is not None and self.courier.is_waiting():
+            self.courier.work()
         if self.watch is None:
             return
         if name != "0":
@@ -69,11 +73,14 @@ class Attached:
             self.work()
 
     def is_waiting(self) -> bool:
-        """Tell whether some output was not looked at for metrics yet."""
-        return self.watch is not None and self._unread.is_waiting()
+        """Tell whether some output was not looked at for metrics yet, or there is news of checkpoints."""
+        news = self.courier is not None and self.courier.is_waiting()
+        return news or (self.watch is not None and self._unread.is_waiting())
 
     def work(self) -> None:
-        """Derive metrics from a piece of output that was passed on already."""
+        """Derive metrics from a piece of output that was passed on already; tell what there is to tell."""
+        if self.courier is not None:
+            self.courier.work()
         if self.watch is None:
             return
         for record in self._keep(self.watch.feed("0", self._unread.take())):
@@ -91,12 +98,31 @@ class Attached:
         """Follow to the end."""
         watching = _PeakListener(self)
         self.following.listener = watching
-        outcome = self.following.outcome or self.following.run()
+        outcome = self._follow()
         while self.is_waiting():
             self.work()
         if self.watch is not None:
             for record in self._keep(self.watch.deriver.finish()):
                 self._tell_metric(record, None)
+        return outcome
+
+    def bring_checkpoints(self) -> None:
+        """Bring checkpoints home as they are committed, on the same connection."""
+        from remote_train.courier import Courier  # noqa: PLC0415  (not on the launch's path)
+        from remote_train.pull import PullWish  # noqa: PLC0415  (as above)
+
+        self.courier = Courier(self.following, PullWish(give_up=self.wish.give_up))
+
+    def _follow(self) -> Outcome:
+        """Follow; whatever ends it, checkpoints are brought no more then."""
+        try:
+            outcome = self.following.outcome or self.following.run()
+        except BaseException as error:
+            if self.courier is not None:
+                self.courier.stop(wait=isinstance(error, Exception))  # a signal has no time
+            raise
+        if self.courier is not None:
+            self.courier.stop(wait=True)
         return outcome
 
 

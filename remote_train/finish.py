@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import is_superseded, newest_of, place_of, update_newest
@@ -29,6 +30,16 @@ TAIL_BYTES = 256 * 1024
 TAIL_SECONDS = 30.0
 
 
+@dataclass
+class Brought:
+    """What came home at the end."""
+
+    checkpoints: list[str] = field(default_factory=list)
+    home: bool = False
+    """They are here, and not only known."""
+    trouble: RemoteTrainError | ConnectionLost | None = None
+
+
 def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     """Record the end, bring the newest checkpoint, and raise the error the end amounts to, if it is one.
 
@@ -42,28 +53,22 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
         raise mirror_failure or make_superseded(run.id, record, attached.wish.attempt)
     gone = run.is_gone()
     pull = pull and not gone  # who removed the folder wants no new one
-    session = attached.following.session
-    trouble: RemoteTrainError | ConnectionLost | None = None
-    checkpoints: list[str] = []
-    pulled: list[str] | None = None
+    brought = Brought()
     try:
         if has_failed(outcome):
             _show_failure(attached, outcome)
-        if session is not None:
-            if not gone and (pull or has_failed(outcome) or outcome.exit is None):
-                checkpoints = _bring_newest(attached, session, pull=pull)
-            pulled = checkpoints if pull else None
+        _bring_home(attached, outcome, brought, pull=pull)
     except (RemoteTrainError, ConnectionLost) as error:
         listener.tell("warn", text=str(error), hint=getattr(error, "hint", None))
-        trouble = error
+        brought.trouble = error
     finally:
-        if session is not None:
-            session.close()
-    standing = _read_standing(attached, checkpoints, home=pulled is not None)
+        attached.following.close()
+    pulled = brought.checkpoints if brought.home else None
+    standing = _read_standing(attached, brought.checkpoints, home=brought.home)
     name = f"{link.host.name}:{run.id}" if gone else run.id
     verdict = make_verdict(name, link.host.name, outcome, standing)
-    if verdict is None and trouble is not None:
-        verdict = as_verdict(trouble, run.id)
+    if verdict is None and brought.trouble is not None:
+        verdict = as_verdict(brought.trouble, run.id)
     listener.tell("ended", run=run.id, outcome=outcome, verdict=verdict, pulled=pulled, watch=attached.watch)
     if verdict is not None:
         raise verdict
@@ -82,6 +87,20 @@ def make_superseded(run: str, record: dict[str, Any], number: int) -> Connection
         run=run,
         superseded=number,
     )
+
+
+def _bring_home(attached: Attached, outcome: Outcome, brought: Brought, *, pull: bool) -> None:
+    """Bring the newest checkpoint, or see which it is where that is news; tell what remains on the host."""
+    session, gone = attached.following.session, attached.wish.run.is_gone()
+    if session is None:
+        return
+    if not gone and (pull or has_failed(outcome) or outcome.exit is None):
+        brought.checkpoints = _bring_newest(attached, session, pull=pull)
+    brought.home = pull
+    if pull:
+        tell_remaining(attached)
+        if attached.courier is not None:
+            brought.trouble = attached.courier.serious_trouble()
 
 
 def _record_end(attached: Attached, outcome: Outcome) -> LocalSpace | None:
@@ -119,9 +138,27 @@ def _bring_newest(attached: Attached, session: Session, *, pull: bool) -> list[s
     latest = PullWish(latest=True, give_up=wish.give_up)
     if not pull:
         return [str(row["path"]) for row in pulling.list_files(latest)]
-    pulled = pulling.bring(latest)
-    attached.following.session = pulling.session
+    try:
+        pulled = pulling.bring(latest)
+    finally:
+        attached.following.session = pulling.session
     return [str(path) for path in (*pulled.files, *pulled.unchanged)]
+
+
+def tell_remaining(attached: Attached) -> None:
+    """Tell what of the run's files is on its host alone; where that cannot be found out, nothing."""
+    run, session = attached.wish.run, attached.following.session
+    if session is None:
+        return
+    pulling = Pull(run, attached.wish.attempt, attached.link, session, attached.listener)
+    try:
+        rows = pulling.list_remaining()
+    except (RemoteTrainError, ConnectionLost):
+        return
+    if rows:
+        size = sum(row["size"] for row in rows)
+        host = attached.link.host.name
+        attached.listener.tell("remaining", run=run.id, host=host, files=len(rows), bytes=size)
 
 
 def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) -> Standing:

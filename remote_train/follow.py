@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.host import layout
+from remote_train.host.files import CHECKPOINTS
 from remote_train.mirror import Mirror
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.session import Data, End, Event, Item, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
     from remote_train.records import Run
+
+
+def choose_checkpoints(globs: Iterable[str]) -> tuple[str, ...]:
+    """Return the globs that name a project's checkpoints: its own, else the usual names."""
+    return tuple(globs) or CHECKPOINTS
 
 
 QUIET_SECONDS = 0.1
@@ -49,6 +55,8 @@ class Wish:
     until_end: bool = True
     give_up: float | None = None
     """Seconds without a connection after which to give up, None: never."""
+    checkpoints: tuple[str, ...] = ()
+    """Globs of checkpoints to be told of as they are committed."""
 
 
 @dataclass
@@ -70,6 +78,10 @@ class Following:
         self.listener = listener
         self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
         self.on_data: Callable[[str, bytes], None] | None = None
+        self.on_checkpoint: Callable[[], object] = int
+        """Called when a checkpoint was committed."""
+        self.on_session: Callable[[Session], object] = bool
+        """Called with each new connection, once it is followed on."""
         self.aside: Aside | None = None
         self.shown_from: dict[str, int] = {}
         """Bytes before these are mirrored and not shown."""
@@ -93,11 +105,13 @@ class Following:
         self.streams = {session.new_stream(): name for name in self.wish.outputs}
         self.unfinished = set(self.wish.outputs)
         outputs = [self._ask_for(stream, name) for stream, name in self.streams.items()]
+        asked = {"checkpoints": list(self.wish.checkpoints)} if self.wish.checkpoints else {}
         return {
             "run": self.wish.run.id,
             "attempt": self.wish.attempt,
             "outputs": outputs,
             "wait": self.wish.until_end,
+            **asked,
         }
 
     def _ask_for(self, stream: int, name: str) -> dict[str, Any]:
@@ -115,6 +129,7 @@ class Following:
             raise
         self._note_short(state.get("short"))
         self.note_state(state)
+        self.on_session(session)
 
     def _note_short(self, short: object) -> None:
         """Tell what a host that went down has lost although it was sent before; the mirrors keep it."""
@@ -227,6 +242,8 @@ class Following:
             self.listener.tell("peak", peak=facts["peak"])
         elif event.kind == "state":
             self._tell_state(facts)
+        elif event.kind == "checkpoint":
+            self.on_checkpoint()
         elif event.kind in ("quiet", "restarted"):
             self.listener.tell(event.kind, **{key: facts.get(key) for key in ("run", "seconds", "restarts")})
         elif event.kind == "ended":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from re import Pattern
 
 LARGEST = 2**63 - 1
+
 
 Row = dict[str, Any]
 
@@ -74,14 +77,55 @@ def _parse_unit(row: Row, path: str) -> Row:
     return {"unit": unit, "state": state}
 
 
-def choose_latest(rows: Sequence[Row]) -> list[Row]:
-    """Return the newest checkpoint: one file, or every file of the newest `checkpoint-N` folder."""
+@dataclass(frozen=True)
+class Unit:
+    """A checkpoint as it stands on the host: a file, or the files that belong together."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def mtime_ns(self) -> int:
+        """When it was written to last."""
+        return max(int(row["mtime_ns"]) for row in self.rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(int(row["size"]) for row in self.rows)
+
+    @property
+    def is_folder(self) -> bool:
+        """Tell whether it is a folder of its own."""
+        return all(row["path"].startswith(self.name + "/") for row in self.rows)
+
+    @property
+    def glob(self) -> str:
+        """Return what `--match` takes for it."""
+        name = re.sub(r"[][*?]", lambda found: f"[{found[0]}]", self.name)
+        return f"{name}/**" if self.is_folder else name
+
+    @property
+    def state(self) -> str:
+        """Return `committed`, or the first other state of a file of it."""
+        return next(
+            (str(row["state"]) for row in self.rows if row.get("state", COMMITTED) != COMMITTED), COMMITTED
+        )
+
+
+def make_units(rows: Sequence[Row], *, single: bool = False) -> list[Unit]:
+    """Return what belongs together, the newest first; every file by itself when it is `single`."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(unit_of(row["path"]), []).append(row)
-    if not groups:
-        return []
-    return max(groups.values(), key=lambda group: max(row["mtime_ns"] for row in group))
+        name = row["path"] if single else row.get("unit") or unit_of(row["path"])
+        groups.setdefault(name, []).append(row)
+    units = [Unit(name, tuple(group)) for name, group in groups.items()]
+    return sorted(units, key=lambda unit: (-unit.mtime_ns, unit.name))
+
+
+def choose_latest(rows: Sequence[Row]) -> list[Row]:
+    """Return the newest checkpoint: one file, or every file of the newest `checkpoint-N` folder."""
+    return [row for unit in make_units(rows)[:1] for row in unit.rows]
 
 
 def unit_of(path: str) -> str:

@@ -9,7 +9,8 @@ class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
     Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
-    state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped.
+    state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped,
+    pulling, arrived, dropped, remaining.
     """
 
     def output(self, rank: int, data: bytes) -> None:

@@ -57,6 +57,8 @@ class Request:
     checkpoints: tuple[str, ...] = ()
     hosts_file: Path | None = None
     give_up: float | None = None
+    pull: bool = True
+    """Bring checkpoints home as they appear, while the run is followed."""
     cwd: Path = field(default_factory=Path.cwd)
 
 

@@ -54,7 +54,8 @@ GiveUp = Annotated[
     ),
 ]
 NoPull = Annotated[
-    bool, typer.Option("--no-pull", help="Do not bring the newest checkpoint home at the end.")
+    bool,
+    typer.Option("--no-pull", help="Do not bring checkpoints home, neither as they appear nor at the end."),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import Annotated
 
@@ -22,6 +23,18 @@ from remote_train.cli.options import (
 from remote_train.cli.run import say_pull_goes_on
 from remote_train.cli.signals import Ended
 
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)i?B?(?:/s)?\Z", re.IGNORECASE)
+_TIMES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def parse_rate(text: str) -> float:
+    """Return bytes per second: `2MB/s`, `500K`, `800000`."""
+    found = _RATE.match(text.strip())
+    rate = float(found[1]) * _TIMES[found[2].lower()] if found else 0.0
+    if rate < 1000:
+        raise typer.BadParameter(f"{text!r} is no rate such as 2MB/s or 500K", param_hint="--limit")
+    return rate
+
 
 @app.command()
 def pull(
@@ -36,6 +49,21 @@ def pull(
     ] = None,
     latest: Annotated[bool, typer.Option("--latest", help="Only the newest checkpoint.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every file the run made.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Bring checkpoints as they appear, until the run has ended.")
+    ] = False,
+    keep_last: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-last",
+            metavar="N",
+            min=1,
+            help="Keep only the newest N checkpoints here; older ones that pull brought are removed.",
+        ),
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="RATE", help="At most so much per second: 2MB/s, 500K.")
+    ] = None,
     give_up: GiveUp = None,
     hosts_file: HostsFile = None,
     json: Json = False,
@@ -46,13 +74,21 @@ def pull(
 
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
+    if keep_last is not None and (everything or match):
+        raise typer.BadParameter("counts checkpoints; --all and --match name files", param_hint="--keep-last")
     wish = PullWish(
-        to.resolve() if to else None, tuple(match or ()), latest, everything, choose_give_up(give_up)
+        to=to.resolve() if to else None,
+        match=tuple(match or ()),
+        latest=latest,
+        everything=everything,
+        give_up=choose_give_up(give_up),
+        keep_last=keep_last,
+        limit=parse_rate(limit) if limit is not None else None,
     )
     with make_screen() as screen:
         listener = make_listener(screen)
         try:
-            pulled = training.pull(wish, listener)
+            pulled = training.pull_along(wish, listener) if follow else training.pull(wish, listener)
         except Ended:
             say_pull_goes_on(training, listener)
             raise

@@ -161,6 +161,7 @@ def run(
         checkpoints=tuple(checkpoints or ()),
         hosts_file=hosts_file,
         give_up=choose_give_up(give_up),
+        pull=not (no_pull or detach),
     )
     with make_screen() as screen:
         listener = make_listener(screen)

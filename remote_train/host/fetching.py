@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote_train.host import files, globs, layout, life, sources, units
+from remote_train.host import blocks, files, globs, layout, life, units
 from remote_train.host.start import Refusal
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -37,14 +37,15 @@ def list_files(operations: Operations, request: Dict[str, Any]) -> Optional[Dict
         globs.make_pattern(glob)
     listing = operations.listing = operations.listing or files.Listing()
     after, units_too = str(request.get("after", "")), bool(request.get("checkpoints"))
+    sure = bool(request.get("sure", True))
 
     def list_anew() -> List[Dict[str, Any]]:
         if units_too:
             return _list_checkpoints(operations.root, folder, state, wanted)
-        made = files.list_made(operations.root, folder, record, wanted)
+        made = files.list_made(operations.root, folder, record, wanted, sure=sure)
         return [row for row in made if units.is_nameable(str(row["path"]))]
 
-    page = (folder, wanted, units_too)
+    page = (folder, wanted, units_too, sure)
     operations.aside(request["id"], lambda: listing.take_page(page, after, list_anew))
     return None
 
@@ -59,15 +60,27 @@ def _list_checkpoints(
 
 
 def send_file(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Send one file from a byte offset on."""
-    path = _source_path(operations, request)
-    offset = int(request["offset"])
-    fetch = sources.Fetch(int(request["stream"]), path, offset)
-    if not 0 <= offset <= fetch.status.st_size:
+    """Send one file by blocks from a byte offset on; one that is not the `expect`ed any more is refused."""
+    block, offset = int(request["block"]), int(request["offset"])
+    if not blocks.SMALLEST <= block <= blocks.LARGEST:
+        raise ValueError("a block of %d bytes" % block)
+    fetch = blocks.Fetch(int(request["stream"]), _source_path(operations, request), offset, block)
+    identity = fetch.identity()
+    if not 0 <= offset <= fetch.status.st_size or request.get("expect", identity) != identity:
         fetch.close()
-        raise Refusal("changed", "the file is shorter than what was already fetched")
+        raise Refusal("changed", "the file is another than the one that was being fetched")
     operations.connection.add_source(fetch)
-    return {"size": fetch.status.st_size, "mtime_ns": fetch.status.st_mtime_ns}
+    return identity
+
+
+def cancel(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Send no more of a file that is being fetched."""
+    connection = operations.connection
+    found = [source for source in connection.sources if source.bulk and source.stream == request["stream"]]
+    for source in found:
+        connection.sources.remove(source)
+        source.close()
+    return {"cancelled": bool(found)}
 
 
 def _source_path(operations: Operations, request: Dict[str, Any]) -> str:

@@ -226,6 +226,7 @@ LATER = {
     "lack": ("arrivals", "lack"),
     "put": ("arrivals", "put"),
     "stored": ("arrivals", "stored"),
+    "cancel": ("fetching", "cancel"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

@@ -196,10 +196,34 @@ class LiveListener:
         )
 
     def pulled(self, facts: Mapping[str, Any]) -> None:
-        """Say which file is here."""
+        """Say which file is here; of a checkpoint of several files that is said once, at its end."""
+        self.screen.status(None)
+        if facts.get("unit"):
+            return
         self.screen.say(
             f"pulled {facts['path']} ({render_bytes(facts['size'])}, sha256 {facts['sha256'][:12]})"
         )
+
+    def pulling(self, facts: Mapping[str, Any]) -> None:
+        """Keep in sight how far a long file has come."""
+        self.screen.status(f"pulling: {render_bytes(facts['bytes'])} of {render_bytes(facts['size'])}")
+
+    def arrived(self, facts: Mapping[str, Any]) -> None:
+        """Say that a checkpoint of several files is here."""
+        count, size = facts["files"], render_bytes(facts["size"])
+        files = f"{count} file{'s' * (count != 1)}"
+        self.screen.say(f"checkpoint {facts['unit']} is here: {facts['path']} ({files}, {size})")
+
+    def dropped(self, facts: Mapping[str, Any]) -> None:
+        """Say what made room."""
+        self.screen.say(f"removed {facts['path']}, an older checkpoint")
+
+    def remaining(self, facts: Mapping[str, Any]) -> None:
+        """Offer what was not brought."""
+        count, size = facts["files"], render_bytes(facts["bytes"])
+        where = "in this machine's state folder" if facts["host"] == "local" else f"on {facts['host']}"
+        hint = f"`remote-train pull {facts['run']} --all`"
+        self.screen.say(f"{count:,} more file{'s' * (count != 1)}, {size}, {where}: {hint}")
 
     def failure(self, facts: Mapping[str, Any]) -> None:
         """Show the last lines of who failed."""
@@ -253,6 +277,10 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "silent": LiveListener.silent,
     "back": LiveListener.back,
     "pulled": LiveListener.pulled,
+    "pulling": LiveListener.pulling,
+    "arrived": LiveListener.arrived,
+    "dropped": LiveListener.dropped,
+    "remaining": LiveListener.remaining,
     "failure": LiveListener.failure,
     "stopping": LiveListener.stopping,
     "ended": LiveListener.ended,

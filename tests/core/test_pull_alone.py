@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train import partial
+from remote_train.blocks import Blocks, Fetcher
 from remote_train.errors import PullIncomplete
 from remote_train.landing import PARTIAL
 from remote_train.pull import Pull, PullWish
@@ -20,10 +21,11 @@ from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import sha256, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from remote_train.records import Run
+    from remote_train.session import Inbox
     from tests.host.account_kit import Account
 
 SIZE = 9_000_000
@@ -35,9 +37,11 @@ from remote_train.partial import pulling_alone
 from remote_train.records import Run
 
 run, place = Run("run", Path(sys.argv[1])), Path(sys.argv[2])
-with pulling_alone(run, lambda: None) as partials, partials.writing(place) as (_, file):
-    file.write(b"half")
-    file.flush()
+of = {"path": "big.pt", "attempt": 1}
+with pulling_alone(run, lambda: None) as partials, partials.writing(place, of) as partial:
+    partial.identify({"size": 8, "mtime_ns": 1, "inode": "1"})
+    partial.write(memoryview(b"half"))
+    partial.confirm()
     print("holding", flush=True)
     time.sleep(600)
 """
@@ -87,16 +91,16 @@ def partials(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.endswith(PARTIAL)]
 
 
-class Meeting(Pull):
+class Meeting(Fetcher):
     """Another pull of the run begins while the first has half of the file."""
 
-    second: Any = None
+    second: Callable[[], object] | None = None
 
-    def _take(self, due: Any, file: Any, digest: Any) -> dict[str, Any]:
+    def _take(self, inbox: Inbox, path: str, blocks: Blocks) -> dict[str, Any]:
         second, self.second = self.second, None
         if second is not None:
             second()
-        return super()._take(due, file, digest)
+        return super()._take(inbox, path, blocks)
 
 
 def test_a_second_pull_waits_and_finds_the_file_here(
@@ -113,8 +117,9 @@ def test_a_second_pull_waits_and_finds_the_file_here(
         thread.start()
         until(lambda: ears.told, "the word that it waits")
 
-    first = Meeting(run, 1, link, link.connect(), Ears())
-    first.second = meet
+    first = Pull(run, 1, link, link.connect(), Ears())
+    first.fetcher = meeting = Meeting(run.id, 1, first.fetcher.line, "local")
+    meeting.second = meet
     brought = first.bring(PullWish())
     thread.join(30)
     [late_result] = results

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train import reconnect as reconnecting
+from remote_train.blocks import Blocks, Fetcher
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
@@ -23,11 +24,12 @@ from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import Started, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from remote_train.listed import Row
     from remote_train.records import Run
+    from remote_train.session import Inbox
     from tests.host.account_kit import Account
 
 MAKING = """
@@ -163,17 +165,25 @@ def test_a_file_where_a_folder_must_be_is_an_error_of_ours(puller: Puller) -> No
     assert (puller.run.files / "out").read_text() == "a file"
 
 
-class Disturbed(Pull):
+class Disturbed(Fetcher):
     """Something happens on the host when the first bytes have been asked for."""
 
     times = 1
-    disturb: Any = None
+    disturb: Callable[[], object] = int
 
-    def _take(self, due: Any, file: Any, digest: Any) -> dict[str, Any]:
+    def _take(self, inbox: Inbox, path: str, blocks: Blocks) -> dict[str, Any]:
         if self.times > 0:
             self.times -= 1
             self.disturb()
-        return super()._take(due, file, digest)
+        return super()._take(inbox, path, blocks)
+
+
+def disturbed(puller: Puller, disturb: Callable[[], object], times: int = 1) -> Pull:
+    """Return a pull that is disturbed so often."""
+    pull = puller.pull()
+    pull.fetcher = fetcher = Disturbed(puller.run.id, 1, pull.fetcher.line, "local")
+    fetcher.disturb, fetcher.times = disturb, times
+    return pull
 
 
 @pytest.fixture
@@ -186,19 +196,15 @@ def big(account: Account) -> Iterator[Puller]:
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(big: Puller) -> None:
-    pull = big.pull(kind=Disturbed)
-    assert isinstance(pull, Disturbed)
-    pull.disturb = lambda: (big.code / "big.pt").write_bytes(b"new" * 2_000_000)
-    pull.bring(PullWish())
+    disturbed(big, lambda: (big.code / "big.pt").write_bytes(b"new" * 2_000_000)).bring(PullWish())
     assert big.here() == {"big.pt": b"new" * 2_000_000}
 
 
 def test_a_file_that_never_holds_still_is_left_and_named(big: Puller) -> None:
-    pull = big.pull(kind=Disturbed)
-    assert isinstance(pull, Disturbed)
-    pull.times = 99
     sizes = iter(range(99))
-    pull.disturb = lambda: (big.code / "big.pt").write_bytes(b"new" * (2_000_000 + next(sizes)))
+    pull = disturbed(
+        big, lambda: (big.code / "big.pt").write_bytes(b"new" * (2_000_000 + next(sizes))), times=99
+    )
     with pytest.raises(PullIncomplete, match=r"big\.pt changed"):
         pull.bring(PullWish())
     assert big.here() == {}
@@ -209,10 +215,7 @@ def test_a_file_that_is_replaced_while_it_is_read_arrives_whole(big: Puller) -> 
         (big.code / "tmp").write_bytes(b"new" * 10)
         (big.code / "tmp").replace(big.code / "big.pt")
 
-    pull = big.pull(kind=Disturbed)
-    assert isinstance(pull, Disturbed)
-    pull.disturb = replace
-    pull.bring(PullWish())
+    disturbed(big, replace).bring(PullWish())
     assert big.here()["big.pt"] in (b"old" * 3_000_000, b"new" * 10)
 
 
@@ -257,16 +260,18 @@ def test_giving_up_leaves_nothing_half_written(big: Puller) -> None:
     pull = big.pull(Gone([(1_000_000, None)]))
     with pytest.raises(ConnectionGivenUp):
         pull.bring(PullWish(give_up=0.05))
-    assert big.here() == {}
+    assert big.here() == {}  # not one block had come
 
 
 def test_wrong_bytes_are_never_published(big: Puller) -> None:
-    class Damaged(Pull):
-        def _take(self, due: Any, file: Any, digest: Any) -> dict[str, Any]:
-            return {**super()._take(due, file, digest), "sha256": "0" * 64}
+    class Damaged(Fetcher):
+        def _take(self, inbox: Inbox, path: str, blocks: Blocks) -> dict[str, Any]:
+            return {**super()._take(inbox, path, blocks), "sha256": "0" * 64}
 
+    pull = big.pull()
+    pull.fetcher = Damaged(big.run.id, 1, pull.fetcher.line, "local")
     with pytest.raises(VerificationFailed):
-        big.pull(kind=Damaged).bring(PullWish())
+        pull.bring(PullWish())
     assert big.here() == {}
 
 
@@ -293,7 +298,7 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
     puller.pull().bring(wish)
     (puller.code / "a.pt").write_bytes(b"new" * 2_000_000)
     if not checked:
-        monkeypatch.setattr(Pull, "_check_space", lambda *_: None)
+        monkeypatch.setattr(Pull, "_make_room", lambda *_: None)
     with pytest.raises(LocalSpace):
         puller.pull().bring(wish)
     assert puller.here(small_disk) == {"a.pt": b"old" * 300_000}

@@ -194,7 +194,7 @@ class Agent:
         return {"files": rows, "next": None}
 
     def on_get(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"size": len(FILES.get(request["path"], b"")), "mtime_ns": 10**18}
+        return {"size": len(FILES.get(request["path"], b"")), "mtime_ns": 10**18, "inode": "7"}
 
     def on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
         self.stopped = True
@@ -243,13 +243,19 @@ class Agent:
             self.say(f"event {kind}", Frame(wire.CONTROL, 0, {"event": kind, **about, **facts}))
 
     def send_file(self, request: dict[str, Any]) -> None:
-        self.send_bytes(
-            request["stream"], "file", FILES.get(request["path"], b""), request["offset"], changed=False
-        )
+        """Send a file that is one block, and its hash."""
+        data, stream = FILES.get(request["path"], b""), request["stream"]
+        if data[request["offset"] :]:
+            rest = data[request["offset"] :]
+            self.say("data file", Frame(wire.DATA, stream, rest + hashlib.sha256(rest).digest()))
+        self.say_end(stream, "file", data, changed=False)
 
-    def send_bytes(self, stream: int, name: str, data: bytes, offset: int, **more: Any) -> None:
+    def send_bytes(self, stream: int, name: str, data: bytes, offset: int) -> None:
         if data[offset:]:
             self.say(f"data {name}", Frame(wire.DATA, stream, data[offset:]))
+        self.say_end(stream, name, data)
+
+    def say_end(self, stream: int, name: str, data: bytes, **more: Any) -> None:
         summary = {"length": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more}
         self.say(f"end {name}", Frame(wire.END, stream, summary))
 

@@ -508,7 +508,7 @@ case("a time of true", "reply files", rows(make_row("ckpt.pt", 7, True)))
 
 # ---- files ----
 
-case("a file that is another size", "reply get", change("size", value=3), 60)
+case("a file that is another size", "reply get", change("size", value=3), 41)
 case("a file of -1 bytes", "reply get", change("size", value=-1))
 case("a file of true bytes", "reply get", change("size", value=True))
 case("a file without a time", "reply get", drop("mtime_ns"))

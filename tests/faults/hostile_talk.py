@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train import (
+    blocks,
     collect,
     finish,
     gate,
     launching,
+    lister,
     preparing,
-    pull,
     reach,
     reconnect,
     session,
@@ -71,14 +72,14 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in (
         (gate, "HELD_BYTES", 32 << 20),
         (session, "REQUEST_SECONDS", 2.0),
-        (pull, "LISTING_SECONDS", 2.0),
+        (lister, "LISTING_SECONDS", 2.0),
         (ship, "REQUEST_SECONDS", 2.0),
         (ship, "START_SECONDS", 2.0),
         (reach, "FACTS_SECONDS", 2.0),
-        (pull, "MAX_FILES", 20_000),
+        (lister, "MAX_FILES", 20_000),
         (session, "BOOTSTRAP_SECONDS", 1.5),
         (session, "SEND_SECONDS", 1.0),
-        (pull, "STALL_SECONDS", 1.0),
+        (blocks, "STALL_SECONDS", 1.0),
         (finish, "TAIL_SECONDS", 2.0),
         (stop, "MARGIN_SECONDS", 1.0),
         (wire, "SILENCE_SECONDS", 1.5),

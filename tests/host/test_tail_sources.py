@@ -41,7 +41,7 @@ def test_a_partial_tail_ends_without_a_hash(tmp_path: Path) -> None:
     tail.ended = True
     assert drain(tail) == (b"more", {"length": 10_004, "sha256": None})
     assert tail.done
-    assert tail._hashed == 0
+    assert tail.hashed == 0
 
 
 def test_a_whole_tail_hashes_what_was_skipped_only_at_its_end(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_whole_tail_hashes_what_was_skipped_only_at_its_end(tmp_path: Path) ->
     path.write_bytes(bytes(range(250)) * 40)
     tail = make_tail(path, 9_000)
     assert drain(tail) == (path.read_bytes()[9_000:], None)
-    assert tail._hashed == 0
+    assert tail.hashed == 0
     tail.ended = True
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert drain(tail) == (b"", {"length": 10_000, "sha256": digest})

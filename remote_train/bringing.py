@@ -1,0 +1,213 @@
+"""Where files of a run land on this laptop: each whole, verified and synced before it has its name, and nothing of yours is lost.
+
+A folder that is a checkpoint and new here takes its name in one rename, when all of it is here and still of one version;
+one that is here already is brought up to date file by file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import LocalSpace, PullIncomplete
+from remote_train.host.disk import FAILING
+from remote_train.host.durable import sync_folder
+from remote_train.mirror import hash_file
+from remote_train.records import choose_hint
+from remote_train.refusals import NoSuchFile, SourceChanged
+from remote_train.staging import Stage, forget_stage, open_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from remote_train.blocks import Fetcher
+    from remote_train.ledger import Ledger
+    from remote_train.listed import Row, Unit
+    from remote_train.listener import Listener
+    from remote_train.partial import Partials
+    from remote_train.records import Run
+
+TRIES = 3
+
+
+@dataclass
+class Pulled:
+    """What a pull brought."""
+
+    files: list[Path] = field(default_factory=list)
+    unchanged: list[Path] = field(default_factory=list)
+    bytes: int = 0
+    kept: list[str] = field(default_factory=list)
+    """Files here that are not what an earlier pull brought: left as they are."""
+
+
+class Fate(Enum):
+    """What came of bringing a file, or all files of a checkpoint."""
+
+    HERE = "here"
+    CHANGED = "changed"
+    GONE = "gone"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Home:
+    """What landing writes to: the run's records, and the folder that files are brought to."""
+
+    run: Run
+    attempt: int
+    target: Path
+    ledger: Ledger
+    partials: Partials
+
+
+class Landing:
+    """Files and checkpoints of one attempt coming to one folder."""
+
+    def __init__(self, home: Home, fetcher: Fetcher, listener: Listener, result: Pulled) -> None:
+        self.tries = TRIES
+        self._home = home
+        self._fetcher = fetcher
+        self._listener = listener
+        self._result = result
+
+    def is_whole(self, unit: Unit) -> bool:
+        """Tell whether all of it is here as it is on the host."""
+        target = self._home.target
+        return all(self._home.ledger.is_here(row, target / row["path"]) for row in unit.rows)
+
+    def bring(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
+        """Bring a checkpoint, or a file; raise what a user is told when this machine does not take it.
+
+        `look_again` lists what the host has now.
+        """
+        target = self._home.target
+        if self.is_whole(unit):
+            self._result.unchanged += [target / row["path"] for row in unit.rows]
+            return Fate.HERE
+        if len(unit.rows) == 1 and not unit.is_folder:
+            return self._bring_row(unit.rows[0], target / unit.rows[0]["path"], self._home.ledger)
+        return self._bring_together(unit, look_again)
+
+    def _bring_together(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
+        """Bring files that belong together, again when one of them has changed before all were here."""
+        for _ in range(self.tries):
+            stage = self._open_stage(unit)
+            fates = {self._bring_staged(row, stage) for row in unit.rows}
+            now = next((other for other in look_again() if other.name == unit.name), None)
+            if now is None:
+                self._say_gone(unit.name)
+                forget_stage(self._home.run)
+                return Fate.GONE
+            if Fate.KEPT in fates:
+                return Fate.KEPT
+            if now.rows == unit.rows and fates == {Fate.HERE}:
+                self._arrive(unit, stage)
+                return Fate.HERE
+            unit = now
+        forget_stage(self._home.run)
+        return Fate.CHANGED
+
+    def _open_stage(self, unit: Unit) -> Stage | None:
+        """Return where a folder that is new here is brought to, None for what is brought up to date file by file."""
+        place = self._home.target / unit.name
+        if not unit.is_folder or os.path.lexists(place):
+            return None
+        try:
+            return open_stage(self._home.run, place)
+        except OSError as error:
+            raise make_local_error(place, error) from error
+
+    def _bring_staged(self, row: Row, stage: Stage | None) -> Fate:
+        place = self._home.target / row["path"]
+        if stage is None:
+            return self._bring_row(row, place, self._home.ledger)
+        return self._bring_row(row, stage.folder / place.relative_to(stage.place), stage.ledger)
+
+    def _arrive(self, unit: Unit, stage: Stage | None) -> None:
+        """Give a folder its name, and tell that a checkpoint is here."""
+        place = self._home.target / unit.name
+        if stage is not None:
+            try:
+                places = stage.publish(self._home.ledger)
+            except OSError as error:
+                raise make_local_error(place, error) from error
+            for path in places:
+                self._note_arrival(path, self._home.ledger.entries[str(path)], unit=unit.name)
+        files, size = len(unit.rows), unit.size
+        self._listener.tell("arrived", unit=unit.name, path=str(place), files=files, size=size)
+
+    def _note_arrival(self, place: Path, entry: Row, **more: Any) -> None:  # noqa: ANN401  (JSON values)
+        self._result.files.append(place)
+        self._listener.tell("pulled", path=str(place), size=entry["size"], sha256=entry["sha256"], **more)
+
+    def _say_gone(self, name: str) -> None:
+        self._listener.tell("note", text=f"{name} was removed on the host before it could be read")
+
+    def _bring_row(self, row: Row, place: Path, ledger: Ledger) -> Fate:
+        try:
+            return self._try_row(row, place, ledger)
+        except LocalSpace:
+            forget_stage(self._home.run)
+            raise
+        except OSError as error:
+            told = make_local_error(place, error)
+            if isinstance(told, LocalSpace):
+                forget_stage(self._home.run)
+            raise told from error
+
+    def _try_row(self, row: Row, place: Path, ledger: Ledger) -> Fate:
+        staged = ledger is not self._home.ledger
+        if ledger.is_here(row, place):
+            if not staged:
+                self._result.unchanged.append(place)
+            return Fate.HERE
+        held = hash_file(place) if place.exists() else None
+        if not ledger.may_replace(place, held):
+            self._result.kept.append(self._describe_kept(place, ledger))
+            return Fate.KEPT
+        for _ in range(self.tries):
+            try:
+                entry = self._fetch(row, place, ledger, held)
+            except SourceChanged:
+                continue
+            except NoSuchFile:
+                self._say_gone(row["path"])
+                return Fate.GONE
+            if not staged:
+                self._note_arrival(place, entry)
+            return Fate.HERE
+        return Fate.CHANGED
+
+    @staticmethod
+    def _describe_kept(place: Path, ledger: Ledger) -> str:
+        """Return which file is left as it is; where upper and lower case are one, under which name it was brought."""
+        other = ledger.find_same(place)
+        return str(place) if other is None else f"{place} (on this disk the same file as {other.name})"
+
+    def _fetch(self, row: Row, place: Path, ledger: Ledger, held: str | None) -> Row:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
+        unit = {"unit": row["unit"]} if row.get("unit", row["path"]) != row["path"] else {}
+        with self._home.partials.writing(place, of) as partial:
+            source = self._fetcher.fetch(row["path"], partial)
+            os.fsync(partial.file.fileno())
+            here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
+            entry = {**source, **here, **of, **unit}
+            ledger.note({place: entry})
+            partial.path.replace(place)
+        sync_folder(str(place.parent))
+        self._result.bytes += source["size"]
+        return entry
+
+
+def make_local_error(place: Path, error: OSError) -> LocalSpace | PullIncomplete:
+    """Return what a user is told when this machine would not take a file."""
+    words = f"{place}: {error.strerror or error}"
+    if error.errno in (*FAILING, errno.EFBIG, errno.EMFILE, errno.ENFILE):
+        return LocalSpace(words, hint=choose_hint(error), path=str(place))
+    return PullIncomplete(words, hint="pull to another folder with --to")

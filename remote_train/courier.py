@@ -1,0 +1,166 @@
+"""Bring checkpoints home while a run is followed: in a thread of its own, on the follower's connection, the newest first.
+
+The output never waits for it: it takes its bytes from an inbox of its own, and its disk and its fsync are its own affair.
+What it has to tell is put down, and told by the thread that follows, which alone speaks to the listener. After a lost
+connection it waits for the follower's next one and goes on at the block where it stood.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, VerificationFailed
+from remote_train.partial import PullInterrupted
+from remote_train.pull import Pull, PullWish
+from remote_train.reconnect import Losses
+
+if TYPE_CHECKING:
+    from remote_train.follow import Following
+    from remote_train.listener import Listener
+    from remote_train.session import Session
+
+
+class SharedLine:
+    """The follower's connection; whoever loses it waits until the follower has another."""
+
+    def __init__(self) -> None:
+        self.losses = Losses()
+        self._changed = threading.Condition()
+        self._session: Session | None = None
+        self._used: Session | None = None
+        self._over = False
+
+    @property
+    def session(self) -> Session:
+        """The newest connection; waits for one."""
+        with self._changed:
+            while self._session is None and not self._over:
+                self._changed.wait()
+            if self._session is None or self._over:
+                raise PullInterrupted
+            self._used = self._session
+            return self._session
+
+    def offer(self, session: Session | None) -> None:
+        """Take a connection that is followed on."""
+        with self._changed:
+            self._session = session
+            self._changed.notify_all()
+
+    def renew(self, _loss: ConnectionLost) -> None:
+        """Let go of the connection that was lost, unless there is another already; the next `session` waits."""
+        with self._changed:
+            if self._session is self._used:
+                self._session = None
+
+    def end(self) -> None:
+        """Wake whoever waits: there will be no other."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise PullInterrupted once it is over."""
+        if self._over:
+            raise PullInterrupted
+
+
+class Words:
+    """What a thread has to tell, until the one that may tells it."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[str, dict[str, Any]]] = deque()
+
+    def output(self, rank: int, data: bytes) -> None:
+        """Take nothing: no output comes this way."""
+
+    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
+        """Put it down."""
+        self._held.append((kind, facts))
+
+    def is_waiting(self) -> bool:
+        """Tell whether there is anything."""
+        return bool(self._held)
+
+    def deliver(self, listener: Listener) -> None:
+        """Tell all of it."""
+        while self._held:
+            kind, facts = self._held.popleft()
+            listener.tell(kind, **facts)
+
+
+class Courier:
+    """Brings the checkpoints of an attempt that is followed, until it is stopped or this disk is full."""
+
+    def __init__(self, following: Following, wish: PullWish) -> None:
+        self.trouble: RemoteTrainError | ConnectionLost | None = None
+        """Why it has stopped by itself."""
+        self.words = Words()
+        self._following = following
+        self._wish = wish
+        self._line = SharedLine()
+        self._due = threading.Event()
+        self._thread: threading.Thread | None = None
+        following.on_checkpoint = self.wake
+        following.on_session = self._line.offer
+        self._line.offer(following.session)
+
+    def wake(self) -> None:
+        """Look what has been committed; called by the thread that follows."""
+        if self._thread is None:
+            run = self._following.wish.run.id
+            self._thread = threading.Thread(target=self._work, name=f"checkpoints of {run}", daemon=True)
+            self._thread.start()
+        self._due.set()
+
+    def stop(self, *, wait: bool) -> None:
+        """Leave off; what has come of a file is gone on with by the next pull."""
+        self._line.end()
+        self._due.set()
+        if wait and self._thread is not None:
+            self._thread.join()
+
+    def is_waiting(self) -> bool:
+        """Tell whether it has something to tell."""
+        return self.words.is_waiting()
+
+    def work(self) -> None:
+        """Tell it."""
+        self.words.deliver(self._following.listener)
+
+    def _work(self) -> None:
+        wish = self._following.wish
+        pull = Pull(wish.run, wish.attempt, self._following.link, self._line.session, self.words)
+        pull.use(self._line)
+        pull.fetcher.look = self._line.check
+        try:
+            self._bring_all(pull)
+        except PullInterrupted:
+            return
+        except (RemoteTrainError, ConnectionLost) as error:
+            self.trouble = error
+            self.tell_trouble(error)
+
+    def tell_trouble(self, error: RemoteTrainError | ConnectionLost) -> None:
+        """Tell why it stops; the stream goes on."""
+        text = f"checkpoints come home no more while this runs: {error}"
+        self.words.tell("warn", text=text, hint=getattr(error, "hint", None))
+
+    def serious_trouble(self) -> RemoteTrainError | None:
+        """Return what a command ends with even if the newest checkpoint came after all: others did not."""
+        return self.trouble if isinstance(self.trouble, (LocalSpace, VerificationFailed)) else None
+
+    def _bring_all(self, pull: Pull) -> None:
+        """Bring one after the other, looking again after each: what is newest now comes next."""
+        tried: set[tuple[str, int]] = set()
+        told = 0
+        while True:
+            self._due.wait()
+            self._due.clear()
+            self._line.check()
+            while pull.bring_next(self._wish, tried):
+                for place in pull.result.kept[told:]:
+                    self.words.tell("warn", text=f"{place}: already here with other contents, left as it is")
+                told = len(pull.result.kept)

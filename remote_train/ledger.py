@@ -1,0 +1,107 @@
+"""Which files here a pull has brought, and from which file of the host: `runs/ID/pulled.json`, by absolute path.
+
+A file here is only ever replaced, or removed, when its hash is the one that stands here for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from remote_train.mirror import hash_file
+from remote_train.records import read_json, write_json
+
+PULLED = "pulled.json"
+
+Row = dict[str, Any]
+
+
+class Ledger:
+    """One ledger, as it was read and as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: Row = read_json(path)
+
+    def find(self, place: Path) -> Row | None:
+        """Return what is known of a file here."""
+        entry = self.entries.get(str(place))
+        return entry if isinstance(entry, dict) else None
+
+    def is_here(self, row: Row, place: Path) -> bool:
+        """Tell whether a file of the host is here already, untouched since it was brought."""
+        entry = self.find(place)
+        if entry is None or not place.is_file():
+            return False
+        status = place.stat()
+        here = (status.st_size, status.st_mtime_ns) == (entry["size"], entry["here_mtime_ns"])
+        return here and (row["size"], row["mtime_ns"]) == (entry["size"], entry["mtime_ns"])
+
+    def may_replace(self, place: Path, held: str | None) -> bool:
+        """Tell whether nothing is there, or what a pull put there: the last, or the one it did not come to replace."""
+        entry = self.find(place)
+        if held is None:
+            return not os.path.lexists(place)
+        return entry is not None and held in (entry["sha256"], entry.get("before"))
+
+    def note(self, entries: dict[Path, Row]) -> None:
+        """Say what will stand somewhere, and what stood there: killed on either side of the rename, both are ours.
+
+        Written after the rename instead, a death between the two left a file that no later pull would touch.
+        """
+        self.entries.update({str(place): entry for place, entry in entries.items()})
+        write_json(self._path, self.entries, sync=True)
+
+    def find_same(self, place: Path) -> Path | None:
+        """Return under which other name a pull brought the file that is here, where upper and lower case are one."""
+        for name in self.entries:
+            other = Path(name)
+            if other != place and fold(other) == fold(place) and other.exists() and other.samefile(place):
+                return other
+        return None
+
+    def drop(self, places: list[Path]) -> None:
+        """Forget files that are here no more."""
+        for place in places:
+            self.entries.pop(str(place), None)
+        write_json(self._path, self.entries, sync=True)
+
+
+def fold(place: Path) -> str:
+    """Return what names that a disk takes for one have in common."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(place)).casefold())
+
+
+def drop_old(ledger: Ledger, folder: Path, keep: int) -> list[Path]:
+    """Remove all but the `keep` newest checkpoints that pulls brought to a folder; return the files that went.
+
+    A file that is not what the pull brought, by its hash, stays.
+    """
+    units: dict[str, list[Path]] = {}
+    for name, entry in ledger.entries.items():
+        place = Path(name)
+        if place.is_relative_to(folder) and place.is_file() and "path" in entry:
+            units.setdefault(entry.get("unit") or entry["path"], []).append(place)
+    by_age = sorted(
+        units.values(), key=lambda places: -max(ledger.entries[str(place)]["mtime_ns"] for place in places)
+    )
+    gone = [place for places in by_age[keep:] for place in places if _remove(ledger, place, folder)]
+    if gone:
+        ledger.drop(gone)
+    return gone
+
+
+def _remove(ledger: Ledger, place: Path, folder: Path) -> bool:
+    """Remove a file that is as it was brought, and the folders that are empty then."""
+    if place.is_symlink() or hash_file(place) != ledger.entries[str(place)]["sha256"]:
+        return False
+    place.unlink()
+    with contextlib.suppress(OSError):  # something else is in it
+        for parent in place.parents:
+            if parent == folder:
+                break
+            parent.rmdir()
+    return True

@@ -1,0 +1,85 @@
+"""Ask a host what there is of a run's files, and check every row of its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import ConnectionLost, PullIncomplete
+from remote_train.host.commits import COMMITTED, SETTLING
+from remote_train.host.files import CHECKPOINTS
+from remote_train.listed import make_patterns, make_units, parse_page
+from remote_train.refusals import NoSuchFile
+
+if TYPE_CHECKING:
+    from remote_train.blocks import Line
+    from remote_train.listed import Row, Unit
+    from remote_train.listener import Listener
+    from remote_train.records import Run
+
+MAX_FILES = 100_000
+LISTING_SECONDS = 600.0
+"""A host may have to read all that it was sent, to tell what was written over."""
+
+
+class Lister:
+    """The files of one attempt."""
+
+    def __init__(self, run: Run, attempt: int, line: Line, listener: Listener) -> None:
+        self.line = line
+        self.left_out: list[Unit] = []
+        """Checkpoints that are not whole, as listed last."""
+        self.settling: list[Unit] = []
+        """Those that may be written to at the moment."""
+        self._run = run
+        self._attempt = attempt
+        self._listener = listener
+
+    def list_checkpoints(self, globs: tuple[str, ...] = ()) -> list[Row]:
+        """Return the rows of the checkpoints that are whole: the project's, or those that the globs name."""
+        plan = self._run.read()["attempts"][self._attempt - 1]["plan"]
+        globs = globs or tuple(plan.get("checkpoints") or CHECKPOINTS)
+        units = make_units(self.list_rows(list(globs), checkpoints=True))
+        self.left_out = [unit for unit in units if unit.state not in (COMMITTED, SETTLING)]
+        self.settling = [unit for unit in units if unit.state == SETTLING]
+        return [row for unit in units if unit.state == COMMITTED for row in unit.rows]
+
+    def list_rows(self, globs: list[str], **asked: Any) -> list[Row]:  # noqa: ANN401  (JSON values)
+        """Return all rows of a listing, checked: the host does not choose where anything lands, nor what."""
+        make_patterns(globs)
+        while True:
+            try:
+                return self._leave_repositories(self.list_now(globs, **asked))
+            except ConnectionLost as loss:
+                self.line.renew(loss)
+
+    def list_now(self, globs: list[str], **asked: Any) -> list[Row]:  # noqa: ANN401  (as above)
+        """Return all rows of a listing, over the connection as it is; raise ConnectionLost."""
+        rows: list[Row] = []
+        after: str | None = ""
+        while after is not None:
+            page = self._ask_page(globs, after, asked)
+            rows += parse_page(page, after, globs, checkpoints=bool(asked.get("checkpoints")))
+            after = page["next"]
+            if len(rows) > MAX_FILES:
+                raise PullIncomplete(
+                    f"more than {MAX_FILES:,} files to bring", hint="take fewer with --match"
+                )
+        return rows
+
+    def _ask_page(self, globs: list[str], after: str, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            facts = {"run": self._run.id, "attempt": self._attempt, **asked}
+            number = self.line.session.submit("files", globs=globs, after=after, **facts)
+            return self.line.session.wait(number, LISTING_SECONDS)
+        except NoSuchFile as error:
+            raise PullIncomplete(
+                f"{error}: the folder it ran in was removed",
+                hint=f"`remote-train logs {self._run.id}` still shows its output",
+            ) from None
+
+    def _leave_repositories(self, rows: list[Row]) -> list[Row]:
+        """Leave out what git would obey once it lies here."""
+        inside = [row for row in rows if ".git" in row["path"].lower().split("/")]
+        if inside:
+            self._listener.tell("note", text=f"{len(inside)} files below a .git folder are not brought")
+        return [row for row in rows if row not in inside] if inside else rows

@@ -1,0 +1,77 @@
+"""A folder that is brought whole: its files come to a hidden folder beside its place, which takes its name in one rename.
+
+So whoever looks for `checkpoint-500/` finds all of it or none. What is in the hidden folder stands in a ledger of its
+own, so that a pull that was killed is gone on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_train.host.durable import sync_folder
+from remote_train.ledger import Ledger
+from remote_train.partial import is_partial_of, name_partial
+from remote_train.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from remote_train.records import Run
+
+STAGED, PLACE = "staged.json", "staging.json"
+
+
+class Stage:
+    """The hidden folder of one that is on its way."""
+
+    def __init__(self, run: Run, place: Path, folder: Path) -> None:
+        self.place = place
+        self.folder = folder
+        self.ledger = Ledger(run.folder / STAGED)
+        self._run = run
+
+    def publish(self, ledger: Ledger) -> list[Path]:
+        """Give the folder its name; return where its files are now. Raises OSError."""
+        moved = {
+            self.place / Path(name).relative_to(self.folder): entry
+            for name, entry in self.ledger.entries.items()
+            if Path(name).is_relative_to(self.folder)
+        }
+        ledger.note(moved)
+        self.folder.rename(self.place)
+        sync_folder(str(self.place.parent))
+        forget_stage(self._run)
+        return list(moved)
+
+
+def find_stage(run: Run) -> tuple[Path, Path] | None:
+    """Return the place and the hidden folder of what an earlier pull began."""
+    found = read_json(run.folder / PLACE)
+    place, folder = Path(str(found.get("place", ""))), Path(str(found.get("folder", "")))
+    return (place, folder) if place.is_absolute() and is_partial_of(folder, place) else None
+
+
+def open_stage(run: Run, place: Path) -> Stage:
+    """Return the stage for a place: as an earlier pull left it, or new. Raises OSError."""
+    found = find_stage(run)
+    if found is not None and found[0] == place and found[1].is_dir() and not found[1].is_symlink():
+        return Stage(run, *found)
+    forget_stage(run)
+    folder = name_partial(place)
+    write_json(run.folder / PLACE, {"place": str(place), "folder": str(folder)})
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    return Stage(run, place, folder)
+
+
+def forget_stage(run: Run) -> None:
+    """Remove a hidden folder and what is known of it; where that does not work the next pull tries again."""
+    found = find_stage(run)
+    if found is not None and found[1].is_dir() and not found[1].is_symlink():
+        shutil.rmtree(found[1], ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if found is not None and found[1].is_dir():
+            return
+        (run.folder / STAGED).unlink(missing_ok=True)
+        (run.folder / PLACE).unlink(missing_ok=True)
