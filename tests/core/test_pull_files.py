@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from remote_train.listed import Row
+    from remote_train.partial import Partial
     from remote_train.records import Run
     from remote_train.session import Inbox
     from tests.host.account_kit import Account
@@ -41,8 +42,9 @@ open("out/deep/er/a b \\u00e9.pt", "wb").write(b"deep")
 open("out/empty.pt", "wb").close()
 open("notes.txt", "w").write("notes")
 for n in (9, 10):
-    for name in ("model.safetensors", "trainer_state.json"):
-        open("checkpoint-%d/%s" % (n, name), "w").write("%d %s" % (n, name))
+    header = b'{"__metadata__":{"number":"%d"}}' % n
+    open("checkpoint-%d/model.safetensors" % n, "wb").write(len(header).to_bytes(8, "little") + header)
+    open("checkpoint-%d/trainer_state.json" % n, "w").write('{"number": %d}' % n)
 os.symlink("/etc/passwd", "evil.pt")
 os.mkfifo("pipe.pt")
 """
@@ -91,7 +93,8 @@ def puller(account: Account) -> Iterator[Puller]:
         pull.session.close()
 
 
-CHECKPOINTS = ("out/ckpt.pt", "out/deep/er/a b \u00e9.pt", "out/empty.pt")
+CHECKPOINTS = ("out/ckpt.pt", "out/deep/er/a b \u00e9.pt")
+EMPTY = "out/empty.pt"
 FOLDERS = tuple(
     f"checkpoint-{n}/{name}" for n in (9, 10) for name in ("model.safetensors", "trainer_state.json")
 )
@@ -106,9 +109,38 @@ def test_checkpoints_by_their_usual_names(puller: Puller) -> None:
     }
 
 
+def test_what_is_not_whole_is_named_and_comes_when_it_is_asked_for(puller: Puller) -> None:
+    puller.pull().bring(PullWish())
+    [note] = [facts["text"] for kind, facts in puller.ears().told if kind == "note"]
+    assert EMPTY in note
+    assert f"--match '{EMPTY}'" in note
+    puller.pull().bring(PullWish(match=(EMPTY,)))
+    assert puller.here()[EMPTY] == b""
+
+
+def test_a_folder_is_here_whole_or_not_at_all(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    real = Fetcher.fetch
+
+    def look(self: Fetcher, path: str, partial: Partial) -> dict[str, Any]:
+        seen.append({item.name for item in puller.run.files.iterdir()})
+        return real(self, path, partial)
+
+    monkeypatch.setattr(Fetcher, "fetch", look)
+    puller.pull().bring(PullWish())
+    assert len(seen) == 6
+    for names in seen:
+        for folder in (puller.run.files / name for name in names if name.startswith("checkpoint-")):
+            assert len(list(folder.iterdir())) == 2
+    arrived = [facts["unit"] for kind, facts in puller.ears().told if kind == "arrived"]
+    assert sorted(arrived) == ["checkpoint-10", "checkpoint-9"]
+    again = puller.pull().bring(PullWish())
+    assert again.files == []
+
+
 def test_everything_is_everything_the_run_made_and_not_its_package(puller: Puller) -> None:
     puller.pull().bring(PullWish(everything=True))
-    assert puller.here() == puller.there(*CHECKPOINTS, *FOLDERS, "notes.txt")
+    assert puller.here() == puller.there(*CHECKPOINTS, EMPTY, *FOLDERS, "notes.txt")
 
 
 def test_globs_and_another_folder(puller: Puller, tmp_path: Path) -> None:
