@@ -1,18 +1,20 @@
-"""`pull --follow`: stay with a run for its checkpoints alone, until it has ended."""
+"""`pull`: what there is of a run now, and with `--follow` what comes until it has ended."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from remote_train.courier import Courier
-from remote_train.follow import Following
+from remote_train.follow import Following, Wish, name_checkpoints
+from remote_train.pruned import is_away, recall_pulled, was_pruned
+from remote_train.pull import Pull, Pulled, PullWish
+from remote_train.retention import drop_leftovers
 
 if TYPE_CHECKING:
     from remote_train.errors import ConnectionLost, RemoteTrainError
-    from remote_train.follow import Wish
     from remote_train.listener import Listener
-    from remote_train.pull import PullWish
     from remote_train.reach import HostLink
+    from remote_train.records import Run
 
 
 class Alone(Courier):
@@ -32,9 +34,36 @@ class Alone(Courier):
             raise self.trouble
 
 
-def pull_along(follow: Wish, link: HostLink, wish: PullWish, listener: Listener) -> None:
-    """Bring checkpoints home as they are committed, until the run's end; raise what ends that before."""
-    following = Following(follow, link, listener, writing=False)
+def choose_checkpoints(run: Run, attempt: int) -> tuple[str, ...]:
+    """Return the globs that name the checkpoints of an attempt."""
+    return name_checkpoints(run.read()["attempts"][attempt - 1]["plan"].get("checkpoints") or ())
+
+
+def pull_now(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: Listener) -> Pulled:
+    """Bring what there is; of a run that has left its host, tell what is here."""
+    drop_leftovers(run.folder)
+    if is_away(run, link):
+        return recall_pulled(run, wish, listener)
+    pull = Pull(run, attempt, link, link.connect(), listener)
+    try:
+        if was_pruned(run, pull.session):
+            return recall_pulled(run, wish, listener)
+        return pull.bring(wish)
+    finally:
+        pull.session.close()
+
+
+def pull_along(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: Listener) -> Pulled:
+    """Bring checkpoints home as they are committed until the run has ended, then all that is wished for."""
+    if not is_away(run, link):
+        globs = wish.match or choose_checkpoints(run, attempt)
+        follow = Wish(run, attempt, [], set(), give_up=wish.give_up, checkpoints=globs)
+        _stay(Following(follow, link, listener, writing=False), wish)
+    return pull_now(run, attempt, link, wish, listener)
+
+
+def _stay(following: Following, wish: PullWish) -> None:
+    """Bring checkpoints until the run's end; raise what ends that before."""
     courier = following.aside = Alone(following, wish)
     try:
         following.attach()
@@ -43,5 +72,5 @@ def pull_along(follow: Wish, link: HostLink, wish: PullWish, listener: Listener)
         courier.stop(wait=isinstance(error, Exception))
         raise
     courier.stop(wait=True)
-    courier.work()
     following.close()
+    courier.work()

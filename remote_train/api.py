@@ -14,20 +14,21 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from remote_train.along import choose_checkpoints, pull_along, pull_now
 from remote_train.attach import Attached, attach_to_end, follow_again
 from remote_train.attempts import Hop, is_superseded, item_of, list_hops, newest_of, update_newest
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
-from remote_train.follow import Following, Outcome, Wish, choose_checkpoints
+from remote_train.follow import Following, Outcome, Wish
 from remote_train.host import layout
 from remote_train.host.files import tail_offset
 from remote_train.launching import OUTPUTS_ALWAYS, Started, start
 from remote_train.listener import Listener, Silent
 from remote_train.outcome import make_verdict
 from remote_train.preparing import Request
-from remote_train.pruned import is_away, recall_pulled, was_pruned
-from remote_train.pull import Pull, Pulled, PullWish
+from remote_train.pruned import is_away
+from remote_train.pull import Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
 from remote_train.retention import drop_leftovers
 from remote_train.stop import stop_across_losses
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
     from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.transport import Ask
-
-
-RECORDS = ("*", "attempts/*/*")
-"""Where in a run's folder records are written."""
 
 
 @dataclass
@@ -96,7 +93,7 @@ class Training:
             writing = held.enter_context(self._writing())
             pull = pull and not ended_before
             wish = self._wish(shown, give_up)
-            wish.checkpoints = self._choose_checkpoints() if pull else ()
+            wish.checkpoints = choose_checkpoints(self.run, self.attempt) if pull else ()
             attached = self._attach(listener, wish, tail, writing=writing)
             if pull and attached.wish.checkpoints:
                 attached.bring_checkpoints()
@@ -114,7 +111,7 @@ class Training:
         """Hold the mirror's lock if it is free, and clear what killed processes left in the records."""
         with self.run.writing() as writing:
             if writing:
-                drop_leftovers(self.run.folder, *RECORDS)
+                drop_leftovers(self.run.folder)
                 with contextlib.suppress(OSError):  # a disk that takes nothing
                     self.run.attempt(self.attempt).prepare()  # somebody may have removed it
             yield writing
@@ -126,9 +123,6 @@ class Training:
         verdict = make_verdict(self.run.id, record["host"], Outcome(record["state"], record.get("exit")))
         if verdict is not None:
             raise verdict
-
-    def _choose_checkpoints(self) -> tuple[str, ...]:
-        return choose_checkpoints(self.run.read()["attempts"][-1]["plan"].get("checkpoints") or ())
 
     def _attach(self, listener: Listener, wish: Wish, tail: int | None, *, writing: bool) -> Attached:
         shown = wish.shown
@@ -289,33 +283,11 @@ class Training:
 
     def pull(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring files of the run home; by default its checkpoints."""
-        wish, listener = wish or PullWish(), listener or Silent()
-        drop_leftovers(self.run.folder, *RECORDS)
-        if is_away(self.run, self.link):
-            return recall_pulled(self.run, wish, listener)
-        session = self.link.connect()
-        pull = Pull(self.run, self.attempt, self.link, session, listener)
-        try:
-            if was_pruned(self.run, session):
-                return recall_pulled(self.run, wish, listener)
-            return pull.bring(wish)
-        finally:
-            pull.session.close()
+        return pull_now(self.run, self.attempt, self.link, wish or PullWish(), listener or Silent())
 
     def pull_along(self, wish: PullWish | None = None, listener: Listener | None = None) -> Pulled:
         """Bring checkpoints home as they are committed until the run has ended, then all that is wished for."""
-        from remote_train.along import pull_along  # noqa: PLC0415  (not on the launch's path)
-
-        wish, listener = wish or PullWish(), listener or Silent()
-        if not is_away(self.run, self.link):
-            checkpoints = wish.match or self._choose_checkpoints()
-            pull_along(
-                Wish(self.run, self.attempt, [], set(), give_up=wish.give_up, checkpoints=checkpoints),
-                self.link,
-                wish,
-                listener,
-            )
-        return self.pull(wish, listener)
+        return pull_along(self.run, self.attempt, self.link, wish or PullWish(), listener or Silent())
 
     def stop(self, grace: float = 30.0, listener: Listener | None = None) -> dict[str, Any]:
         """Stop the run and return its last state; raises StopIncomplete naming processes that are still there."""

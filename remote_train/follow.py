@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from remote_train.records import Run
 
 
-def choose_checkpoints(globs: Iterable[str]) -> tuple[str, ...]:
+def name_checkpoints(globs: Iterable[str]) -> tuple[str, ...]:
     """Return the globs that name a project's checkpoints: its own, else the usual names."""
     return tuple(globs) or CHECKPOINTS
 

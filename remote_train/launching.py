@@ -20,7 +20,7 @@ from remote_train.errors import (
     ProtocolError,
     RemoteTrainError,
 )
-from remote_train.follow import Following, Wish, choose_checkpoints
+from remote_train.follow import Following, Wish, name_checkpoints
 from remote_train.host import layout
 from remote_train.jobs import make_job_record
 from remote_train.package.manifest import render_size
@@ -119,7 +119,7 @@ def begin(prepared: Prepared, run: Run, listener: Listener) -> Started:
     """Start an attempt that is recorded, exactly once, and return it with its first connection."""
     reached, request = prepared.reached, prepared.request
     ranks = [str(rank) for rank in range(prepared.plan.processes)]
-    checkpoints = choose_checkpoints(prepared.plan.checkpoints) if request.pull else ()
+    checkpoints = name_checkpoints(prepared.plan.checkpoints) if request.pull else ()
     outputs = [*ranks, *OUTPUTS_ALWAYS]
     wish = Wish(run, prepared.attempt, outputs, {0}, give_up=request.give_up, checkpoints=checkpoints)
     following = Following(wish, reached.link, listener, writing=True)

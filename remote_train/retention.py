@@ -218,6 +218,8 @@ def forget_unstarted(runs: Iterable[Run], keep: int = KEEP) -> None:
             (client_root() / "index" / run.id).unlink(missing_ok=True)
 
 
+RECORDS = ("*", "attempts/*/*")
+"""Where in a run's folder records are written."""
 OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK, PULLER_LOCK}
 
 
@@ -231,8 +233,8 @@ def is_empty(run: Run) -> bool:
 
 
 def drop_leftovers(folder: Path, *patterns: str) -> None:
-    """Remove, among the files of a folder that match, those whose writer was killed before it could rename them."""
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+    """Remove, among the records of a run or the files that match, those whose writer was killed before it renamed them."""
+    for path in (path for pattern in patterns or RECORDS for path in folder.glob(pattern)):
         found = LEFTOVER.search(path.name)
         if found and path.is_file() and not _lives(int(found[1])):
             with contextlib.suppress(OSError):  # they harm nobody

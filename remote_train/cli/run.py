@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from remote_train.api import Training
     from remote_train.listener import Listener
+    from remote_train.preparing import Prepared
     from remote_train.show.display import Display
 
 BARE = "\0--"
@@ -166,9 +167,7 @@ def run(
     with make_screen() as screen:
         listener = make_listener(screen)
         if dry_run:
-            from remote_train.cli.answers import show_plan
-
-            show_plan(prepare(request, listener, make_ask()), as_json=json)
+            _show_plan(prepare(request, listener, make_ask()), as_json=json)
             return
         started = start(request, listener, make_ask())
         if detach:
@@ -182,6 +181,12 @@ def run(
             return training_of(started)
 
         stay(open_training, screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
+
+
+def _show_plan(prepared: Prepared, *, as_json: bool) -> None:
+    from remote_train.cli.answers import show_plan
+
+    show_plan(prepared, as_json=as_json)
 
 
 def stay(
