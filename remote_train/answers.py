@@ -193,10 +193,11 @@ def ended(value: object) -> None:
 def begun(value: object) -> None:
     """Accept the answer to a start: the attempt's state, or what is lacking."""
     if isinstance(value, dict) and ("changed" in value or "need" in value):
-        need = text(16, re.compile(r"(manifest|blobs)\Z"), "manifest or blobs")
-        table({}, {"changed": flag, "need": need, "blobs": items(HASH, 1 << 17)})(value)
-        if value.get("need") == "blobs":
-            table({"blobs": items(HASH, 1 << 17)})(value)
+        need = text(16, re.compile(r"(manifest|blobs|data)\Z"), "manifest, blobs or data")
+        lists = {"blobs": items(HASH, 1 << 17), "data": items(HASH, 1000)}
+        table({}, {"changed": flag, "need": need, **lists})(value)
+        if value.get("need") in lists:
+            table({value["need"]: lists[value["need"]]})(value)
     else:
         standing(value)
 
@@ -228,6 +229,9 @@ ANSWERS: dict[str, Check] = {
             "free": whole(),
             "path": text(),
         }
+    ),
+    "data": table(
+        {}, {"here": flag, "need": text(16, re.compile(r"(manifest|contents)\Z"), "manifest or contents")}
     ),
     "put": table({"offset": whole()}, {"stored": flag, "busy": flag}),
     "stored": table({"offset": whole(), "stored": flag}),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import change_plan, retract_attempt
+from remote_train.datasets import DataSender, make_persistent
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
@@ -277,6 +278,16 @@ def make_message(
     return {**message, "attempt": prepared.attempt, "known": tokens, "supersede": prepared.supersede}
 
 
+def _make_sender(prepared: Prepared, listener: Listener, losses: Losses) -> DataSender:
+    """Return what brings the run's data to its host; on this machine make the folders that outlive runs."""
+    link = prepared.reached.link
+    if link.is_local:
+        make_persistent(prepared.root, prepared.job.project.persist)
+    data = DataSender(prepared.root, link.memory, prepared.data, listener)
+    data.note_progress = losses.note_progress
+    return data
+
+
 def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -> tuple[Plan, dict[str, Any]]:
     """Start the attempt and return the plan it got, and its state; a connection lost on the way is taken up again with the same token."""
     link, session = prepared.reached.link, prepared.reached.session
@@ -295,6 +306,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
 
     losses = Losses()
     looks = 0
+    data = _make_sender(prepared, following.listener, losses)
     state: dict[str, Any] | None = None
     asked = prepared.request.name is None or prepared.attempt > 1  # an id that we made is free
     while state is None:
@@ -302,11 +314,13 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
         source = prepared.files or prepared.root
         asking.shipment = shipment = Shipment(session, source, prepared.package, meanwhile)
         shipment.others = others
+        shipment.bring_data = data.send
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
             if not asked:
                 refuse_taken_name(session, run.id)
                 asked = True  # from here on a run of this name may be ours
+            data.send(session)
             state = shipment.start(base, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent.files, bytes=shipment.sent.bytes)
         except FactsChanged:

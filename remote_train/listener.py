@@ -8,7 +8,7 @@ from typing import Any, Protocol
 class Listener(Protocol):
     """Whoever wants to know what a command is doing.
 
-    Kinds: note, warn, reaching, reached, passed_over, fallback, package, sending, sent, started, following,
+    Kinds: note, warn, reaching, reached, passed_over, fallback, package, data, sending, sent, started, following,
     state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped,
     pulling, arrived, dropped, remaining.
     """

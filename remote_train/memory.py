@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MOST_DATA = 500
+"""Data folders of one host that are remembered."""
+
+
 def safe_name(name: str) -> str:
     """Return a name for a file, one to one, from any text."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
@@ -59,6 +63,16 @@ class HostMemory:
     def write_base(self, project_root: Path, package: str, rows: list[Any]) -> None:
         """Remember what was sent."""
         remember_json(self._base(project_root), {"package": package, "rows": rows})
+
+    def read_data(self) -> list[str]:
+        """Return the ids of data folders that the host was last known to hold."""
+        held = read_json(self.folder / "data.json").get("held")
+        return [str(data_id) for data_id in held] if isinstance(held, list) else []
+
+    def note_data(self, data_id: str) -> None:
+        """Remember that the host holds a data folder."""
+        others = [held for held in self.read_data() if held != data_id]
+        remember_json(self.folder / "data.json", {"held": [*others, data_id][-MOST_DATA:]})
 
     def _base(self, project_root: Path) -> Path:
         return self.folder / f"base-{safe_name(str(project_root))}.json"

@@ -54,6 +54,8 @@ class Job:
     checkpoints: tuple[str, ...] = ()
     restore: tuple[Mapping[str, Any], ...] = ()
     """Files of the checkpoint that it goes on from; with any, it also gets the arguments to resume."""
+    shipped: Mapping[str, str] = field(default_factory=dict)
+    """Data folders that the host has to be sent, and what they are called there: `ID`, of one file `ID/NAME`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Plan:
     peak_tflops: Mapping[str, float]
     gpu_facts: tuple[Mapping[str, Any], ...] = ()
     """What is known of the host's GPUs, for the record: MFU is derived from it later."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Data that is shared by runs, by its place in the project: `ID`, of one file `ID/NAME`."""
     max_restarts: int = 0
     """How often torchrun may start all ranks anew after one has failed."""
     restore: tuple[Mapping[str, Any], ...] = ()
@@ -148,6 +152,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         torch=facts["python"]["torch"],
         peak_tflops=dict(host.peak_tflops),
         gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
+        data={} if host.is_local else {key: job.shipped[key] for key in job.shipped if key not in links},
         max_restarts=job.max_restarts,
         restore=job.restore,
         notes=tuple(notes),
@@ -289,14 +294,14 @@ def make_links(job: Job, host: HostSpec) -> dict[str, str]:
     folders = (*job.project.data, *job.data)
     if host.is_local:
         return {folder: posixpath.join(job.root, folder) for folder in (*folders, *job.project.persist)}
-    lost = [folder for folder in folders if folder not in links]
+    lost = [folder for folder in folders if folder not in links and folder not in job.shipped]
     if lost:
         raise ConfigError(
             [
-                f"data folder {folder}: [hosts.{host.name}.data] does not say where it lies there"
+                f"data {folder} is not here, and [hosts.{host.name}.data] does not say where it lies there"
                 for folder in lost
             ],
-            hint="shipping data folders is not supported yet: map it there, or list its files in [package] include",
+            hint="put it into the project, or map it in hosts.toml",
         )
     return links
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project, read_project
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
+from remote_train.datasets import choose_places, hash_places, parse_place, walk_places
 from remote_train.errors import UsageError
 from remote_train.host import layout
 from remote_train.memory import stat_cache_path, told_path
@@ -26,10 +27,13 @@ from remote_train.reach import HostLink, Reached, candidate_pythons, make_links,
 from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from remote_train.config.families import Family
     from remote_train.config.project import ProjectPlace
     from remote_train.config.project_spec import ProjectSpec
     from remote_train.listener import Listener
+    from remote_train.package.data_folder import DataSet
     from remote_train.ship import Files
     from remote_train.transport import Ask
 
@@ -82,6 +86,8 @@ class Prepared:
     """An older attempt that lives on the same host is stopped first."""
     origin: str | None = None
     """The run whose package and settings it has."""
+    data: tuple[DataSet, ...] = ()
+    """What of it the host has to be sent, unless it has it."""
 
 
 def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
@@ -106,7 +112,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         launcher=request.launcher,
         max_restarts=request.max_restarts,
         env=plain_env,
-        data=request.data,
+        data=tuple(parse_place(path, str(place.relative), str(place.root)) for path in request.data),
         checkpoints=request.checkpoints,
     )
     if links and not links[0].is_local:
@@ -116,19 +122,24 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     pool.shutdown(wait=False)  # a Ctrl-C does not wait for a host that is silent
     try:
         package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
-        tell_package(place.root, package, listener)
+        tell_package(place.root, package, (*spec.persist, *spec.data, *job.data), listener)
+        folders = (*spec.data, *job.data)
+        listings = walk_places(place.root, choose_places(folders, [link.host for link in links]))
         reached = reaching.result()
     except BaseException:
         reaching.add_done_callback(_let_go)
         raise
     tell_reached(reached, listener)
     try:
+        data = hash_places(place.root, listings, choose_places(folders, [reached.link.host]))
+        tell_data(place.root, data, listener)
+        job = replace(job, shipped={item.place: item.reference for item in data})
         plan = _plan(job, reached, package)
     except BaseException:
         reached.session.close()
         raise
     hosts = tuple(link.host.name for link in links)
-    return Prepared(place.root, request, job, package, reached, plan, secret_env, hosts)
+    return Prepared(place.root, request, job, package, reached, plan, secret_env, hosts, data=data)
 
 
 def check_name(name: str | None) -> None:
@@ -165,23 +176,44 @@ def tell_reached(reached: Reached, listener: Listener) -> None:
         listener.tell("passed_over", reason=reason)
 
 
-def tell_package(root: Path, package: Package, listener: Listener) -> None:
-    """Tell what travels, and what stays behind unless that was told before: it is news only once."""
+def tell_package(root: Path, package: Package, apart: Sequence[str], listener: Listener) -> None:
+    """Tell what travels, and what stays behind unless that was told before: it is news only once.
+
+    What git ignores around the folders `apart` is not told of: they are known to be wanted, and come another way.
+    """
     notices = [
         f"{notice.path}: {notice.message}" if notice.path else notice.message for notice in package.notices
     ]
     for data in package.ignored:
+        if any(is_within(data.folder, place) or is_within(place, data.folder) for place in apart):
+            continue
         least = "at least " if data.at_least else ""
         notices.append(
             f"{data.folder} stays here, git ignores it ({data.files} files, {least}{render_size(data.size)}); "
             f"to take it along: {data.line} under [package]"
         )
-    path = told_path(root)
+    facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
+    listener.tell("package", notices=choose_news(told_path(root), notices), **facts)
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Tell whether a path of the project is a folder or lies in it."""
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def tell_data(root: Path, data: Sequence[DataSet], listener: Listener) -> None:
+    """Tell what of the data stays behind, unless that was told before."""
+    notices = [text for item in data for text in item.notices]
+    for text in choose_news(told_path(root / layout.DATA), notices) if data else ():
+        listener.tell("note", text=text)
+
+
+def choose_news(path: Path, notices: list[str]) -> list[str]:
+    """Return the notices that were not among the last ones, which `path` remembers."""
     told = read_json(path).get("notices", [])
     if notices != told:
         remember_json(path, {"notices": notices})
-    facts = {"files": len(package.rows), "bytes": package.total_bytes, "package": package.package_id}
-    listener.tell("package", notices=[text for text in notices if text not in told], **facts)
+    return [text for text in notices if text not in told]
 
 
 def _plan(job: Job, reached: Reached, package: Package) -> Plan:
@@ -214,7 +246,7 @@ def make_rules(request: Request, job: Job) -> Rules:
     """Return what travels: the project file's rules and the flags over them."""
     spec = job.project
     inside = [posixpath.join(job.cwd, glob) for glob in (job.family.include if job.family else ())]
-    kept_away = (*spec.data, *spec.persist, *request.data)
+    kept_away = (*spec.data, *spec.persist, *job.data)
     return Rules(
         include=(*spec.include, *inside, *request.include),
         exclude=(*spec.exclude, *request.exclude, *kept_away),

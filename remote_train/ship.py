@@ -7,7 +7,6 @@ together. The host answers with the attempt's state, or with what it lacks, and 
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +18,8 @@ from remote_train.errors import (
     RunLost,
     VerificationFailed,
 )
-from remote_train.host.manifest_format import make_delta
-from remote_train.session import REQUEST_SECONDS, compress_pieces
-from remote_train.upload import Content, Upload
+from remote_train.session import REQUEST_SECONDS
+from remote_train.upload import Content, Upload, send_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -84,6 +82,8 @@ class Shipment:
         """Called while the host works on the start."""
         self.progress: Callable[[int], None] = lambda _sent: None
         """Called with the bytes of files sent so far, once a megabyte."""
+        self.bring_data: Callable[[Session, Sequence[str]], None] = _have_no_data
+        """Called with the ids of data folders that the host does not have."""
         self._upload = Upload(session, self._tell)
         self.asked = False
         """A start request may have left."""
@@ -144,18 +144,21 @@ class Shipment:
             return
 
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:
-        manifest = answer["need"] == "manifest"
-        wanted = {"manifest"} if manifest else set(answer["blobs"])
+        need = answer["need"]
+        wanted = {"manifest"} if need == "manifest" else set(answer[need])
         if wanted & self._needed:
             raise ProtocolError(f"{self.session.host} asks again for what was sent when it asked")
         self._needed |= wanted
-        if manifest and not rows:
+        if need == "manifest" and not rows:
             raise PackageError(
                 f"which files its package had is known neither here nor on {self.session.host} any more",
                 hint="start a new run with `remote-train run`",
             )
-        if manifest:
+        if need == "manifest":
             self._send_manifest({}, rows)
+            return
+        if need == "data":
+            self.bring_data(self.session, answer["data"])
             return
         found = [row for row in (*rows, *self.others) if row[1] == "f" and row[4] in wanted]
         if not found:
@@ -164,11 +167,7 @@ class Shipment:
         self._send_blobs(found)
 
     def _send_manifest(self, base: dict[str, Any], rows: Sequence[Row]) -> None:
-        delta = make_delta(base.get("rows", []), list(rows))
-        stream = self.session.new_stream()
-        package, old = self.package.package_id, base.get("package")
-        self._uploads.append(self.session.submit("manifest", stream=stream, package=package, base=old))
-        self.session.upload(stream, compress_pieces([json.dumps(delta).encode("ascii")]))
+        self._uploads.append(send_manifest(self.session, self.package.package_id, base, list(rows)))
 
     def _send_blobs(self, rows: Iterable[Row]) -> None:
         self._upload.send(
@@ -184,6 +183,10 @@ class Shipment:
                 raise PackageError(error.message, hint="start the run again") from error
         self._uploads.clear()
         self._upload.settle()
+
+
+def _have_no_data(session: Session, _ids: Sequence[str]) -> None:
+    raise ProtocolError(f"{session.host} asks for data folders that the run does not have")
 
 
 def refuse_taken_name(session: Session, run: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import HostSpace, PackageError, ProtocolError, VerificationFailed
 from remote_train.host.arrivals import BLOCK, MOST_ASKED
+from remote_train.host.manifest_format import make_delta
 from remote_train.refusals import hint_of
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -78,6 +80,18 @@ def send_contents(session: Session, contents: Iterable[Content], progress: Progr
     upload.send(missing)
     upload.settle()
     return upload.sent
+
+
+def send_manifest(session: Session, package: str, base: dict[str, Any], rows: list[Any]) -> int:
+    """Send a manifest as what changes `base` (its `package` and `rows`, {} for none) into it; return the request's number.
+
+    The answer's `stored` is false when the base is not there.
+    """
+    delta = make_delta(base.get("rows", []), rows)
+    stream = session.new_stream()
+    number = session.submit("manifest", stream=stream, package=package, base=base.get("package"))
+    session.upload(stream, compress_pieces([json.dumps(delta).encode("ascii")]))
+    return number
 
 
 def ask_missing(session: Session, contents: Sequence[Content]) -> tuple[list[Content], dict[str, int]]:

@@ -207,14 +207,6 @@ def _read_command(pid: str) -> bytes:
         return b""
 
 
-def touch(path: str) -> None:
-    """Note that something is in use."""
-    try:
-        os.utime(path)
-    except OSError:  # read-only, or gone: it will be sent again
-        return
-
-
 def is_recent(path: str, seconds: float) -> bool:
     """Tell whether a file was written within so many seconds."""
     return os.path.exists(path) and age(path, time.time()) < seconds

@@ -3,7 +3,8 @@
 agents/HASH/            our own program, by the hash of its source
 blobs/ab/cdef…          file contents, by SHA-256
 blobs/incoming/SHA256   the first bytes of large contents that are on their way
-packages/ID.json        manifests, by their own hash
+data/ID/                data folders that runs share, by the hash of their manifest: hard links to blobs
+packages/ID.json        manifests, of packages and of data folders, by their own hash
 agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
@@ -27,6 +28,7 @@ FORMAT = 1
 AGENTS = "agents"
 AGENT_LOG = "agent.log"
 BLOBS = "blobs"
+DATA = "data"
 INCOMING = "incoming"
 PACKAGES = "packages"
 PEAKS = "peaks"
@@ -98,6 +100,11 @@ def blob_path(root: str, sha256: str) -> str:
 def incoming_path(root: str, sha256: str) -> str:
     """Return where contents with this hash lie until they are whole."""
     return os.path.join(root, BLOBS, INCOMING, sha256)
+
+
+def data_path(root: str, data_id: str) -> str:
+    """Return where the data folder with this id lies."""
+    return os.path.join(root, DATA, data_id)
 
 
 def package_path(root: str, package_id: str) -> str:

@@ -223,6 +223,7 @@ LATER = {
     "tail": ("fetching", "find_tail"),
     "files": ("fetching", "list_files"),
     "get": ("fetching", "send_file"),
+    "data": ("datasets", "data"),
     "lack": ("arrivals", "lack"),
     "put": ("arrivals", "put"),
     "stored": ("arrivals", "stored"),

@@ -73,6 +73,9 @@ def _start_new(
         missing += _check_restored(root, request["attempt"], restored)
     if missing:
         return {"need": "blobs", "blobs": missing}
+    lost = store.note_data(root, plan.get("data", {}).values())
+    if lost:
+        return {"need": "data", "data": lost}
     gpus = _choose_gpus(plan)
     lock = _claim(folder, request["run"], request["token"], progress)
     if lock is None:
@@ -226,6 +229,7 @@ def _write_code(
         _remove_folder(code, progress)  # left by an agent that died while it wrote it
     snapshot.write_snapshot(root, rows, code, progress)
     links = {place: os.path.expanduser(source) for place, source in plan.get("links", {}).items()}
+    links.update({place: store.find_data(root, name) for place, name in plan.get("data", {}).items()})
     for place in plan.get("persist", []):
         source = os.path.join(root, layout.PERSIST, plan["project"], place)
         os.makedirs(source, 0o700, exist_ok=True)

@@ -15,12 +15,15 @@ from remote_train.host.manifest_format import ManifestError, apply_delta, check_
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
     Rows = List[List[Any]]
 
 SMALL = 1 << 20
 MISSING_LIMIT = 5000
+SEALED_MODE = 0o400
+SEAL_FROM, SEAL_SPAN = 1_000_000_000, 500_000_000
+"""Seconds since 1970: times from 2001 to 2017, when nothing of ours was written."""
 
 
 class StoreError(Exception):
@@ -54,11 +57,22 @@ def open_root(root: str) -> None:
 
 
 def has_blob(root: str, sha256: str, size: int) -> bool:
-    """Tell whether these contents are here; a file of another size (a power cut) is not them."""
+    """Tell whether these contents are here; a file of another size (a power cut), or written over, is not them."""
     try:
-        return os.stat(layout.blob_path(root, sha256)).st_size == size
+        found = os.stat(layout.blob_path(root, sha256))
     except OSError:
         return False
+    return found.st_size == size and (found.st_mode & 0o777 != SEALED_MODE or is_sealed(found))
+
+
+def make_seal(name: str) -> int:
+    """Return the time that a shared file or folder gets, by the hash it is named by: any write changes it."""
+    return SEAL_FROM + int(name[:8], 16) % SEAL_SPAN
+
+
+def is_sealed(found: os.stat_result) -> bool:
+    """Tell whether a shared file or folder is as it was made: root may write into what is closed to everybody."""
+    return SEAL_FROM <= int(found.st_mtime) < SEAL_FROM + SEAL_SPAN
 
 
 class BatchWriter:
@@ -177,10 +191,54 @@ def read_package(root: str, package: str) -> Optional[Rows]:
 
 def note_use(root: str, package: str) -> None:
     """Note that a launch wants this manifest: those that none has wanted for long are removed."""
+    touch(layout.package_path(root, package))
+
+
+def touch(path: str) -> None:
+    """Note that something is in use."""
     try:
-        os.utime(layout.package_path(root, package))
-    except OSError:  # it goes a little earlier, and would be sent again
+        os.utime(path)
+    except OSError:  # read-only, or gone: it goes a little earlier, and would be sent again
         return
+
+
+def find_data(root: str, reference: object) -> str:
+    """Return where the data of a plan lies: `ID` is a folder, `ID/NAME` the one file in it; raise ValueError."""
+    data_id, slash, name = str(reference).partition("/")
+    if not layout.is_hash(data_id) or "/" in name or name in (".", "..") or (slash and not name):
+        raise ValueError("no data folder is called %.80r" % (reference,))
+    return os.path.join(layout.data_path(root, data_id), name) if name else layout.data_path(root, data_id)
+
+
+def note_data(root: str, references: Iterable[object]) -> List[str]:
+    """Note that a launch wants these data folders; return the ids of those that are not here, or not whole."""
+    lost = []
+    for reference in references:
+        find_data(root, reference)
+        data_id = str(reference).partition("/")[0]
+        if is_whole(layout.data_path(root, data_id)):
+            note_use(root, data_id)
+        else:
+            lost.append(data_id)
+    return lost
+
+
+def is_whole(folder: str) -> bool:
+    """Tell whether a data folder is here; for root, who may write into it, whether nobody has."""
+    if not os.path.isdir(folder):
+        return False
+    waiting = [folder] if os.getuid() == 0 else []
+    while waiting:
+        inner = waiting.pop()
+        if not is_sealed(os.stat(inner)):
+            return False
+        with os.scandir(inner) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.is_symlink() and not is_sealed(entry.stat(follow_symlinks=False)):
+                    return False
+    return True
 
 
 def store_package(root: str, package: str, base: Optional[str], delta: Dict[str, Any]) -> bool:

@@ -55,7 +55,7 @@ def note_agent() -> None:
     """Note that our own program is in use."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if os.path.dirname(folder) == agents_folder():
-        garbage.touch(folder)
+        store.touch(folder)
 
 
 def listen(fd: int, *, whole: bool) -> Dict[str, Any]:

@@ -159,8 +159,24 @@ class LiveListener:
             self.screen.say(deriver.explanation)
 
     def sending(self, facts: Mapping[str, Any]) -> None:
-        """Keep in sight how much has travelled."""
-        self.screen.status(f"sending: {render_bytes(facts['bytes'])} so far")
+        """Keep in sight how much has travelled; without a terminal, a line of a long upload now and then."""
+        done = render_bytes(facts["bytes"])
+        if "total" not in facts:
+            self.screen.status(f"sending: {done} so far")
+            return
+        line = f"sending {facts['what']}: {done} of {render_bytes(facts['total'])}, {render_bytes(facts['rate'])}/s"
+        if self.screen.stderr_is_terminal:
+            self.screen.status(line)
+        elif time.monotonic() - self._line_at >= LINE_EVERY:
+            self._line_at = time.monotonic()
+            self.screen.say(line)
+
+    def data(self, facts: Mapping[str, Any]) -> None:
+        """Say that data has to travel first."""
+        self._line_at = time.monotonic()
+        if facts["bytes"] >= WORTH_SAYING:
+            size = render_bytes(facts["bytes"])
+            self.screen.say(f"sending {facts['place']} to {facts['host']}: {size}, once; runs there share it")
 
     def sent(self, facts: Mapping[str, Any]) -> None:
         """Say what travelled, when that was worth waiting for."""
@@ -266,6 +282,7 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "resuming": LiveListener.resuming,
     "started": LiveListener.started,
     "following": LiveListener.following,
+    "data": LiveListener.data,
     "sending": LiveListener.sending,
     "sent": LiveListener.sent,
     "state": LiveListener.state,
