@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import time
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,38 @@ def hash_places(
     )
 
 
+@dataclass(frozen=True)
+class Recalled:
+    """The data of a run that goes on."""
+
+    shipped: Mapping[str, str]
+    """What a plan calls it, by place."""
+    data: tuple[DataSet, ...]
+    """What of it can be sent from here."""
+    changed: tuple[str, ...]
+    """Places whose data is not here any more as the run had it."""
+
+
+def recall_data(root: Path, places: Iterable[str], known: Mapping[str, str]) -> Recalled:
+    """Return the data that a run goes on with on a host that has to be sent it: as it had it, where that is `known`.
+
+    Raises PackageError for data that the run was never sent, and that is not here.
+    """
+    shipped = {place: known[place] for place in places if place in known}
+    found = []
+    for place in places:
+        try:
+            data = hash_data(walk_data(root, place), stat_cache_path(root / place))
+        except PackageError:
+            if place not in known:
+                raise
+            continue
+        if shipped.setdefault(place, data.reference) == data.reference:
+            found.append(data)
+    here = {data.place for data in found}
+    return Recalled(shipped, tuple(found), tuple(place for place in places if place not in here))
+
+
 def make_persistent(root: Path, places: Iterable[str]) -> None:
     """Make the folders of a project that outlive its runs on this machine; raise PackageError."""
     for place in places:
@@ -97,6 +130,11 @@ class DataSender:
 
         Raises PackageError, HostSpace, ProtocolError, or ConnectionLost: call it again on another connection.
         """
+        if not set(lost) <= {data.data_id for data in self._data}:  # the host has tried what it can
+            raise PackageError(
+                f"{session.host} does not have data that the run began with, and it is not here any more as it was",
+                hint="put the data back as it was, or start a new run",
+            )
         held = [] if not self._data else self._memory.read_data()
         for data in self._data:
             if data.data_id in lost or data.data_id not in held:

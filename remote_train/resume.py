@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import append_attempt
+from remote_train.datasets import choose_places, recall_data
 from remote_train.errors import ConnectionLost, HostUnfit, RemoteTrainError, Unreachable, UsageError
 from remote_train.fencing import fence
 from remote_train.find import link_of, make_link
@@ -33,6 +34,7 @@ from remote_train.stop import DONE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from remote_train.datasets import Recalled
     from remote_train.launching import Started
     from remote_train.listener import Listener
     from remote_train.plan import Job
@@ -215,6 +217,8 @@ class _Going:
                 files.others[file.sha256] = file.place
         size = int(self.record.get("package_bytes") or 0)
         package = Package(list(files.rows), self.record["package"], size, (), (), None)
+        recalled = self._recall_data(job)
+        job = replace(job, shipped=recalled.shipped)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
         request = Request(hosts_file=self.wish.hosts_file, give_up=self.wish.give_up)
         prepared = Prepared(
@@ -228,8 +232,21 @@ class _Going:
             files=files,
             attempt=self.last + 1,
             supersede=self.wish.lost,
+            data=recalled.data,
         )
         return prepared, checkpoint
+
+    def _recall_data(self, job: Job) -> Recalled:
+        """Return the data that the run had, of what this host has to be sent."""
+        known: dict[str, str] = {}
+        for item in self.record["attempts"]:
+            known.update(item["plan"].get("data") or {})
+        places = choose_places((*job.project.data, *job.data), [self.link.host])
+        recalled = recall_data(Path(self.record["root"]), places, known)
+        for place in recalled.changed:
+            text = f"{place} is not here any more as {self.run.id} began with it: it goes on with what its host has"
+            self.listener.tell("note", text=text)
+        return recalled
 
     def _adapt(self, job: Job) -> Job:
         """Ask for as many GPUs where the ones that were named are not."""

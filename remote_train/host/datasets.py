@@ -15,7 +15,7 @@ from remote_train.host.trees import erase, throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, List
 
     from remote_train.host.operations import Operations
     from remote_train.host.store import Rows
@@ -39,12 +39,13 @@ def have_data(root: str, data_id: str) -> Dict[str, Any]:
     if cleaning is None:
         raise ValueError("its state folder has been tidied for too long")
     try:
-        return _have_data(root, data_id)
+        return make_missing(root, data_id)
     finally:
         os.close(cleaning)
 
 
-def _have_data(root: str, data_id: str) -> Dict[str, Any]:
+def make_missing(root: str, data_id: str) -> Dict[str, Any]:
+    """Make the folder if it is not here and everything for it is; whoever calls this holds off the cleaning."""
     place = layout.data_path(root, data_id)
     rows = store.read_package(root, data_id)
     if rows is None:
@@ -65,8 +66,7 @@ def make_data(root: str, data_id: str, rows: Rows) -> None:
     temporary = "%s.%s.%d.tmp" % (place, os.urandom(4).hex(), os.getpid())
     try:
         os.mkdir(temporary, 0o700)
-        _write_rows(root, rows, temporary)
-        _sync(temporary, rows)
+        _sync(_write_rows(root, rows, temporary))
         _close_folders(temporary, data_id)
         if os.path.isdir(place) and not store.is_whole(place):
             os.chmod(place, 0o700)  # or it could not be moved
@@ -79,21 +79,26 @@ def make_data(root: str, data_id: str, rows: Rows) -> None:
             raise error if error.filename else name_place(error, place) from None
 
 
-def _write_rows(root: str, rows: Rows, folder: str) -> None:
+def _write_rows(root: str, rows: Rows, folder: str) -> List[str]:
+    """Return the files whose contents may not have reached the disk yet."""
+    fresh = []
     for inner in sorted({os.path.dirname(row[0]) for row in rows} - {""}):
         os.makedirs(os.path.join(folder, inner), 0o700, exist_ok=True)
     for row in rows:
         path = os.path.join(folder, row[0])
         if row[1] == "l":
             os.symlink(row[2], path)
-        else:
-            _link_blob(layout.blob_path(root, row[4]), path, store.make_seal(row[4]))
+        elif _link_blob(layout.blob_path(root, row[4]), path, store.make_seal(row[4])):
+            fresh.append(path)
+    return fresh
 
 
-def _link_blob(blob: str, path: str, seal: int) -> None:
-    """Give a blob another name; copy it where the file system gives it none, or no more."""
-    os.utime(blob, (seal, seal))
-    os.chmod(blob, store.SEALED_MODE)
+def _link_blob(blob: str, path: str, seal: int) -> bool:
+    """Give a blob another name, or copy it where the file system gives it none, or no more; tell whether it is new."""
+    sealed = store.is_sealed(os.stat(blob))
+    if not sealed:
+        os.utime(blob, (seal, seal))
+        os.chmod(blob, store.SEALED_MODE)
     try:
         os.link(blob, path)
     except OSError as error:
@@ -102,20 +107,21 @@ def _link_blob(blob: str, path: str, seal: int) -> None:
         shutil.copyfile(blob, path)
         os.utime(path, (seal, seal))
         os.chmod(path, store.SEALED_MODE)
+        return True
+    return not sealed
 
 
-def _sync(folder: str, rows: Rows) -> None:
+def _sync(paths: List[str]) -> None:
     """What is here is believed for good: a power cut must not leave files of it empty."""
-    if len(rows) > FEW_FILES:
+    if len(paths) > FEW_FILES:
         os.sync()
         return
-    for row in rows:
-        if row[1] == "f":
-            fd = os.open(os.path.join(folder, row[0]), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _close_folders(folder: str, data_id: str) -> None:

@@ -74,7 +74,7 @@ def _start_new(
     if missing:
         return {"need": "blobs", "blobs": missing}
     lost = store.note_data(root, plan.get("data", {}).values())
-    if lost:
+    if lost and not _remake_data(root, lost):
         return {"need": "data", "data": lost}
     gpus = _choose_gpus(plan)
     lock = _claim(folder, request["run"], request["token"], progress)
@@ -129,6 +129,13 @@ def _refuse_obstacle(root: str, request: Dict[str, Any], progress: Callable[[], 
     obstacle = order.find_obstacle(root, request, progress)
     if obstacle is not None:
         raise Refusal("name-taken", obstacle)
+
+
+def _remake_data(root: str, lost: List[str]) -> bool:
+    """Make data folders anew whose contents are here all the same: a training as root wrote into them."""
+    from remote_train.host import datasets  # noqa: PLC0415  (rare)
+
+    return all(datasets.make_missing(root, data_id).get("here") for data_id in lost)
 
 
 def _check_born(last_word: Optional[str]) -> None:

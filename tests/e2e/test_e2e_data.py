@@ -241,3 +241,14 @@ def test_a_long_upload_is_seen(laptop: Laptop, box: Box, project: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert len(data_of(box)) == 1
+
+
+@pytest.mark.sshd
+def test_a_run_goes_on_with_the_data_it_began_with(laptop: Laptop, box: Box, project: Path) -> None:
+    write_reader(project, train=b"as it was")
+    before = run(laptop, project, "one", "train.py", "data/owt")
+    (project / "data/owt/train").write_bytes(b"another thing")
+    again = laptop.ok(project, "resume", "one")
+    assert again.out.decode() == before
+    assert "data/owt is not here any more as one began with it" in again.err
+    assert len(data_of(box)) == 1
