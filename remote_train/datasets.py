@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.listener import Listener
-    from remote_train.memory import HostMemory
+    from remote_train.reach import HostLink
     from remote_train.session import Session
 
 TELL_EVERY = 0.25
@@ -101,9 +101,9 @@ def recall_data(root: Path, places: Iterable[str], known: Mapping[str, str]) -> 
     return Recalled(shipped, tuple(found), tuple(place for place in places if place not in here))
 
 
-def make_persistent(root: Path, places: Iterable[str]) -> None:
-    """Make the folders of a project that outlive its runs on this machine; raise PackageError."""
-    for place in places:
+def make_persistent(link: HostLink, root: Path, places: Iterable[str]) -> None:
+    """Make the folders of a project that outlive its runs, when they are on this machine; raise PackageError."""
+    for place in places if link.is_local else ():
         try:
             (root / place).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -116,11 +116,11 @@ def make_persistent(root: Path, places: Iterable[str]) -> None:
 class DataSender:
     """The data of one launch, on its way to one host."""
 
-    def __init__(self, root: Path, memory: HostMemory, data: Sequence[DataSet], listener: Listener) -> None:
+    def __init__(self, root: Path, link: HostLink, data: Sequence[DataSet], listener: Listener) -> None:
         self.root = root
         self.note_progress: Callable[[], None] = lambda: None
         """Called when bytes have travelled."""
-        self._memory = memory
+        self._memory = link.memory
         self._data = data
         self._listener = listener
         self._told: set[str] = set()

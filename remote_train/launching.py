@@ -278,16 +278,6 @@ def make_message(
     return {**message, "attempt": prepared.attempt, "known": tokens, "supersede": prepared.supersede}
 
 
-def _make_sender(prepared: Prepared, listener: Listener, losses: Losses) -> DataSender:
-    """Return what brings the run's data to its host; on this machine make the folders that outlive runs."""
-    link = prepared.reached.link
-    if link.is_local:
-        make_persistent(prepared.root, prepared.job.project.persist)
-    data = DataSender(prepared.root, link.memory, prepared.data, listener)
-    data.note_progress = losses.note_progress
-    return data
-
-
 def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -> tuple[Plan, dict[str, Any]]:
     """Start the attempt and return the plan it got, and its state; a connection lost on the way is taken up again with the same token."""
     link, session = prepared.reached.link, prepared.reached.session
@@ -304,9 +294,10 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
         if prepared.package.rows and base.get("package") != prepared.package.package_id:
             link.memory.write_base(prepared.root, prepared.package.package_id, prepared.package.rows)
 
-    losses = Losses()
-    looks = 0
-    data = _make_sender(prepared, following.listener, losses)
+    losses, looks = Losses(), 0
+    data = DataSender(prepared.root, link, prepared.data, following.listener)
+    data.note_progress = losses.note_progress
+    make_persistent(link, prepared.root, prepared.job.project.persist)
     state: dict[str, Any] | None = None
     asked = prepared.request.name is None or prepared.attempt > 1  # an id that we made is free
     while state is None:
