@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,12 @@ import pytest
 from remote_train.errors import PullIncomplete
 from remote_train.host.containers import check_file
 from remote_train.pull import Pull, PullWish
-from remote_train.records import create_run
+from remote_train.records import Run
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.faults.counts import PATIENT, is_nightly, note, seed, trials
 from tests.host.account_kit import sha256, until
 
 if TYPE_CHECKING:
-    from remote_train.records import Run
     from tests.host.account_kit import Account, Started
 
 pytestmark = [PATIENT, pytest.mark.torch]
@@ -36,12 +36,13 @@ GIVE_UP = 5
 
 
 def open_run(started: Started, way: str) -> Run:
-    """Return the run as a laptop knows it that looks for one kind of checkpoint only."""
-    plan = {**started.record["plan"], "checkpoints": WAYS[way]}
-    attempts = [{"attempt": 1, "host": "local", "plan": plan}]
-    fields = {"project": "project", "root": str(started.account.home), "host": "local", "state_dir": None}
-    more = {"created": 0.0, "state": "running", "exit": None, "attempts": attempts, "package": None}
-    return create_run(started.account.home / "client" / way, started.run, {**fields, **more})
+    """Return the run as a laptop of its own knows it, which looks for one kind of checkpoint only."""
+    folder = started.account.home / "client" / way / started.run
+    shutil.copytree(started.account.home / "client" / "runs" / started.run, folder)
+    run = Run(started.run, folder)
+    attempt = run.read()["attempts"][0]
+    run.update(attempts=[{**attempt, "plan": {**attempt["plan"], "checkpoints": WAYS[way]}}])
+    return run
 
 
 def pull_some(started: Started, way: str, count: int) -> dict[Path, list[Path]]:
@@ -87,6 +88,7 @@ def test_what_is_pulled_while_a_training_saves_is_whole(account: Account) -> Non
     counts = dict.fromkeys(WAYS, count) | ({} if is_nightly() else {"hf": 3})
     started = account.start(SAVING.read_text(), str(seed()))
     until(lambda: all(b"whole %s/" % way.encode() in started.output() for way in WAYS), "the first versions")
+    account.client_run(started)
     with ThreadPoolExecutor(len(WAYS)) as pool:
         doing = {way: pool.submit(pull_some, started, way, counts[way]) for way in WAYS}
     (started.folder / "code" / "enough").touch()
