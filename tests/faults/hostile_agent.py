@@ -187,7 +187,7 @@ class Agent:
     def on_files(self, request: dict[str, Any]) -> dict[str, Any]:
         patterns = [make_pattern(glob) for glob in request["globs"]]
         rows = [
-            {"path": path, "size": len(data), "mtime_ns": 10**18}
+            {"path": path, "size": len(data), "mtime_ns": 10**18, "unit": path, "state": "committed"}
             for path, data in FILES.items()
             if not patterns or any(pattern.match(path) for pattern in patterns)
         ]
@@ -238,6 +238,7 @@ class Agent:
         for kind, facts in (
             ("state", {"state": "running"}),
             ("peak", {"peak": PEAK}),
+            ("checkpoint", {"unit": "ckpt.pt", "size": 7000, "count": 1, "mtime_ns": 10**18}),
             ("ended", {"state": "ended", "exit": self.exit()}),
         ):
             self.say(f"event {kind}", Frame(wire.CONTROL, 0, {"event": kind, **about, **facts}))

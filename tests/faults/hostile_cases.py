@@ -172,8 +172,8 @@ def rows(*listed: Any) -> Twist:
     return change("files", value=[make_row(item) if isinstance(item, str) else item for item in listed])
 
 
-def make_row(path: Any, size: Any = 3, mtime: Any = 10**18) -> dict[str, Any]:
-    return {"path": path, "size": size, "mtime_ns": mtime}
+def make_row(path: Any, size: Any = 3, mtime: Any = 10**18, **more: Any) -> dict[str, Any]:
+    return {"path": path, "size": size, "mtime_ns": mtime, "unit": path, "state": "committed", **more}
 
 
 def for_ever(_agent: Agent, frame: Frame) -> Iterable[Piece]:
@@ -505,6 +505,33 @@ for name, size in {"-1": -1, "2^63": 2**63, "true": True, "a text": "7", "1.5": 
 case("a size of 2^62", "reply files", rows(make_row("ckpt.pt", 2**62)), 42)
 case("a time of 2^63", "reply files", rows(make_row("ckpt.pt", 7, 2**63)))
 case("a time of true", "reply files", rows(make_row("ckpt.pt", 7, True)))
+
+# ---- checkpoints ----
+
+for unit in (
+    "..", "../..", "/", "/etc", "", ".", "ckpt.p", "ckpt.pt/", "ckpt.pt/x", "other", "./ckpt.pt", "x" * 5000, "\ud800", "a\0",
+    "ckpt.pt\n", EVIL, ".x.remote-train-partial", None, 7, ["ckpt.pt"],
+):  # fmt: skip
+    shown = f"{str(unit)[:20]!r} of {len(str(unit))}"
+    case(f"a file of the checkpoint {shown}", "reply files", rows(make_row("ckpt.pt", unit=unit)))
+for state in ("done", "", None, 7, ["committed"], EVIL):
+    case(f"a checkpoint that is {str(state)[:20]!r}", "reply files", rows(make_row("ckpt.pt", state=state)))
+case("a companion that is a program", "reply files", rows("a/m.pt", make_row("a/train.py", unit="a")))
+case("a companion of the project's root", "reply files", rows(make_row("config.json", unit="")))
+for unit in (
+    "..", "../x.pt", "/etc/x.pt", "", "a//b", "a/../../x", "x" * 5000, "\ud800", "a\0", "a\nremote-train: FORGED", EVIL,
+    "\x9b2J", ".x.remote-train-partial", "x" * 256, None, 7, ["ckpt.pt"],
+):  # fmt: skip
+    shown = f"{str(unit)[:20]!r} of {len(str(unit))}"
+    case(f"told of the checkpoint {shown}", "event checkpoint", put("unit", value=unit))
+for name, junk in {
+    "a size of -1": ("size", -1), "a size of words": ("size", "all"), "a size of 10^19": ("size", HUGE),
+    "no files": ("count", 0), "a time of 10^19": ("mtime_ns", HUGE), "a time of true": ("mtime_ns", True),
+}.items():  # fmt: skip
+    case(f"a checkpoint with {name}", "event checkpoint", put(junk[0], value=junk[1]))
+case("checkpoints for ever", "event checkpoint", lambda a, f: flood(f)(a, f), 0, 60)
+case("a checkpoint of another run", "event checkpoint", put("run", value="another"))
+case("a checkpoint of attempt 2", "event checkpoint", put("attempt", value=2))
 
 # ---- files ----
 
