@@ -185,7 +185,7 @@ def for_ever(_agent: Agent, frame: Frame) -> Iterable[Piece]:
 def new_pages(agent: Agent, frame: Frame) -> Iterable[Piece]:
     """List ever new files."""
     number = sum(where == "reply files" for where, _ in agent.said)
-    listed = [make_row(f"{number:06d}/{place:05d}.pt") for place in range(9000)]
+    listed = [make_row(f"{number:06d}/{place:05d}.pt") for place in range(6000)]
     frame.payload["ok"] = {"files": listed, "next": listed[-1]["path"]}
     yield frame
 
