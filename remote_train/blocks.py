@@ -15,6 +15,7 @@ from remote_train.session import Data, End
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from remote_train.listed import Row
     from remote_train.listener import Listener
     from remote_train.partial import Partial
     from remote_train.reach import HostLink
@@ -92,15 +93,16 @@ class Fetcher:
         self._host = host
         self._block = BLOCK
 
-    def fetch(self, path: str, partial: Partial) -> dict[str, Any]:
+    def fetch(self, path: str, partial: Partial, listed: Row | None = None) -> dict[str, Any]:
         """Bring all of a file and return what it is: size, mtime_ns, sha256.
 
+        Where it was `listed` as whole, it is no other version: that may be half written and hold still for a moment.
         Raises SourceChanged, NoSuchFile, VerificationFailed, OSError of this disk, and what the line raises.
         """
         while True:
             before = partial.good
             try:
-                summary = self._fetch_on(path, partial)
+                summary = self._fetch_on(path, partial, listed)
             except ConnectionLost as loss:
                 partial.rewind()
                 self._adapt(partial.good - before)
@@ -115,7 +117,7 @@ class Fetcher:
         elif brought >= 8 * self._block:
             self._block = min(BLOCK, self._block * 2)
 
-    def _fetch_on(self, path: str, partial: Partial) -> dict[str, Any]:
+    def _fetch_on(self, path: str, partial: Partial, listed: Row | None) -> dict[str, Any]:
         """Bring the rest of a file over one connection and return what its END says."""
         session = self.line.session
         stream = session.new_stream()
@@ -124,6 +126,8 @@ class Fetcher:
         try:
             identity = self._ask(session, stream, path, partial)
             asked = True
+            if listed is not None and any(identity[key] != listed[key] for key in ("size", "mtime_ns")):
+                raise SourceChanged(path)
             summary = self._take(inbox, path, Blocks(partial, identity["size"], self._block))
             asked = False
             return summary

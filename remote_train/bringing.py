@@ -90,8 +90,21 @@ class Landing:
             self._result.unchanged += [target / row["path"] for row in unit.rows]
             return Fate.HERE
         if len(unit.rows) == 1 and not unit.is_folder:
-            return self._bring_row(unit.rows[0], target / unit.rows[0]["path"], self._home.ledger)
+            return self._bring_alone(unit, look_again)
         return self._bring_together(unit, look_again)
+
+    def _bring_alone(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
+        """Bring a single file; a checkpoint in exactly the version that is whole, looking again when it is another by now."""
+        for _ in range(self.tries):
+            row = unit.rows[0]
+            fate = self._bring_row(row, self._home.target / row["path"], self._home.ledger)
+            if fate is not Fate.CHANGED or "state" not in row:
+                return fate
+            now = next((other for other in look_again() if other.name == unit.name), None)
+            if now is None:
+                break
+            unit = now
+        return Fate.CHANGED
 
     def _bring_together(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
         """Bring files that belong together, again when one of them has changed before all were here."""
@@ -170,7 +183,7 @@ class Landing:
         if not ledger.may_replace(place, held):
             self._result.kept.append(self._describe_kept(place, ledger))
             return Fate.KEPT
-        for _ in range(self.tries):
+        for _ in range(2 if "state" in row else self.tries):  # once for what is left here of another version
             try:
                 entry = self._fetch(row, place, ledger, held)
             except SourceChanged:
@@ -194,7 +207,7 @@ class Landing:
         of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
         unit = {"unit": row["unit"]} if row.get("unit", row["path"]) != row["path"] else {}
         with self._home.partials.writing(place, of) as partial:
-            source = self._fetcher.fetch(row["path"], partial)
+            source = self._fetcher.fetch(row["path"], partial, row if "state" in row else None)
             os.fsync(partial.file.fileno())
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
             entry = {**source, **here, **of, **unit}

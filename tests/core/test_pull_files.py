@@ -22,12 +22,13 @@ from remote_train.errors import (
 from remote_train.pull import Pull, PullWish
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import Started, sha256
+from tests.host.container_kit import make_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from remote_train.listed import Row
+    from remote_train.listed import Row, Unit
     from remote_train.partial import Partial
     from remote_train.records import Run
     from remote_train.session import Inbox
@@ -122,9 +123,9 @@ def test_a_folder_is_here_whole_or_not_at_all(puller: Puller, monkeypatch: pytes
     seen: list[set[str]] = []
     real = Fetcher.fetch
 
-    def look(self: Fetcher, path: str, partial: Partial) -> dict[str, Any]:
+    def look(self: Fetcher, path: str, partial: Partial, listed: Row | None) -> dict[str, Any]:
         seen.append({item.name for item in puller.run.files.iterdir()})
-        return real(self, path, partial)
+        return real(self, path, partial, listed)
 
     monkeypatch.setattr(Fetcher, "fetch", look)
     puller.pull().bring(PullWish())
@@ -141,6 +142,37 @@ def test_a_folder_is_here_whole_or_not_at_all(puller: Puller, monkeypatch: pytes
 def test_everything_is_everything_the_run_made_and_not_its_package(puller: Puller) -> None:
     puller.pull().bring(PullWish(everything=True))
     assert puller.here() == puller.there(*CHECKPOINTS, EMPTY, *FOLDERS, "notes.txt")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_checkpoint_that_is_half_written_again_once_it_was_listed_is_not_brought(
+    account: Account, finished: bool
+) -> None:
+    """The half holds still while it is read: only that it is not what was listed tells."""
+    puller = Puller(account, "open('ckpt.pt', 'wb').write(b'x')")
+    place = puller.code / "ckpt.pt"
+    versions = [make_zip({"data": bytes([number]) * 100_000}) for number in range(2)]
+    place.write_bytes(versions[0])
+
+    class Rewriting(Pull):
+        def list_files(self, wish: PullWish) -> list[Row]:
+            rows = super().list_files(wish)
+            place.write_bytes(versions[1][:50_000])
+            return rows
+
+        def _look_again(self, wish: PullWish) -> list[Unit]:
+            place.write_bytes(versions[1] if finished else versions[1][:70_000])
+            return super()._look_again(wish)
+
+    pull = puller.pull(kind=Rewriting)
+    if finished:
+        pull.bring(PullWish())
+        assert puller.here() == {"ckpt.pt": versions[1]}
+    else:
+        with pytest.raises(PullIncomplete, match=r"ckpt\.pt changed"):
+            pull.bring(PullWish())
+        assert puller.here() == {}
+    pull.session.close()
 
 
 def test_globs_and_another_folder(puller: Puller, tmp_path: Path) -> None:
