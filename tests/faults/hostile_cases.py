@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.host import wire
-from tests.faults.hostile_agent import Agent, Case, Frame
+from tests.faults.hostile_agent import FILES, Agent, Case, Frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -172,7 +172,9 @@ def rows(*listed: Any) -> Twist:
     return change("files", value=[make_row(item) if isinstance(item, str) else item for item in listed])
 
 
-def make_row(path: Any, size: Any = 3, mtime: Any = 10**18, **more: Any) -> dict[str, Any]:
+def make_row(path: Any, size: Any = ..., mtime: Any = 10**18, **more: Any) -> dict[str, Any]:
+    """Return a row; of the size that `get` will say where no other is given."""
+    size = len(FILES.get(str(path), b"")) if size is ... else size
     return {"path": path, "size": size, "mtime_ns": mtime, "unit": path, "state": "committed", **more}
 
 
