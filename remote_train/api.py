@@ -30,6 +30,7 @@ from remote_train.preparing import Request
 from remote_train.pruned import is_away
 from remote_train.pull import Pulled, PullWish
 from remote_train.query import FINAL, describe, keep_state, refresh
+from remote_train.resume import ResumeWish, resume
 from remote_train.retention import drop_leftovers
 from remote_train.stop import stop_across_losses
 from remote_train.tail import bring_head, complete_mirror, find_tail, show_held
@@ -299,6 +300,11 @@ class Training:
         except LocalSpace as error:  # it is stopped all the same, and its host knows it
             (listener or Silent()).tell("warn", text=error.message, hint=error.hint)
             return {**self.run.read(), "state": state["state"], "exit": state.get("exit")}
+
+    def resume(self, host: str | None = None, listener: Listener | None = None, **options: Any) -> Training:  # noqa: ANN401
+        """Start the run's next attempt from its newest checkpoint; `options` are the fields of `ResumeWish` (local, args, …)."""
+        wish = ResumeWish(host=host, **options)
+        return training_of(resume(self.run, wish, listener or Silent(), None))
 
     def wait(self, listener: Listener | None = None) -> int:
         """Follow the run silently to its end and return the exit code `remote-train run` would end with."""

@@ -14,6 +14,7 @@ from remote_train.attempts import item_of, keep_standing, newest_of, place_of, p
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.follow import Following, Wish
 from remote_train.host import layout
+from remote_train.kept_package import drop_packages
 from remote_train.listener import Silent
 from remote_train.query import FINAL, keep_state, name_newest
 from remote_train.reach import HostLink
@@ -103,6 +104,7 @@ class Cleaning:
         if behind:
             self._bringing = True
             self._offer(self._bring(behind))
+        drop_packages()
 
     def _offer(self, runs: Sequence[Run]) -> list[Row]:
         """Have the host take away what it may; with no run at all it may still be time for it to tidy."""

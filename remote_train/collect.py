@@ -11,6 +11,7 @@ from remote_train.config.hosts_file import read_hosts
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
 from remote_train.find import make_link
 from remote_train.host import layout
+from remote_train.kept_package import drop_packages
 from remote_train.query import FINAL, keep_state, name_newest
 from remote_train.retention import (
     Offer,
@@ -52,6 +53,7 @@ def clean_hosts(wish: Wish, runs: Sequence[Run], ask: Ask | None) -> Iterable[Ro
     if not wish.dry:
         forget_unstarted(runs)
         forget_missing()
+        drop_packages()
 
 
 def choose_places(wish: Wish, runs: Sequence[Run]) -> list[Place]:

@@ -15,18 +15,18 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import PackageError
 from remote_train.host import layout
 from remote_train.host.durable import write_all
 from remote_train.host.snapshot import clone
+from remote_train.package.packing import GitState, Package
 from remote_train.records import client_root, list_runs, make_private, read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from remote_train.package.packing import Package
     from remote_train.records import Run
     from remote_train.ship import Row
 
@@ -171,6 +171,14 @@ def recall(package: str, root: Path) -> KeptFiles | None:
     """Return the rows of a package and a way to its contents; None when it was not kept."""
     rows = read_json(_manifest(package)).get("rows") if layout.is_hash(package) else None
     return KeptFiles(root, rows) if isinstance(rows, list) else None
+
+
+def recall_package(record: Mapping[str, Any], root: Path) -> tuple[Package, KeptFiles]:
+    """Return the package of a run and its contents; without rows when it was not kept: a host may still have it."""
+    files = recall(record["package"], root) or KeptFiles(root, [])
+    git = GitState(record["commit"], None, bool(record.get("dirty"))) if record.get("commit") else None
+    size = int(record.get("package_bytes") or 0)
+    return Package(list(files.rows), record["package"], size, (), (), git), files
 
 
 def drop_packages(keep: int = KEEP) -> None:

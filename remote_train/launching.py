@@ -26,7 +26,8 @@ from remote_train.host import layout
 from remote_train.jobs import make_job_record
 from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
-from remote_train.preparing import Prepared, Request, paths_of, prepare
+from remote_train.preparing import Prepared, Request, paths_of
+from remote_train.preparing_from import prepare
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run, create_run, drop_run
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name

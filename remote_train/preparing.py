@@ -49,7 +49,8 @@ class Request:
     local: bool = False
     fallback: bool = True
     name: str | None = None
-    gpus: str = "1"
+    gpus: str | None = None
+    """None: one, or those of the run that it is made from."""
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0
@@ -63,6 +64,8 @@ class Request:
     give_up: float | None = None
     pull: bool = True
     """Bring checkpoints home as they appear, while the run is followed."""
+    origin: str | None = None
+    """The run whose package and settings it takes: an id or a prefix."""
     cwd: Path = field(default_factory=Path.cwd)
 
 
@@ -107,7 +110,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         module=request.module,
         args=request.args,
         family=_find_family(request, spec, place),
-        gpus=request.gpus,
+        gpus=request.gpus or "1",
         processes=request.processes,
         launcher=request.launcher,
         max_restarts=request.max_restarts,

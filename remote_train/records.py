@@ -6,6 +6,7 @@
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
     files/RELATIVE             what `pull` brought; pulled.json says with which hash
     mirror.lock                held by the one process that writes the mirrors
+    resume.lock                held by the one command that starts another attempt
     pull.lock, puller.lock     shared by those that pull or wait for it; held by the one that does, naming its partial file
 
 An index in the user's state folder leads from an id to its folder, so that RUN works from anywhere.
@@ -37,6 +38,7 @@ RUN_FORMAT = 1
 MIRROR_LOCK = "mirror.lock"
 PULL_LOCK = "pull.lock"
 PULLER_LOCK = "puller.lock"
+RESUME_LOCK = "resume.lock"
 LEFTOVER = re.compile(r"\.(\d+)\.tmp\Z")
 """Ends the name of a file that a killed process did not come to rename; the process's number."""
 

@@ -14,25 +14,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import append_attempt
+from remote_train.consent import choose_environment
 from remote_train.datasets import choose_places, recall_data
-from remote_train.errors import ConnectionLost, HostUnfit, RemoteTrainError, Unreachable, UsageError
+from remote_train.errors import (
+    ConnectionLost,
+    HostSpace,
+    HostUnfit,
+    RemoteTrainError,
+    Unreachable,
+    UsageError,
+)
 from remote_train.fencing import fence
 from remote_train.find import link_of, make_link
 from remote_train.flocks import open_lock, try_lock
 from remote_train.jobs import parse_job
-from remote_train.kept_package import KeptFiles, recall
+from remote_train.kept_package import recall_package
 from remote_train.launching import begin, make_entry
-from remote_train.package.packing import Package
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.pull import Pull, PullWish
 from remote_train.query import keep_state
 from remote_train.reach import Reached
+from remote_train.records import RESUME_LOCK
 from remote_train.restorable import choose_newest, find_step, list_here, list_there
 from remote_train.stop import DONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from remote_train.datasets import Recalled
     from remote_train.launching import Started
@@ -40,11 +48,10 @@ if TYPE_CHECKING:
     from remote_train.plan import Job
     from remote_train.reach import HostLink
     from remote_train.records import Run
-    from remote_train.restorable import Checkpoint
+    from remote_train.restorable import Checkpoint, Row
     from remote_train.session import Session
     from remote_train.transport import Ask
 
-LOCK = "resume.lock"
 OVER = ("ended", "lost", "not started")
 PULL_GIVE_UP = 60.0
 
@@ -84,7 +91,7 @@ def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> S
 
 @contextlib.contextmanager
 def _alone(run: Run) -> Iterator[None]:
-    lock = open_lock(run.folder / LOCK)
+    lock = open_lock(run.folder / RESUME_LOCK)
     try:
         if not try_lock(lock):
             raise UsageError(
@@ -205,24 +212,24 @@ class _Going:
             pull.session.close()
 
     def _prepare(self, job: Job) -> tuple[Prepared, Checkpoint | None]:
-        secrets = self._read_secrets()
+        root = Path(self.record["root"])
+        names = (*self.record["job"]["secrets"], *self.wish.secrets)
+        _, secrets = choose_environment(root, job.project, (), names, self.ask)
+        package, files = recall_package(self.record, root)
         reached = self._reach()
         checkpoint = self._choose_checkpoint(reached.session)
         rows = checkpoint.make_rows() if checkpoint else ()
         job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows)
-        files = recall(self.record["package"], Path(self.record["root"]))
-        files = files or KeptFiles(Path(self.record["root"]), [])
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place
-        size = int(self.record.get("package_bytes") or 0)
-        package = Package(list(files.rows), self.record["package"], size, (), (), None)
         recalled = self._recall_data(job)
         job = replace(job, shipped=recalled.shipped)
+        self._check_space(reached.session, rows)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
         request = Request(hosts_file=self.wish.hosts_file, give_up=self.wish.give_up)
         prepared = Prepared(
-            Path(self.record["root"]),
+            root,
             request,
             job,
             package,
@@ -254,15 +261,21 @@ class _Going:
         count = len([item for item in named if item.strip()])
         return replace(job, gpus=str(count)) if count and not self.stays else job
 
-    def _read_secrets(self) -> dict[str, str]:
-        names = [*self.record["job"]["secrets"], *self.wish.secrets]
-        lost = [name for name in names if name not in os.environ]
-        if lost:
-            raise UsageError(
-                f"{self.run.id} was given {', '.join(lost)}, which has no value here",
-                hint=f"`export {lost[0]}=…` first",
+    def _check_space(self, session: Session, rows: Sequence[Row]) -> None:
+        """Raise HostSpace where what comes and its copies in the snapshot do not fit; the next checkpoint needs as much."""
+        sizes = {row["sha256"]: row["size"] for row in rows if row["attempt"] is None}
+        answer = session.request("lack", contents=[list(item) for item in sizes.items()])
+        need = sum(sizes[sha256] - answer["held"].get(sha256, 0) for sha256 in answer["missing"])
+        need += sum(row["size"] for row in rows)
+        if need > answer["free"]:
+            host = self.link.host.name
+            raise HostSpace(
+                f"{host}: {answer['path']}: going on takes {need:,} bytes, and {answer['free']:,} are free",
+                hint=f"free space there (`remote-train gc --host {host}`), or go on elsewhere with --host NAME",
+                host=host,
+                need=need,
+                have=answer["free"],
             )
-        return {name: os.environ[name] for name in names}
 
     def _reach(self) -> Reached:
         session = self.session = self.session or self._connect()

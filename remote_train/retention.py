@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
-from remote_train.records import LEFTOVER, MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, client_root, read_json
+from remote_train.records import (
+    LEFTOVER,
+    MIRROR_LOCK,
+    PULL_LOCK,
+    PULLER_LOCK,
+    RESUME_LOCK,
+    client_root,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -220,7 +228,7 @@ def forget_unstarted(runs: Iterable[Run], keep: int = KEEP) -> None:
 
 RECORDS = ("*", "attempts/*/*")
 """Where in a run's folder records are written."""
-OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK, PULLER_LOCK}
+OURS = {"run.json", ".gitignore", MIRROR_LOCK, PULL_LOCK, PULLER_LOCK, RESUME_LOCK}
 
 
 def is_empty(run: Run) -> bool:

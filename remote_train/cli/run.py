@@ -91,8 +91,9 @@ def run(
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it and return.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     gpus: Annotated[
-        str, typer.Option("--gpus", metavar="N|all|IDS", help="GPUs to use, the freest first.")
-    ] = "1",
+        str | None,
+        typer.Option("--gpus", metavar="N|all|IDS", help="GPUs to use, the freest first. [default: 1]"),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--nproc-per-node", metavar="N", min=1, help="Processes. [default: one per GPU]"),
@@ -127,6 +128,14 @@ def run(
     checkpoints: Annotated[
         list[str] | None, typer.Option("--checkpoints", metavar="GLOB", help="Which files are checkpoints.")
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take the code and the settings of another run; ARGS stand behind `--`.",
+        ),
+    ] = None,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     hosts_file: HostsFile = None,
@@ -134,7 +143,8 @@ def run(
 ) -> None:
     """Run a training on a host, or on this machine's CPU when none can be reached."""
     from remote_train.launching import start
-    from remote_train.preparing import Request, prepare
+    from remote_train.preparing import Request
+    from remote_train.preparing_from import prepare
 
     settings.json = json
     if launcher not in (None, "torchrun", "python"):
@@ -163,6 +173,7 @@ def run(
         hosts_file=hosts_file,
         give_up=choose_give_up(give_up),
         pull=not (no_pull or detach),
+        origin=origin,
     )
     with make_screen() as screen:
         listener = make_listener(screen)

@@ -1,0 +1,100 @@
+"""`run --from RUN`: a new run with the package and the settings of another; what is typed stands over them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_train.config.project import find_project
+from remote_train.consent import choose_environment
+from remote_train.errors import PackageError, UsageError
+from remote_train.jobs import parse_job
+from remote_train.kept_package import recall_package
+from remote_train.plan import make_plan
+from remote_train.preparing import Prepared, check_name, make_route, paths_of, tell_reached
+from remote_train.preparing import prepare as prepare_project
+from remote_train.reach import reach_first
+from remote_train.records import check_name_free, find_run
+
+if TYPE_CHECKING:
+    from remote_train.listener import Listener
+    from remote_train.plan import Job
+    from remote_train.preparing import Request
+    from remote_train.records import Run
+    from remote_train.transport import Ask
+
+
+def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
+    """Decide everything of a new run: of the project around the current folder, or of the run it is to be made from."""
+    if request.origin is None:
+        return prepare_project(request, listener, ask)
+    _refuse_conflicts(request)
+    check_name(request.name)
+    run = find_run(request.origin, _find_project(request.cwd))
+    return _prepare_from(run, request, listener, ask)
+
+
+def _refuse_conflicts(request: Request) -> None:
+    if request.script is not None or request.module is not None:
+        what = request.script if request.script is not None else f"-m {request.module}"
+        raise UsageError(
+            f"--from {request.origin} and {what}: a run has one script",
+            hint=f"more arguments for the same script stand behind `--`: `run --from {request.origin} -- ARGS`",
+        )
+    if request.include or request.exclude:
+        raise UsageError(
+            "--include and --exclude choose files of a project, and --from takes the files of another run",
+            hint="leave --from out to package the project as it is now",
+        )
+
+
+def _find_project(cwd: Path) -> Path | None:
+    try:
+        return find_project(cwd, Path.home()).root
+    except PackageError:
+        return None
+
+
+def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | None) -> Prepared:
+    record = run.read()
+    job = parse_job(run.id, record)
+    root = Path(job.root)
+    if not root.is_dir():
+        raise PackageError(
+            f"{root}, the project of {run.id}, is not there any more", hint="its runs go there"
+        )
+    if request.name is not None:
+        check_name_free(root / "runs", request.name)
+    secrets = (*record["job"]["secrets"], *request.secrets)
+    plain_env, secret_env = choose_environment(root, job.project, request.env, secrets, ask)
+    job = _change(job, request, plain_env)
+    if not request.hosts and not request.local:
+        fallback = request.fallback and record["job"]["fallback"]
+        request = replace(request, hosts=tuple(record["job"]["hosts"]), fallback=fallback)
+    links, local = make_route(request, root, ask)
+    package, files = recall_package(record, root)
+    reached = reach_first(links, local)
+    try:
+        tell_reached(reached, listener)
+        plan = make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))
+    except BaseException:
+        reached.session.close()
+        raise
+    hosts = tuple(link.host.name for link in links)
+    return Prepared(root, request, job, package, reached, plan, secret_env, hosts, files=files, origin=run.id)
+
+
+def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
+    """Put what was typed over the settings of the other run; of what can be given often, both count."""
+    return replace(
+        job,
+        args=(*job.args, *request.args),
+        gpus=request.gpus or job.gpus,
+        processes=request.processes or job.processes,
+        launcher=request.launcher or job.launcher,
+        max_restarts=request.max_restarts or job.max_restarts,
+        env={**job.env, **env},
+        data=(*job.data, *request.data),
+        checkpoints=request.checkpoints or job.checkpoints,
+    )
