@@ -27,6 +27,7 @@ from remote_train.errors import (
 from remote_train.fencing import fence
 from remote_train.find import link_of, make_link
 from remote_train.flocks import open_lock, try_lock
+from remote_train.host.arrivals import MOST_ASKED
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.launching import begin, make_entry
@@ -263,10 +264,13 @@ class _Going:
 
     def _check_space(self, session: Session, rows: Sequence[Row]) -> None:
         """Raise HostSpace where what comes and its copies in the snapshot do not fit; the next checkpoint needs as much."""
+        need = sum(row["size"] for row in rows)
         sizes = {row["sha256"]: row["size"] for row in rows if row["attempt"] is None}
-        answer = session.request("lack", contents=[list(item) for item in sizes.items()])
-        need = sum(sizes[sha256] - answer["held"].get(sha256, 0) for sha256 in answer["missing"])
-        need += sum(row["size"] for row in rows)
+        asked = [list(item) for item in sizes.items()]
+        answer: Row = {}
+        for begin in range(0, len(asked) or 1, MOST_ASKED):
+            answer = session.request("lack", contents=asked[begin : begin + MOST_ASKED])
+            need += sum(sizes[sha256] - answer["held"].get(sha256, 0) for sha256 in answer["missing"])
         if need > answer["free"]:
             host = self.link.host.name
             raise HostSpace(

@@ -53,7 +53,9 @@ def ask(
     number = changes.pop("attempt", 2)
     more = {key: changes.pop(key) for key in ("known", "supersede") if key in changes}
     place = restore[0]["path"] if restore else "train.py"
-    message = account.message(package, "train.py", place, restore=tuple(restore), token=f"t{number}", **changes)
+    message = account.message(
+        package, "train.py", place, restore=tuple(restore), token=f"t{number}", **changes
+    )
     return session.request("start", **{**message, "attempt": number, **more})
 
 
@@ -79,7 +81,9 @@ def test_a_file_of_an_older_attempt_lies_at_its_place(account: Account, first: S
     assert made == []  # it has made nothing itself
 
 
-def test_a_file_of_the_store_lies_at_its_place_and_is_asked_for_first(account: Account, first: Started) -> None:
+def test_a_file_of_the_store_lies_at_its_place_and_is_asked_for_first(
+    account: Account, first: Started
+) -> None:
     session = account.connect()
     content = b"from the laptop"
     wanted = row(content=content, attempt=None)
@@ -123,7 +127,9 @@ def test_what_is_not_that_file_is_not_put_there(
     assert attempt.list_attempts(str(account.root), "run") == [1]
 
 
-def test_no_link_of_the_snapshot_leads_a_file_out_of_it(account: Account, first: Started, tmp_path: Path) -> None:
+def test_no_link_of_the_snapshot_leads_a_file_out_of_it(
+    account: Account, first: Started, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     with pytest.raises(StartFailed, match="stands where"):
@@ -205,7 +211,9 @@ def test_two_starts_of_one_attempt_are_one(account: Account, first: Started) -> 
         except NameTaken:
             answers.append("refused")
 
-    threads = [threading.Thread(target=start, args=(session, f"t{place}")) for place, session in enumerate(sessions)]
+    threads = [
+        threading.Thread(target=start, args=(session, f"t{place}")) for place, session in enumerate(sessions)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
