@@ -7,12 +7,14 @@ it need not travel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ProtocolError
+from remote_train.host.commits import COMMITTED
+from remote_train.host.containers import check_file
 from remote_train.host.files import CHECKPOINTS
-from remote_train.listed import make_patterns, parse_page, unit_of
+from remote_train.host.globs import matches
+from remote_train.listed import make_patterns, parse_page
 from remote_train.mirror import hash_file
 from remote_train.records import read_json
 from remote_train.refusals import NoSuchFile
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 LISTING_SECONDS = 600.0
 FILE_MODE = 0o644
+KNOWN = {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns"}
+"""What the ledger of pulls says of a file that can be put back; older versions did not say all of it."""
 MOST_OUTPUT = 64 << 20
 """Bytes of output that are read again to say which step a checkpoint is of."""
 
@@ -89,33 +93,40 @@ def choose_newest(found: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 def _is_sound(file: File) -> bool:
+    """Tell whether a file here is what was brought, and is not half of a checkpoint that was brought as it was."""
     try:
-        return file.place is not None and hash_file(file.place) == file.sha256
+        sound = file.place is not None and check_file(str(file.place)) is not False
+        return sound and file.place is not None and hash_file(file.place) == file.sha256
     except OSError:
         return False
 
 
 def list_here(run: Run) -> Iterator[Checkpoint]:
-    """Yield the checkpoints that were pulled and are here as they came."""
-    record = run.read()
-    globs = {item["attempt"]: item["plan"].get("checkpoints") or CHECKPOINTS for item in record["attempts"]}
-    units: dict[tuple[int, str], dict[str, File]] = {}
-    for file, attempt in _read_ledger(run):
-        patterns = make_patterns(globs.get(attempt, CHECKPOINTS))
-        if any(pattern.match(file.path) for pattern in patterns):
-            unit = units.setdefault((attempt, unit_of(file.path)), {})
-            if file.path not in unit or unit[file.path].mtime_ns < file.mtime_ns:
-                unit[file.path] = file
-    for (attempt, name), files in units.items():
-        yield Checkpoint(name, attempt, tuple(files[path] for path in sorted(files)))
-
-
-def _read_ledger(run: Run) -> Iterator[tuple[File, int]]:
+    """Yield the checkpoints that were pulled and of which every file is here as it came."""
+    patterns = make_patterns(run.read()["attempts"][-1]["plan"].get("checkpoints") or CHECKPOINTS)
+    units: dict[tuple[Path, int, str], list[File]] = {}
+    broken = set()
     for place, entry in read_json(run.folder / "pulled.json").items():
-        known = isinstance(entry, dict) and {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns"}
-        if known and known <= set(entry) and is_still(Path(place), entry):
-            facts = (entry["path"], entry["size"], entry["mtime_ns"], entry["sha256"])
-            yield File(*facts, Path(place)), entry["attempt"]
+        if not isinstance(entry, dict) or not entry.keys() >= KNOWN:
+            continue
+        path = entry["path"]
+        unit = entry.get("unit") or name_unit(path)
+        if unit == path and not matches(patterns, path):
+            continue
+        key = (Path(place.removesuffix(path)), entry["attempt"], unit)
+        facts = (path, entry["size"], entry["mtime_ns"], entry["sha256"])
+        units.setdefault(key, []).append(File(*facts, Path(place)))
+        if not is_still(Path(place), entry):
+            broken.add(key)
+    for key, files in units.items():
+        if key not in broken:
+            yield Checkpoint(key[2], key[1], tuple(sorted(files, key=lambda file: file.path)))
+
+
+def name_unit(path: str) -> str:
+    """Return which checkpoint a file is of, where the ledger does not say it: its `checkpoint-N` folder, or itself."""
+    parents = [str(parent) for parent in PurePosixPath(path).parents if parent.name.startswith("checkpoint-")]
+    return parents[0] if parents else path
 
 
 def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -> list[Checkpoint]:
@@ -129,18 +140,15 @@ def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -
             page = session.wait(session.submit("files", **facts), LISTING_SECONDS)
         except NoSuchFile:
             return []
-        for row, said in zip(parse_page(page, after, wanted), page["files"], strict=True):
-            unit, state = said.get("unit", unit_of(row["path"])), said.get("state", "committed")
-            if not isinstance(unit, str):
-                raise ProtocolError("a listing with a unit that is no name")
-            units.setdefault(unit, []).append({**row, "whole": state == "committed"})
+        for row in parse_page(page, after, wanted, checkpoints=True):
+            units.setdefault(row["unit"], []).append(row)
         after = page["next"]
     return [
         Checkpoint(
             unit, attempt, tuple(File(row["path"], row["size"], row["mtime_ns"], None) for row in rows)
         )
         for unit, rows in units.items()
-        if all(row["whole"] for row in rows)
+        if all(row["state"] == COMMITTED for row in rows)
     ]
 
 

@@ -268,8 +268,8 @@ class _Going:
         sizes = {row["sha256"]: row["size"] for row in rows if row["attempt"] is None}
         asked = [list(item) for item in sizes.items()]
         answer: Row = {}
-        for begin in range(0, len(asked) or 1, MOST_ASKED):
-            answer = session.request("lack", contents=asked[begin : begin + MOST_ASKED])
+        for place in range(0, len(asked) or 1, MOST_ASKED):
+            answer = session.request("lack", contents=asked[place : place + MOST_ASKED])
             need += sum(sizes[sha256] - answer["held"].get(sha256, 0) for sha256 in answer["missing"])
         if need > answer["free"]:
             host = self.link.host.name

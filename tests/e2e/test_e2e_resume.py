@@ -105,8 +105,9 @@ def train_to(laptop: Laptop, project: Path, step: int, attempt: int, *args: str)
 
 @pytest.mark.torch
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("other")
 def test_a_gpt_goes_on_anywhere_as_if_nothing_had_happened(
-    laptop: Laptop, box: Box, other: Box, tmp_path: Path, measured: Path
+    laptop: Laptop, box: Box, tmp_path: Path, measured: Path
 ) -> None:
     """The losses over two hosts and this machine are those of a run that nobody interrupted, to the last digit."""
     project = tmp_path / "gpt"
@@ -188,9 +189,7 @@ def test_two_commands_at_once_start_one_attempt(
     laptop.ok(project, "stop", "--grace", "0", run)
 
 
-def test_without_a_checkpoint_it_begins_anew_and_says_so(
-    laptop: Laptop, project: Path, tmp_path: Path
-) -> None:
+def test_without_a_checkpoint_it_begins_anew_and_says_so(laptop: Laptop, project: Path) -> None:
     write_project(project, {"train.py": "import sys; print(sys.argv[1:]); sys.exit(len(sys.argv) - 2)"})
     (project / "remote-train.toml").write_text(SETTINGS)
     run = laptop.type(project, "run", "train.py").expect(1).run_id()
@@ -199,7 +198,7 @@ def test_without_a_checkpoint_it_begins_anew_and_says_so(
     assert f"{run} has no checkpoint, here or on box: it begins anew" in done.err
 
 
-def test_what_has_no_arguments_to_resume_is_told_of(laptop: Laptop, project: Path, tmp_path: Path) -> None:
+def test_what_has_no_arguments_to_resume_is_told_of(laptop: Laptop, project: Path) -> None:
     write_project(
         project, {"train.py": "import os; print(os.path.exists('a.pt')); open('a.pt', 'w').write('1')"}
     )
@@ -209,9 +208,8 @@ def test_what_has_no_arguments_to_resume_is_told_of(laptop: Laptop, project: Pat
     assert "no resume_args in the project file" in done.err
 
 
-def test_a_script_of_the_nanogpt_family_is_told_to_resume(
-    laptop: Laptop, box: Box, other: Box, project: Path
-) -> None:
+@pytest.mark.usefixtures("box", "other")
+def test_a_script_of_the_nanogpt_family_is_told_to_resume(laptop: Laptop, project: Path) -> None:
     script = """
 import os, sys
 out_dir = "out"
@@ -239,9 +237,8 @@ for arg in sys.argv[1:]:
     assert done.out == words
 
 
-def test_a_folder_goes_along_whole(
-    laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("box", "other")
+def test_a_folder_goes_along_whole(laptop: Laptop, project: Path) -> None:
     script = """
 import os, sys
 for step in (1, 2):
@@ -272,8 +269,9 @@ def test_nothing_leads_to_a_run_of_an_older_version(laptop: Laptop, project: Pat
         assert "remote-train run" in refused.err
 
 
+@pytest.mark.usefixtures("other")
 def test_a_host_that_is_gone_is_gone_on_without(
-    laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path
+    laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:
     """From what was pulled; when the host is there again, what runs on there is stopped."""
     run = hold(laptop, project, tmp_path / "go", 4)
@@ -287,8 +285,9 @@ def test_a_host_that_is_gone_is_gone_on_without(
     assert "box" in done.err
 
 
+@pytest.mark.usefixtures("other")
 def test_a_checkpoint_that_was_changed_here_is_not_gone_on_from(
-    laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path
+    laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:
     run = hold(laptop, project, tmp_path / "go", 4)
     laptop.ok(project, "pull", run)
@@ -303,7 +302,8 @@ def test_a_checkpoint_that_was_changed_here_is_not_gone_on_from(
     assert done.out.startswith(b"args\nbegins at 1\n")
 
 
-def test_lost_code_is_named(laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("box", "other")
+def test_lost_code_is_named(laptop: Laptop, project: Path, tmp_path: Path) -> None:
     run = hold(laptop, project, tmp_path / "go", 3)
     shutil.rmtree(laptop.home / "state" / "remote-train" / "client" / "blobs")
     (project / "train.py").write_text("pass")
@@ -317,7 +317,8 @@ def test_lost_code_is_named(laptop: Laptop, box: Box, other: Box, project: Path,
     assert done.out.startswith(b"args --resume\nbegins at 3\n")
 
 
-def test_a_new_run_from_another(laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("box", "other")
+def test_a_new_run_from_another(laptop: Laptop, project: Path, tmp_path: Path) -> None:
     script = (
         'import os, sys; print(*sys.argv[1:], os.environ["WHO"], os.path.exists("a.pt")); open("a.pt", "w")'
     )

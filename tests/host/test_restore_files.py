@@ -41,8 +41,14 @@ class Later(Started):
 
 
 def row(path: str = "out/ckpt.pt", content: bytes = STATE, **changes: Any) -> dict[str, Any]:
-    made = {"path": path, "mode": 0o644, "size": len(content), "sha256": sha256(content), "attempt": 1}
-    return {**made, **changes}
+    made: dict[str, Any] = {
+        "path": path,
+        "mode": 0o644,
+        "size": len(content),
+        "sha256": sha256(content),
+        "attempt": 1,
+    }
+    return made | changes
 
 
 def ask(
@@ -56,7 +62,7 @@ def ask(
     message = account.message(
         package, "train.py", place, restore=tuple(restore), token=f"t{number}", **changes
     )
-    return session.request("start", **{**message, "attempt": number, **more})
+    return session.request("start", **(message | {"attempt": number} | more))
 
 
 @pytest.fixture
@@ -81,9 +87,8 @@ def test_a_file_of_an_older_attempt_lies_at_its_place(account: Account, first: S
     assert made == []  # it has made nothing itself
 
 
-def test_a_file_of_the_store_lies_at_its_place_and_is_asked_for_first(
-    account: Account, first: Started
-) -> None:
+@pytest.mark.usefixtures("first")
+def test_a_file_of_the_store_lies_at_its_place_and_is_asked_for_first(account: Account) -> None:
     session = account.connect()
     content = b"from the laptop"
     wanted = row(content=content, attempt=None)
@@ -127,9 +132,8 @@ def test_what_is_not_that_file_is_not_put_there(
     assert attempt.list_attempts(str(account.root), "run") == [1]
 
 
-def test_no_link_of_the_snapshot_leads_a_file_out_of_it(
-    account: Account, first: Started, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("first")
+def test_no_link_of_the_snapshot_leads_a_file_out_of_it(account: Account, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     with pytest.raises(StartFailed, match="stands where"):
@@ -154,9 +158,8 @@ def test_no_link_of_the_snapshot_leads_a_file_out_of_it(
     ],
     ids=str,
 )
-def test_rows_that_name_no_such_file_are_refused(
-    account: Account, first: Started, changes: dict[str, Any]
-) -> None:
+@pytest.mark.usefixtures("first")
+def test_rows_that_name_no_such_file_are_refused(account: Account, changes: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
         ask(account, account.connect(), READING, [row(**changes)])
     assert not Later(account, 2).folder.exists()
@@ -177,10 +180,11 @@ def test_an_older_attempt_that_lives_is_in_the_way(account: Account) -> None:
     ended = first.end()
     assert ended["stopped"]
     assert first.members() == []
-    assert read_record(str(first.folder / layout.STOP))["superseded_by"] == 2
+    assert (read_record(str(first.folder / layout.STOP)) or {})["superseded_by"] == 2
 
 
-def test_a_lower_attempt_than_the_highest_is_refused(account: Account, first: Started) -> None:
+@pytest.mark.usefixtures("first")
+def test_a_lower_attempt_than_the_highest_is_refused(account: Account) -> None:
     session = account.connect()
     ask(account, session, READING, attempt=3)
     assert Later(account, 3).end()["code"] == 0
@@ -197,7 +201,8 @@ def test_a_run_of_another_laptop_with_the_same_name_is_left_alone(account: Accou
     assert Later(account, 2).end()["code"] == 0
 
 
-def test_two_starts_of_one_attempt_are_one(account: Account, first: Started) -> None:
+@pytest.mark.usefixtures("first")
+def test_two_starts_of_one_attempt_are_one(account: Account) -> None:
     sessions = [account.connect(), account.connect()]
     package = account.ship(sessions[0], {"train.py": READING})
     answers: list[str] = []
@@ -218,7 +223,7 @@ def test_two_starts_of_one_attempt_are_one(account: Account, first: Started) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(answers)[0] == "refused"
+    assert "refused" in answers
     until(lambda: Later(account, 2).state()["state"] == "ended", "its end")
     assert Later(account, 2).record["token"] in answers
 
