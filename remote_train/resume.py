@@ -69,6 +69,8 @@ class ResumeWish:
     secrets: tuple[str, ...] = ()
     hosts_file: Path | None = None
     give_up: float | None = None
+    pull: bool = True
+    """Bring checkpoints home as they appear, while it is followed."""
     reason: str = "resume"
     lost: bool = False
     """The host of the last attempt is not asked any more, and what goes on there counts no more."""
@@ -228,7 +230,8 @@ class _Going:
         job = replace(job, shipped=recalled.shipped)
         self._check_space(reached.session, rows)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
-        request = Request(hosts_file=self.wish.hosts_file, give_up=self.wish.give_up)
+        wish = self.wish
+        request = Request(hosts_file=wish.hosts_file, give_up=wish.give_up, pull=wish.pull)
         prepared = Prepared(
             root,
             request,

@@ -78,6 +78,7 @@ def resume(
         secrets=tuple(secret or ()),
         hosts_file=hosts_file,
         give_up=choose_give_up(give_up),
+        pull=not (no_pull or detach),
     )
     with make_screen() as screen:
         listener = make_listener(screen)

@@ -149,13 +149,10 @@ def run(
     settings.json = json
     if launcher not in (None, "torchrun", "python"):
         raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
-    words = ["--" if word == BARE else word for word in args or []]
-    if module is not None and script is not None:
-        words = [*([script] if script != BARE else []), *words]
     request = Request(
         script=None if module is not None or script == BARE else script,
         module=module,
-        args=tuple(words),
+        args=make_words(script, module, args or []),
         hosts=tuple(host or ()),
         local=local,
         fallback=not no_fallback,
@@ -198,6 +195,13 @@ def _show_plan(prepared: Prepared, *, as_json: bool) -> None:
     from remote_train.cli.answers import show_plan
 
     show_plan(prepared, as_json=as_json)
+
+
+def make_words(script: str | None, module: str | None, args: list[str]) -> tuple[str, ...]:
+    """Return the script's arguments; behind `-m MODULE` what was taken for SCRIPT is the first of them."""
+    words = ["--" if word == BARE else word for word in args]
+    first = [script] if module is not None and script not in (None, BARE) else []
+    return (*map(str, first), *words)
 
 
 def stay(
