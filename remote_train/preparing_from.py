@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remote_train.config.project import find_project
 from remote_train.consent import choose_environment
+from remote_train.datasets import choose_places, parse_place, recall_data
 from remote_train.errors import PackageError, UsageError
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
@@ -18,6 +19,8 @@ from remote_train.reach import reach_first
 from remote_train.records import check_name_free, find_run
 
 if TYPE_CHECKING:
+    from remote_train.config.host_spec import HostSpec
+    from remote_train.datasets import Recalled
     from remote_train.listener import Listener
     from remote_train.plan import Job
     from remote_train.preparing import Request
@@ -77,12 +80,26 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     reached = reach_first(links, local)
     try:
         tell_reached(reached, listener)
+        recalled = recall_data_of(record, job, reached.link.host, listener)
+        job = replace(job, shipped=recalled.shipped)
         plan = make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))
     except BaseException:
         reached.session.close()
         raise
     hosts = tuple(link.host.name for link in links)
-    return Prepared(root, request, job, package, reached, plan, secret_env, hosts, files=files, origin=run.id)
+    return Prepared(
+        root,
+        request,
+        job,
+        package,
+        reached,
+        plan,
+        secret_env,
+        hosts,
+        files=files,
+        origin=run.id,
+        data=recalled.data,
+    )
 
 
 def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
@@ -95,6 +112,19 @@ def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
         launcher=request.launcher or job.launcher,
         max_restarts=request.max_restarts or job.max_restarts,
         env={**job.env, **env},
-        data=(*job.data, *request.data),
+        data=(*job.data, *(parse_place(path, job.cwd, job.root) for path in request.data)),
         checkpoints=request.checkpoints or job.checkpoints,
     )
+
+
+def recall_data_of(record: dict[str, Any], job: Job, host: HostSpec, listener: Listener) -> Recalled:
+    """Return the data that a run had, of what this host has to be sent; tell what is not here any more as it was."""
+    known: dict[str, str] = {}
+    for item in record["attempts"]:
+        known.update(item["plan"].get("data") or {})
+    places = choose_places((*job.project.data, *job.data), [host])
+    recalled = recall_data(Path(job.root), places, known)
+    for place in recalled.changed:
+        text = f"{place} is not here any more as {record['run']} began with it: the data that its host has is used"
+        listener.tell("note", text=text)
+    return recalled

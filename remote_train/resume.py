@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import append_attempt
 from remote_train.consent import choose_environment
-from remote_train.datasets import choose_places, recall_data
 from remote_train.errors import (
     ConnectionLost,
     HostSpace,
@@ -33,6 +32,7 @@ from remote_train.kept_package import recall_package
 from remote_train.launching import begin, make_entry
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of
+from remote_train.preparing_from import recall_data_of
 from remote_train.pull import Pull, PullWish
 from remote_train.query import keep_state
 from remote_train.reach import Reached
@@ -43,7 +43,6 @@ from remote_train.stop import DONE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from remote_train.datasets import Recalled
     from remote_train.launching import Started
     from remote_train.listener import Listener
     from remote_train.plan import Job
@@ -226,7 +225,7 @@ class _Going:
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place
-        recalled = self._recall_data(job)
+        recalled = recall_data_of(self.record, job, self.link.host, self.listener)
         job = replace(job, shipped=recalled.shipped)
         self._check_space(reached.session, rows)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
@@ -246,18 +245,6 @@ class _Going:
             data=recalled.data,
         )
         return prepared, checkpoint
-
-    def _recall_data(self, job: Job) -> Recalled:
-        """Return the data that the run had, of what this host has to be sent."""
-        known: dict[str, str] = {}
-        for item in self.record["attempts"]:
-            known.update(item["plan"].get("data") or {})
-        places = choose_places((*job.project.data, *job.data), [self.link.host])
-        recalled = recall_data(Path(self.record["root"]), places, known)
-        for place in recalled.changed:
-            text = f"{place} is not here any more as {self.run.id} began with it: it goes on with what its host has"
-            self.listener.tell("note", text=text)
-        return recalled
 
     def _adapt(self, job: Job) -> Job:
         """Ask for as many GPUs where the ones that were named are not."""
