@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ConnectionLost, PullIncomplete
 from remote_train.host.commits import COMMITTED, SETTLING
+from remote_train.host.containers import has_container
 from remote_train.host.files import CHECKPOINTS
 from remote_train.listed import make_patterns, make_units, parse_page
 from remote_train.refusals import NoSuchFile
@@ -42,6 +43,17 @@ class Lister:
         self.left_out = [unit for unit in units if unit.state not in (COMMITTED, SETTLING)]
         self.settling = [unit for unit in units if unit.state == SETTLING]
         return [row for unit in units if unit.state == COMMITTED for row in unit.rows]
+
+    def list_all(self, globs: list[str]) -> list[Row]:
+        """Return the rows of all files that the globs name, checkpoints or not, less checkpoints that are being written.
+
+        A row that says nothing of its state may be brought in whatever version it is by then.
+        """
+        units = make_units(self.list_rows(globs, checkpoints=True))
+        self.left_out = []
+        self.settling = [unit for unit in units if unit.state == SETTLING and _may_be_torn(unit)]
+        rows = [row for unit in units if unit not in self.settling for row in unit.rows]
+        return [row if row["state"] == COMMITTED else _forget_state(row) for row in rows]
 
     def list_rows(self, globs: list[str], **asked: Any) -> list[Row]:  # noqa: ANN401  (JSON values)
         """Return all rows of a listing, checked: the host does not choose where anything lands, nor what."""
@@ -83,3 +95,11 @@ class Lister:
         if inside:
             self._listener.tell("note", text=f"{len(inside)} files below a .git folder are not brought")
         return [row for row in rows if row not in inside] if inside else rows
+
+
+def _may_be_torn(unit: Unit) -> bool:
+    return any(has_container(row["path"]) for row in unit.rows)
+
+
+def _forget_state(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in {"unit", "state"}}

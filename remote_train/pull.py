@@ -121,7 +121,7 @@ class Pull:
 
     def _list_all(self, wish: PullWish) -> list[Row]:
         if wish.everything or wish.match:
-            return self.lister.list_rows([] if wish.everything else list(wish.match))
+            return self.lister.list_all([] if wish.everything else list(wish.match))
         return self.lister.list_checkpoints()
 
     def list_remaining(self) -> list[Row]:
@@ -131,7 +131,7 @@ class Pull:
         return [row for row in rows if not ledger.is_here(row, self.run.files / row["path"])]
 
     def _look_again(self, wish: PullWish) -> list[Unit]:
-        return make_units(self._list_all(wish))
+        return _make_units(self._list_all(wish), wish)
 
     def _list_committed(self, wish: PullWish) -> list[Unit]:
         return make_units(self.lister.list_checkpoints(wish.match))
@@ -139,11 +139,14 @@ class Pull:
     @staticmethod
     def _choose(rows: Sequence[Row], wish: PullWish) -> list[Unit]:
         """Return what is brought together, the newest first."""
-        units = make_units(rows, single=wish.everything or (bool(wish.match) and not wish.latest))
+        units = _make_units(rows, wish)
         return units if wish.keep_last is None else units[: wish.keep_last]
 
     def _tell_left_out(self) -> None:
-        """Name the checkpoints that are not whole, and how to bring them all the same."""
+        """Name the checkpoints that are not whole, and how to bring them all the same where they stay so."""
+        for unit in self.lister.settling:
+            text = f"{unit.name} is being written and is not brought yet; pull again in a moment"
+            self.listener.tell("note", text=text)
         for unit in self.lister.left_out:
             text = f"{unit.name} is not whole and is not brought; --match '{unit.glob}' brings it as it is"
             self.listener.tell("note", text=text)
@@ -180,11 +183,16 @@ class Pull:
                 hint="pull to another folder with --to, or move them away",
             )
         missing = [name for name, fate in fates.items() if fate is Fate.CHANGED]
+        missing += [] if fates else [unit.name for unit in self.lister.settling]
         if missing:
             raise PullIncomplete(
                 f"{', '.join(missing[:5])} changed all the time while being read",
                 hint="run the same command again in a moment",
             )
+
+
+def _make_units(rows: Sequence[Row], wish: PullWish) -> list[Unit]:
+    return make_units(rows, single=wish.everything or (bool(wish.match) and not wish.latest))
 
 
 def keep_wanted(home: Home, units: Sequence[Unit]) -> None:

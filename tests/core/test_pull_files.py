@@ -175,6 +175,44 @@ def test_a_checkpoint_that_is_half_written_again_once_it_was_listed_is_not_broug
     pull.session.close()
 
 
+WRITING = """
+import os, time, zipfile
+with open("ckpt.pt", "wb") as file:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.pkl", b"weights")
+    file.flush()
+    open("old.pt", "wb").write(open("ckpt.pt", "rb").read())
+    print("writing", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_checkpoint_that_is_being_written_is_told_of_and_brought_once_it_is_not(account: Account) -> None:
+    started = account.start(WRITING)
+    started.says(b"writing")
+    puller = Puller.__new__(Puller)
+    puller.run, puller.code, puller.pulls = account.client_run(started), started.folder / "code", []
+    with pytest.raises(PullIncomplete, match=r"ckpt\.pt"):
+        puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert puller.here() == {}
+    puller.pull().bring(PullWish())  # of what there is, that which is whole
+    assert set(puller.here()) == {"old.pt"}
+    assert any(
+        "ckpt.pt is being written" in str(facts["text"])
+        for kind, facts in puller.ears().told
+        if kind == "note"
+    )
+    (puller.code / "go").touch()
+    started.says(b"written")
+    puller.pull().bring(PullWish(match=("ckpt.pt",)))
+    assert puller.here() == puller.there("ckpt.pt", "old.pt")
+    for pull in puller.pulls:
+        pull.session.close()
+
+
 def test_globs_and_another_folder(puller: Puller, tmp_path: Path) -> None:
     puller.pull().bring(PullWish(match=("*.txt", "out/*.pt"), to=tmp_path / "there" / "yet"))
     expected = puller.there("notes.txt", "out/ckpt.pt", "out/empty.pt")

@@ -66,6 +66,45 @@ def test_a_dead_supervisor_is_told_and_the_run_is_lost_when_it_ends(account: Acc
     assert (ended["state"], ended["exit"], ended["why"]) == ("lost", None, "its supervisor was killed")
 
 
+SAVING = """
+import os, time, zipfile
+from remote_train import report
+def save(path, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", data)
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+save("first.pt", b"1")
+print("saved", flush=True)
+wait("go")
+os.mkdir("checkpoint-2")
+save("checkpoint-2/optimizer.pt", b"22")
+report.checkpoint("checkpoint-2")
+print("reported", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_checkpoint_is_told_once_it_is_committed_and_to_whoever_attaches_later(account: Account) -> None:
+    started = account.start(SAVING, launcher="python")
+    started.says(b"saved")
+    session = account.connect()
+    asked = {"outputs": [], "wait": True, "checkpoints": ["*.pt", "checkpoint-*/**"]}
+    session.request("follow", run=started.run, attempt=1, **asked)
+    size = (started.folder / "code" / "first.pt").stat()
+    first = {"unit": "first.pt", "size": size.st_size, "count": 1, "mtime_ns": size.st_mtime_ns}
+    told = await_event(session, "checkpoint")
+    assert told == {"event": "checkpoint", "run": started.run, "attempt": 1, **first}
+    (started.folder / "code" / "go").touch()
+    started.says(b"reported")
+    second = await_event(session, "checkpoint")
+    assert (second["unit"], second["count"]) == ("checkpoint-2", 1)
+    later = account.connect()
+    later.request("follow", run=started.run, attempt=1, **asked)
+    assert [await_event(later, "checkpoint")["unit"] for _ in range(2)] == ["first.pt", "checkpoint-2"]
+
+
 @pytest.mark.torch
 def test_ranks_that_torchrun_starts_anew_are_told(account: Account) -> None:
     pytest.importorskip("torch")
