@@ -465,3 +465,16 @@ def test_a_run_whose_folder_was_removed_has_no_files_any_more(puller: Puller) ->
 def test_a_glob_that_means_nothing_is_a_mistake_of_whoever_typed_it(puller: Puller) -> None:
     with pytest.raises(UsageError, match="comes after"):
         puller.pull().bring(PullWish(match=("[z-a]*",)))
+
+
+def test_two_names_of_one_file_here_lose_nothing(account: Account) -> None:
+    """What a disk that tells no `a` from `A` shows: the second name leads to the file that came under the first."""
+    puller = Puller(account, "open('model.pt', 'w').write('lower')")
+    puller.pull().bring(PullWish())
+    (puller.run.files / "Model.pt").hardlink_to(puller.run.files / "model.pt")
+    (puller.code / "Model.pt").write_text("upper")
+    with pytest.raises(PullIncomplete, match=r"the same file as model\.pt"):
+        puller.pull().bring(PullWish())
+    assert puller.here() == {"model.pt": b"lower", "Model.pt": b"lower"}
+    for pull in puller.pulls:
+        pull.session.close()
