@@ -213,6 +213,17 @@ PRUNED = table(
         "why": maybe(text(TEXT)),
     },
 )
+DATA = table(
+    {
+        "id": HASH,
+        "bytes": whole(),
+        "places": items(text(), 100),
+        "unused": number(0, LATEST),
+        "used": flag,
+        "removed": flag,
+    }
+)
+PERSIST = table({"project": text(64), "bytes": whole(), "used": flag, "removed": flag})
 KEPT = maybe(table({}, {"total": maybe(whole())}))
 SURVIVORS = items(whole(), 1 << 17)
 ANYTHING = table({})
@@ -248,7 +259,13 @@ ANSWERS: dict[str, Check] = {
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(
         {"runs": items(PRUNED, 10_000)},
-        {"freed": maybe(named(whole(), 64, text(64))), "before": KEPT, "after": KEPT},
+        {
+            "freed": maybe(named(whole(), 64, text(64))),
+            "before": KEPT,
+            "after": KEPT,
+            "data": maybe(items(DATA, 10_000)),
+            "persist": maybe(items(PERSIST, 10_000)),
+        },
     ),
 }
 """By operation. One that is not here only has to be an object."""

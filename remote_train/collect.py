@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import Place, newest_of, place_of, places_of, standing_at
 from remote_train.config.hosts_file import read_hosts
+from remote_train.config.project import find_project, read_project
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
 from remote_train.find import make_link
 from remote_train.host import layout
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from remote_train.session import Session
     from remote_train.transport import Ask
 
-FREED = ("starts", "leftovers", "packages", "blobs", "agents", "trash")
+FREED = ("starts", "leftovers", "data", "persist", "incoming", "packages", "blobs", "agents", "trash")
 
 Row = dict[str, Any]
 
@@ -43,7 +44,26 @@ class Wish:
     hosts: tuple[str, ...] = ()
     keep: int = 10
     dry: bool = False
+    data: bool = False
+    """Also data folders that were used lately, but by no run that is under way."""
+    persist: str | None = None
+    """The project whose persistent folders are to go."""
     hosts_file: Path | None = None
+
+
+def choose_persist(ask: Ask | None, *, sure: bool) -> str:
+    """Return the project whose persistent folders are to go, this one; raise UsageError unless that is meant."""
+    place = find_project(Path.cwd(), Path.home())
+    spec = read_project(place.root)
+    if not sure and ask is None:
+        raise UsageError(
+            f"--persist removes what runs of {spec.project} have downloaded, and nothing brings it back",
+            hint="--dry-run shows how much it is, --yes removes it",
+        )
+    places = ", ".join(spec.persist) or "folders of older versions of the project"
+    if not sure and ask is not None and not ask(f"remove {places} of {spec.project} from hosts?"):
+        raise UsageError("nothing was removed")
+    return spec.project
 
 
 def clean_hosts(wish: Wish, runs: Sequence[Run], ask: Ask | None) -> Iterable[Row]:
@@ -81,7 +101,7 @@ def _clean_place(place: Place, wish: Wish, runs: Sequence[Run], ask: Ask | None)
     try:
         link = make_link(name, state_dir, wish.hosts_file, ask, Path.cwd())
         here = [run for run in runs if is_of(run, name, link.host.state_dir)]
-        return {**row, **clean_host(link, here, keep=wish.keep, dry=wish.dry)}
+        return {**row, **clean_host(link, here, wish)}
     except UsageError:
         if wish.hosts:
             raise
@@ -97,8 +117,11 @@ def is_of(run: Run, host: str, state_dir: str | None) -> bool:
     return (host, state_dir) in places_of(run.read())
 
 
-def clean_host(link: HostLink, runs: Sequence[Run], *, keep: int, dry: bool) -> Row:
-    """Return `runs` (what became of each older one), `freed` (bytes by kind), `before` and `after` (bytes in total)."""
+def clean_host(link: HostLink, runs: Sequence[Run], wish: Wish) -> Row:
+    """Return `runs` (what became of each older one), `freed` (bytes by kind), `before` and `after` (bytes in total).
+
+    `data` and `persist` list what of these is there, and whether it went.
+    """
     session = link.connect()
     try:
         place = (link.host.name, link.host.state_dir)
@@ -106,23 +129,27 @@ def clean_host(link: HostLink, runs: Sequence[Run], *, keep: int, dry: bool) -> 
             record = run.read()
             if record["state"] not in FINAL and place_of(record, newest_of(record)) == place:
                 keep_state(run, session.request("state", **name_newest(run)))
-        old = pick_old(runs, *place, keep)
-        return _ask(session, place, [run for run in old if not run.in_use()], dry=dry)
+        old = pick_old(runs, *place, wish.keep)
+        return _ask(session, place, [run for run in old if not run.in_use()], wish)
     finally:
         session.close()
 
 
-def _ask(session: Session, place: Place, old: Sequence[Run], *, dry: bool) -> Row:
+def _ask(session: Session, place: Place, old: Sequence[Run], wish: Wish) -> Row:
     results: list[Row] = []
     answer: Row = {}
     groups = make_requests(make_wish(run, place) for run in old)
     for number, wishes in enumerate(groups, 1):
-        offer = Offer(place, wishes, old)
-        found, answer = offer_runs(session, offer, dry=dry, thorough=number == len(groups))
+        last = number == len(groups)
+        more = {"data": wish.data, "persist": wish.persist} if last else {}
+        offer = Offer(place, wishes, old, more)
+        found, answer = offer_runs(session, offer, dry=wish.dry, thorough=last)
         results += found
     return {
         "runs": [{**result, "hint": _hint(result)} for result in results],
         **parse_counts(answer, results),
+        "data": answer.get("data") or [],
+        "persist": answer.get("persist") or [],
     }
 
 

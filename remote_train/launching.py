@@ -163,9 +163,12 @@ def _announce(prepared: Prepared, following: Following, plan: Plan, state: dict[
 
 
 def tell_usage(usage: object, host: str, listener: Listener) -> None:
-    """Say what we keep on a host, when that is much."""
-    total = usage.get("total") if isinstance(usage, dict) else None
-    if isinstance(total, int) and total > MUCH_BYTES:
+    """Say what we keep on a host, when that is much, data that was sent on purpose aside."""
+    known = usage if isinstance(usage, dict) else {}
+    kinds = known.get("kinds")
+    sizes = (known.get("total"), kinds.get(layout.DATA, 0) if isinstance(kinds, dict) else 0)
+    total, data = (size if isinstance(size, int) else 0 for size in sizes)
+    if total - data > MUCH_BYTES:
         text = f"remote-train keeps {render_size(total)} on {host}; `remote-train gc` frees some"
         listener.tell("note", text=text)
 

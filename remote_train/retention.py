@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,8 @@ class Offer:
     place: Place
     wishes: Sequence[Row]
     runs: Sequence[Run]
+    more: Row = field(default_factory=dict)
+    """What else is to go: `data`, `persist` (see `host/tidy.py`)."""
 
 
 def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = KEEP) -> list[Run]:
@@ -169,7 +171,9 @@ def offer_runs(
     offered = [wish for wish in offer.wishes if not by_id[wish["run"]].in_use()]
     asked = [by_id[wish["run"]] for wish in offered]
     before = {run.id for run in asked if not dry and note_asked(run, offer.place)}
-    answer = session.wait(session.submit("prune", runs=offered, dry=dry, thorough=thorough), TIDY_SECONDS)
+    answer = session.wait(
+        session.submit("prune", runs=offered, dry=dry, thorough=thorough, **offer.more), TIDY_SECONDS
+    )
     results = parse_results(asked, answer)
     for result in results if not dry else ():
         _note_result(by_id[result["run"]], offer.place, result, asked_before=result["run"] in before)

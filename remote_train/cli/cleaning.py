@@ -19,21 +19,30 @@ def collect(
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=0, help="Ended runs of a project that stay on a host.")
     ] = 10,
+    data: Annotated[
+        bool, typer.Option("--data", help="Also data folders that no run uses now. [default: after 30 days]")
+    ] = False,
+    persist: Annotated[
+        bool, typer.Option("--persist", help="Also the persistent folders of this project.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
     """Remove old runs from hosts whose output and checkpoints are here; nothing here is removed."""
-    from remote_train.collect import Wish, clean_hosts
+    from remote_train.collect import Wish, choose_persist, clean_hosts
     from remote_train.find import current_project
     from remote_train.records import list_runs
     from remote_train.show.jsonl import write_event
     from remote_train.show.kept import render_kept
 
     settings.json = json
-    wish = Wish(tuple(host or ()), keep, dry_run, hosts_file)
+    ask = make_ask()
+    project = choose_persist(None if yes or dry_run else ask, sure=yes or dry_run) if persist else None
+    wish = Wish(tuple(host or ()), keep, dry_run, data, project, hosts_file)
     code = 0
-    for row in clean_hosts(wish, list_runs(current_project()), make_ask()):
+    for row in clean_hosts(wish, list_runs(current_project()), ask):
         code = code or row["exit_code"]
         if json:
             write_event(sys.stdout.buffer, "gc", row)

@@ -9,7 +9,7 @@ import time
 from remote_train.host import layout, locks, store, system
 from remote_train.host.attempt import list_attempts, list_runs
 from remote_train.host.durable import read_record
-from remote_train.host.trees import measure, throw_away
+from remote_train.host.trees import measure, own_blocks, throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def _used_packages(root: str) -> Set[str]:
         for number in list_attempts(root, run):
             record = read_record(os.path.join(layout.attempt_dir(root, run, number), layout.ATTEMPT)) or {}
             used.add(str((record.get("plan") or {}).get("package")))
-    return used
+    data = os.path.join(root, layout.DATA)
+    return used.union(os.listdir(data) if os.path.isdir(data) else ())
 
 
 def _list_packages(root: str) -> List[str]:
@@ -120,7 +121,7 @@ def _list_packages(root: str) -> List[str]:
 
 
 def find_manifests(root: str, now: float) -> List[str]:
-    """Return manifests that no run here has, and no launch has asked for lately."""
+    """Return manifests that no run and no data folder here has, and no launch has asked for lately."""
     used = _used_packages(root)
     paths = [layout.package_path(root, package) for package in _list_packages(root) if package not in used]
     return [path for path in paths if age(path, now) > MANIFEST_SECONDS]
@@ -166,7 +167,7 @@ def remove_unwanted(root: str, find: Callable[[], List[str]]) -> int:
             if sign_packages(root) != signed:
                 break
             for path in unwanted[begin : begin + BATCH]:
-                total += measure(path)
+                total += measure(path, own_blocks)
                 os.unlink(path)
             signed = sign_packages(root)
         finally:

@@ -13,14 +13,22 @@ import os
 import signal
 import time
 
-from remote_train.host import garbage, layout, locks, prune, store, system
+from remote_train.host import garbage, layout, locks, prune, shared, store, system
 from remote_train.host.detach import leave_connection
 from remote_train.host.durable import write_record
-from remote_train.host.trees import erase, list_trash, measure, throw_away
+from remote_train.host.trees import (
+    all_blocks,
+    erase,
+    list_trash,
+    measure,
+    own_blocks,
+    shared_blocks,
+    throw_away,
+)
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Set
+    from typing import Any, Callable, Dict, List, Optional, Set
 
 EVERY_SECONDS = 3600.0
 OTHER_SECONDS = 60.0
@@ -29,7 +37,16 @@ LONGEST_SECONDS = 3600
 MOST_RUNS = 1000
 MOST_LEFT = 1000
 NICE = 19
-KINDS = (layout.RUNS, layout.BLOBS, layout.PACKAGES, layout.PEAKS, layout.PERSIST, layout.TRASH)
+KINDS = (
+    layout.RUNS,
+    layout.BLOBS,
+    layout.DATA,
+    layout.PACKAGES,
+    layout.PEAKS,
+    layout.PERSIST,
+    layout.TRASH,
+)
+COUNTED = {layout.BLOBS: own_blocks, layout.DATA: shared_blocks}
 
 
 def is_due(root: str) -> bool:
@@ -74,12 +91,17 @@ def spawn(root: str, request: Dict[str, Any]) -> int:
     """Start tidying in a process of its own and return the descriptor that its two lines come from.
 
     Keys of the request: `runs` (see prune.parse_wish), `dry` (only say), `thorough` (as if an hour had passed, and
-    count before and after).
+    count before and after), `data` (remove data folders that no run under way uses, whenever it was that one did) and
+    `persist` (the project whose persistent folders are to go).
     """
     if len(request["runs"]) > MOST_RUNS:
         raise ValueError("more than %d runs at once" % MOST_RUNS)
     wishes = [prune.parse_wish(item) for item in request["runs"]]
+    project = request.get("persist")
+    if project is not None and not layout.is_run_id(project):
+        raise ValueError("not a project: %r" % (project,))
     tidy = Tidy(root, wishes, dry=bool(request.get("dry")), thorough=bool(request.get("thorough")))
+    tidy.all_data, tidy.project = bool(request.get("data")), project
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
@@ -114,6 +136,10 @@ class Tidy:
         self.wishes = wishes
         self.dry = dry
         self.thorough = thorough
+        self.all_data = False
+        self.project: Optional[str] = None
+        self.data: List[Dict[str, Any]] = []
+        self.persist: List[Dict[str, Any]] = []
         self.now = time.time()
         self.freed: Dict[str, int] = {}
         self.failures: List[str] = []
@@ -141,7 +167,7 @@ class Tidy:
             after = self.count()
             if not self.dry:
                 self._write_usage(after)
-            counted = {"before": before, "after": after}
+            counted = {"before": before, "after": after, "data": self.data, "persist": self.persist}
             _say(out, dict(counted, freed=self.freed, failures=self.failures[:20]))
 
     def _remove(self, wish: Dict[str, Any]) -> Dict[str, Any]:
@@ -155,6 +181,9 @@ class Tidy:
         for work in (
             self._clean_starts,
             self._clean_leftovers,
+            self._clean_data,
+            self._clean_persist,
+            self._clean_incoming,
             self._clean_contents,
             self._clean_agents,
             self._empty_trash,
@@ -185,12 +214,39 @@ class Tidy:
             if not self.dry:
                 os.unlink(path)
 
+    def _clean_data(self) -> None:
+        """Before contents: those that were nowhere else go with it."""
+        for path in shared.find_unfinished(self.root, self.now):
+            self._note("leftovers", measure(path, shared_blocks))
+            if not self.dry:
+                throw_away(self.root, path)
+        self.data = shared.describe_data(self.root, self.now, asked=self.all_data)
+        for row in self.data:
+            if row["removed"] and not self.dry:
+                row["removed"] = shared.remove_data(self.root, row["id"], self.now, asked=self.all_data)
+            self._note("data", row["bytes"] if row["removed"] else 0)
+
+    def _clean_persist(self) -> None:
+        self.persist = shared.describe_persist(self.root, self.project)
+        for row in self.persist:
+            if row["removed"] and not self.dry:
+                row["removed"] = shared.remove_persist(self.root, row["project"])
+            self._note("persist", row["bytes"] if row["removed"] else 0)
+
+    def _clean_incoming(self) -> None:
+        for sha256 in shared.find_incoming(self.root, self.now):
+            size = measure(layout.incoming_path(self.root, sha256))
+            if self.dry or shared.remove_incoming(self.root, sha256, self.now):
+                self._note("incoming", size)
+
     def _clean_contents(self) -> None:
         """Manifests first: what they alone referred to goes with them."""
         manifests = garbage.find_manifests(self.root, self.now)
         if self.dry:
+            gone = {layout.package_path(self.root, row["id"]) for row in self.data if row["removed"]}
+            blobs = garbage.find_blobs(self.root, self.now, gone.union(manifests))
             self._note("packages", sum(map(measure, manifests)))
-            self._note("blobs", sum(map(measure, garbage.find_blobs(self.root, self.now, set(manifests)))))
+            self._note("blobs", sum(measure(path, own_blocks) for path in blobs))
             return
         removed = garbage.remove_unwanted(self.root, lambda: garbage.find_manifests(self.root, self.now))
         self._note("packages", removed)
@@ -210,7 +266,9 @@ class Tidy:
 
     def count(self) -> Dict[str, Any]:
         """Return the bytes of each kind, and of all that a run or a launch has left."""
-        kinds = {kind: measure(os.path.join(self.root, kind)) for kind in KINDS}
+        kinds = {
+            kind: measure(os.path.join(self.root, kind), COUNTED.get(kind, all_blocks)) for kind in KINDS
+        }
         kinds[layout.AGENTS] = measure(agents_folder())
         return {"kinds": kinds, "total": sum(kinds.values()) - kinds[layout.PERSIST], "when": time.time()}
 

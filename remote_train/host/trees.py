@@ -9,36 +9,52 @@ from remote_train.host.durable import sync_folder
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import List
+    from typing import Callable, List
 
 BLOCK = 512
 """What st_blocks counts in, whatever the file system's own blocks are."""
 
 
-def measure(path: str) -> int:
-    """Return the bytes of disk that a file or a tree takes."""
+def all_blocks(status: os.stat_result) -> int:
+    """Return the bytes of disk that a file takes."""
+    return status.st_blocks * BLOCK
+
+
+def own_blocks(status: os.stat_result) -> int:
+    """Return the bytes that are free once a blob is removed: none when a data folder has it too."""
+    return 0 if status.st_nlink > 1 else status.st_blocks * BLOCK
+
+
+def shared_blocks(status: os.stat_result) -> int:
+    """Return a data folder's part of the bytes of a file, whose other names are a blob and files of other folders."""
+    return status.st_blocks * BLOCK // max(1, status.st_nlink - 1)
+
+
+def measure(path: str, count: Callable[[os.stat_result], int] = all_blocks) -> int:
+    """Return the bytes of disk that a file or a tree takes; `count` says what of a file is counted."""
     total = 0
     waiting = [path]
     while waiting:
         place = waiting.pop()
         try:
             status = os.lstat(place)
-            total += status.st_blocks * BLOCK
             if os.path.isdir(place) and not os.path.islink(place):
-                total += _measure_folder(place, waiting)
+                total += status.st_blocks * BLOCK + _measure_folder(place, waiting, count)
+            else:
+                total += count(status)
         except OSError:  # gone meanwhile, or closed to us
             continue
     return total
 
 
-def _measure_folder(folder: str, waiting: List[str]) -> int:
+def _measure_folder(folder: str, waiting: List[str], count: Callable[[os.stat_result], int]) -> int:
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
             else:
-                total += entry.stat(follow_symlinks=False).st_blocks * BLOCK
+                total += count(entry.stat(follow_symlinks=False))
     return total
 
 

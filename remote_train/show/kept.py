@@ -10,8 +10,10 @@ from remote_train.show.words import render_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DAY = 24 * 3600.0
 _WORDS = {
     "starts": "starts that never began",
+    "incoming": "uploads that were broken off",
     "leftovers": "half-written files",
     "packages": "manifests out of use",
     "blobs": "file contents out of use",
@@ -27,6 +29,8 @@ def render_kept(row: Mapping[str, Any]) -> str:
         return f"{host}: {neutral_text(str(row['trouble']))}\n"
     lines = [_render_head(host, row)]
     lines += [_render_run(run, dry=row["dry_run"]) for run in row["runs"]]
+    lines += [_render_data(data, dry=row["dry_run"]) for data in row["data"]]
+    lines += [_render_persist(kept, dry=row["dry_run"]) for kept in row["persist"]]
     freed = [(_WORDS[kind], size) for kind, size in row["freed"].items() if kind in _WORDS]
     verb = "would remove" if row["dry_run"] else "removed"
     lines += [f"  {verb} {words}, {render_bytes(size)}" for words, size in freed]
@@ -41,6 +45,24 @@ def _render_head(host: str, row: Mapping[str, Any]) -> str:
     if row["dry_run"]:
         return f"{host}: keeps {render_bytes(before)}, {render_bytes(total)} would be freed"
     return f"{host}: kept {render_bytes(before)}, keeps {render_bytes(after)}"
+
+
+def _render_data(data: Mapping[str, Any], *, dry: bool) -> str:
+    places = ", ".join(neutral_text(str(place)) for place in data["places"]) or "of no run that is left there"
+    name = f"data {data['id'][:12]} ({places}), {render_bytes(data['bytes'])}"
+    if data["removed"]:
+        return f"  {'would remove' if dry else 'removed'} {name}"
+    why = "in use" if data["used"] else f"unused for {data['unused'] / DAY:.0f} days"
+    hint = "" if data["used"] else ": `remote-train gc --data`"
+    return f"  {name} stays, {why}{hint}"
+
+
+def _render_persist(kept: Mapping[str, Any], *, dry: bool) -> str:
+    name = f"what {neutral_text(str(kept['project']))} persists, {render_bytes(kept['bytes'])}"
+    if kept["removed"]:
+        return f"  {'would remove' if dry else 'removed'} {name}"
+    why = ", in use" if kept["used"] else ": `remote-train gc --persist` in that project removes it"
+    return f"  {name} stays{why}"
 
 
 def _render_run(run: Mapping[str, Any], *, dry: bool) -> str:

@@ -229,7 +229,7 @@ class Talk:
 
     def _gc(self, listener: LiveListener) -> None:
         row = {"host": "box", "dry_run": False, "trouble": None, "exit_code": 0}
-        row |= collect.clean_host(self.link, [self._get().run], keep=0, dry=False)
+        row |= collect.clean_host(self.link, [self._get().run], collect.Wish(keep=0))
         listener.screen.output(render_kept(row).encode())
 
     def _get(self) -> Training:

@@ -25,7 +25,8 @@ def write_package(root: Path, files: dict[str, bytes]) -> str:
     for data in files.values():
         path = Path(layout.blob_path(str(root), hashlib.sha256(data).hexdigest()))
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
+        if not path.exists():  # it may be shared with a data folder
+            path.write_bytes(data)
     return package
 
 
