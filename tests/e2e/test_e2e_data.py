@@ -252,3 +252,33 @@ def test_a_run_goes_on_with_the_data_it_began_with(laptop: Laptop, box: Box, pro
     assert again.out.decode() == before
     assert "data/owt is not here any more as one began with it" in again.err
     assert len(data_of(box)) == 1
+
+
+@pytest.mark.sshd
+def test_gc_lists_data_and_downloads_and_removes_them_when_asked(
+    laptop: Laptop, box: Box, project: Path
+) -> None:
+    write_reader(project, train=os.urandom(300_000))
+    (project / "remote-train.toml").write_text('project = "mine"\n' + CONFIG + 'persist = [".cache"]\n')
+    run(laptop, project, "one", "train.py", "data/owt")
+    (box.root / layout.PERSIST / "mine/.cache/file").write_bytes(b"x" * 200_000)
+    (data_id,) = data_of(box)
+    listed = laptop.ok(project, "gc", "--host", "box").out.decode()
+    assert f"data {data_id[:12]} (mine/data/owt), 30" in listed
+    assert "stays, unused for 0 days: `remote-train gc --data`" in listed
+    assert "what mine persists, 20" in listed
+    refused = laptop.type(project, "gc", "--host", "box", "--persist").expect(2)
+    assert "--yes" in refused.err
+    dry = laptop.ok(project, "gc", "--host", "box", "--persist", "--data", "--dry-run").out.decode()
+    assert f"would remove data {data_id[:12]}" in dry
+    assert "would remove what mine persists" in dry
+    assert data_of(box) == [data_id]
+    done = laptop.ok(project, "gc", "--host", "box", "--persist", "--data", "--yes", "--json")
+    [row] = [event for event in done.events if event["host"] == "box"]
+    assert [item["removed"] for item in (*row["data"], *row["persist"])] == [True, True]
+    assert row["freed"]["data"] >= 300_000
+    assert row["freed"]["persist"] >= 200_000
+    assert row["before"] - row["after"] >= 300_000 - 4096
+    assert data_of(box) == []
+    assert list((box.root / layout.PERSIST).iterdir()) == []
+    assert "train 300000 " in run(laptop, project, "two", "train.py", "data/owt")
