@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import PackageError
 from remote_train.host import layout
+from remote_train.host.disk import drop
 from remote_train.host.durable import write_all
 from remote_train.host.snapshot import clone
 from remote_train.package.packing import GitState, Package
@@ -63,47 +64,62 @@ def keep_package(root: Path, package: Package) -> None:
         if read_json(path).get("whole"):
             os.utime(path)
             return
-        lost = [row[0] for row in package.rows if row[1] == "f" and not _keep_file(root, row)]
+        make_private(client_root() / layout.BLOBS)
+        lost = [row[0] for row in package.rows if row[1] == "f" and not _keep_file(str(root), row)]
         write_json(path, {"rows": package.rows, "whole": not lost})
 
 
-def _keep_file(root: Path, row: Row) -> bool:
-    """Keep one file's contents; False when it is not what was packaged any more."""
-    target = _blob(row[4])
+def _keep_file(root: str, row: Row) -> bool:
+    """Keep one file's contents; False when it is not what was packaged any more.
+
+    Paths are plain strings here: this runs for each of 20,000 files behind a launch.
+    """
+    home = str(client_root())
+    target = layout.blob_path(home, row[4])
     if _has(target, row[3]):
         return True
-    make_private(target.parent)
-    temporary = target.parent.parent / f"{row[4][:32]}.{os.getpid()}.tmp"
+    temporary = os.path.join(home, layout.BLOBS, f"{row[4][:32]}.{os.getpid()}.tmp")  # noqa: PTH118  (see above)
     try:
-        with open(root / row[0], "rb") as source:  # noqa: PTH123  (Path.open is slower, and this runs 20,000 times)
-            if _copy(source.fileno(), temporary) != row[4]:
-                return False
-        temporary.rename(target)
+        if _copy(f"{root}/{row[0]}", temporary) != row[4]:
+            return False
+        _rename(temporary, target)
     except FileNotFoundError:
         return False
     finally:
-        temporary.unlink(missing_ok=True)
+        drop(temporary)
     return True
 
 
-def _copy(source: int, target: Path) -> str:
-    """Copy an open file; return the hash of what arrived."""
-    fd = os.open(target, NEW, 0o600)
-    digest = hashlib.sha256()
+def _rename(temporary: str, target: str) -> None:
     try:
-        cloned = clone(source, fd)
-        while data := os.read(fd if cloned else source, PIECE):
-            digest.update(data)
-            if not cloned:
-                write_all(fd, data)
+        os.rename(temporary, target)  # noqa: PTH104  (as above)
+    except FileNotFoundError:  # the first of its folder
+        make_private(Path(target).parent)
+        os.rename(temporary, target)  # noqa: PTH104  (as above)
+
+
+def _copy(source: str, target: str) -> str:
+    """Copy a file; return the hash of what arrived."""
+    digest = hashlib.sha256()
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fd = os.open(target, NEW, 0o600)
+        try:
+            cloned = clone(reading, fd)
+            while data := os.read(fd if cloned else reading, PIECE):
+                digest.update(data)
+                if not cloned:
+                    write_all(fd, data)
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.close(reading)
     return digest.hexdigest()
 
 
-def _has(path: Path, size: int) -> bool:
+def _has(path: str | Path, size: int) -> bool:
     try:
-        return path.stat().st_size == size
+        return os.stat(path).st_size == size  # noqa: PTH116  (as above)
     except OSError:
         return False
 
