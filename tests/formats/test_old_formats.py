@@ -161,6 +161,19 @@ def test_they_leave_the_host_by_the_ledger_of_their_time(kept: Kept) -> None:
     assert kept.ok("logs", "done-1").out == OUTPUT + STEPS
 
 
+def test_a_run_that_does_not_say_how_it_was_started_is_not_resumed(kept: Kept) -> None:
+    """Of format 1 no record did at first; what to do instead is said, and nothing is changed."""
+    path = kept.project / "runs" / "done-1" / "run.json"
+    before = path.read_bytes()
+    if "job" in json.loads(before):
+        pytest.skip("it does")
+    for command in (["resume", "done-1"], ["run", "--from", "done-1"]):
+        refused = kept.laptop.type(kept.project, *command).expect(2)
+        assert "how it was started is not known here" in refused.err
+        assert "hint: start it anew with `remote-train run`" in refused.err
+    assert path.read_bytes() == before
+
+
 def test_a_new_run_works_beside_them(kept: Kept) -> None:
     (kept.project / "new.py").write_text("print('new')")
     (kept.laptop.hosts_file.parent).mkdir(parents=True)
