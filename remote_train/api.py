@@ -320,7 +320,7 @@ def training_of(started: Started) -> Training:
     return Training(started.run, started.prepared.reached.link, started)
 
 
-def launch(script: str, *args: str, host: str | None = None, **options: Any) -> Training:  # noqa: ANN401
+def launch(script: str | None = None, *args: str, host: str | None = None, **options: Any) -> Training:  # noqa: ANN401
     """Start a run and return it; `options` are the fields of `Request` (local, fallback, name, env, …)."""
     hosts = (host,) if host else ()
     known = {field.name for field in dataclasses.fields(Request)}

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import (
     Place,
-    is_superseded,
-    list_hops,
     newest_of,
     place_of,
-    render_hop,
     update_newest,
 )
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
@@ -147,8 +144,8 @@ def describe(run: Run) -> dict[str, Any]:
         "exit": render_exit(ended) if ended else None,
         "notes": render_notes(record),
         "pruned": record.get("pruned"),
-        "attempts": [_render_attempt(run, record, item["attempt"]) for item in attempts],
-        "hops": [render_hop(hop) for hop in list_hops(record)],
+        "attempts": make_attempt_rows(run, record),
+        "from": record.get("from"),
         "script": " ".join(plan["argv"]),
         "launcher": plan["launcher"],
         "processes": plan["processes"],
@@ -166,13 +163,28 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _render_attempt(run: Run, record: dict[str, Any], number: int) -> str:
-    words = f"{number} on {place_of(record, number)[0]}"
-    if number == newest_of(record) or not is_superseded(record, number):
-        return words
-    if is_pending(record, run.id, number):
-        return f"{words}: superseded; a copy of it may still run there, the first contact stops it"
-    return f"{words}: superseded, its output is kept aside (`logs --attempt {number}`)"
+def make_attempt_rows(run: Run, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what `show` says of each attempt; `pending`: it counts no more, and may still run where it was."""
+    newest = newest_of(record)
+    rows = []
+    for item in record["attempts"]:
+        number = item["attempt"]
+        about = record if number == newest else item
+        checkpoint, ended = item.get("checkpoint") or {}, about.get("exit")
+        row = {
+            "attempt": number,
+            "host": place_of(record, number)[0],
+            "began": item.get("created", record.get("created") if number == 1 else None),
+            "state": about.get("state"),
+            "exit": render_exit(ended) if ended else None,
+            "reason": item.get("reason"),
+            "checkpoint": checkpoint.get("unit"),
+            "step": checkpoint.get("step"),
+            "superseded": bool(item.get("superseded")),
+            "pending": is_pending(record, run.id, number),
+        }
+        rows.append(row)
+    return rows
 
 
 def render_notes(record: dict[str, Any]) -> list[str]:

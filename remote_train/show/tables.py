@@ -77,7 +77,7 @@ def _make_run_cells(row: Row) -> dict[str, str]:
 def render_run(run: Row, look: Look) -> str:
     """Return `show RUN` as labelled lines.
 
-    Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts, hops, script, package,
+    Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts (rows), from, script, package,
     commit, dirty, device, last (a metric record),
     explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
     """
@@ -86,7 +86,8 @@ def render_run(run: Row, look: Look) -> str:
     pairs = [
         *_list_values(run, ("run", "project", "host", "state", "exit", "notes")),
         *_list_pruned(run),
-        *_list_values(run, ("attempts", "hops", "script", "package")),
+        *_label_lines("attempts", _render_attempts(_select_mappings(run.get("attempts")))),
+        *_list_values(run, ("from", "script", "package")),
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),
@@ -104,6 +105,38 @@ def _list_pruned(run: Row) -> list[Pair]:
         return []
     line = f"from {_show_value(run.get('host'))} on {render_time(when)}; its records and what was pulled are here"
     return [("removed", line)]
+
+
+def _render_attempts(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each attempt: its number, its host, since when, how it ended, what it went on from."""
+    columns = [[_show_value(row.get(key)) for row in rows] for key in ("attempt", "host")]
+    columns.append([_show_number(row, "began", render_time) for row in rows])
+    columns.append([_render_standing(row) for row in rows])
+    columns.append([_render_origin(row) for row in rows])
+    widths = [max(map(len, column), default=0) for column in columns]
+    lines = zip(*columns, strict=True)
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _render_standing(row: Row) -> str:
+    if row.get("pending"):
+        return "does not count any more; the first contact stops it"
+    words = _show_value(row.get("state"))
+    ended = row.get("exit")
+    words = words if ended is None else f"{words}: {_show_value(ended)}"
+    return f"{words}, then did not count any more" if row.get("superseded") else words
+
+
+def _render_origin(row: Row) -> str:
+    if row.get("attempt") == 1:
+        return ""
+    if row.get("checkpoint") is None:
+        return "began anew"
+    step = "" if row.get("step") is None else f", about step {_show_value(row['step'])}"
+    return f"from {_show_value(row['checkpoint'])}{step}"
 
 
 def _list_commit(run: Row) -> list[Pair]:

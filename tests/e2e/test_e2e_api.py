@@ -102,3 +102,27 @@ def test_stop_and_find_again(laptop: Laptop, box: Box, project: Path) -> None:
     assert printed.splitlines() == ["ended", "True 15 stopped"]
     (run,) = [path.name for path in (box.root / "runs").iterdir()]
     assert box.processes(run) == []
+
+
+def test_resume_and_a_new_run_from_it(laptop: Laptop, box: Box, project: Path) -> None:
+    write_project(project, {"train.py": TRAIN, "remote-train.toml": 'resume_args = ["fail"]\n'})
+
+    printed = call(
+        laptop,
+        project,
+        "import remote_train\n"
+        "training = remote_train.launch('train.py', name='first')\n"
+        "print(training.wait())\n"
+        "again = training.resume('box', args=('more',))\n"
+        "print(again.id, again.attempt, again.wait())\n"
+        "print(again.run.read()['attempts'][1]['plan']['argv'])\n"
+        "print(remote_train.launch(origin='first', name='second').wait())\n",
+    )
+
+    assert printed.splitlines() == [
+        "0",
+        "first 2 1",
+        "['train.py', 'more', 'fail']",
+        "0",
+    ]
+    assert sorted(path.name for path in (box.root / "runs").iterdir()) == ["first", "second"]

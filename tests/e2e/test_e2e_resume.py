@@ -165,6 +165,13 @@ def test_it_goes_on_from_the_newest_checkpoint(
     assert (project / "runs" / run / "files" / "out" / "ckpt.pt").read_text() == "9"
     assert laptop.ok(project, "ps", "--json").event("run")["host"] == host
     assert laptop.ok(project, "logs", run).out == done.out
+    rows = laptop.ok(project, "show", "--json", run).event("run")["attempts"]
+    assert [(row["attempt"], row["host"], row["exit"], row["checkpoint"]) for row in rows] == [
+        (1, "box", "stopped", None),
+        (2, host, "0", "out/ckpt.pt"),
+    ]
+    shown = laptop.ok(project, "show", run).out.decode()
+    assert re.search(rf"2  {host} +.* ended: 0 +from out/ckpt.pt", shown), shown
     root = {"box": box.root, "other": other.root, "local": laptop.root}[host]
     attempt = json.loads((root / "runs" / run / "attempts" / "2" / layout.ATTEMPT).read_text())
     assert [row["path"] for row in attempt["restored"]] == ["out/ckpt.pt"]

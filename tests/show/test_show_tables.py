@@ -157,6 +157,32 @@ def test_the_environment_has_no_say(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert render_runs(RUNS, look) == before
 
 
+def test_each_attempt_has_a_line() -> None:
+    rows = [
+        {"attempt": 1, "host": "4070ti", "began": 1.0, "state": "lost", "exit": None, "superseded": True},
+        {
+            "attempt": 2,
+            "host": "a\x1b[31m",
+            "began": 2.0,
+            "state": "ended",
+            "exit": "0",
+            "checkpoint": "out/c.pt",
+        },
+        {"attempt": 3, "host": "b", "state": "running", "checkpoint": None, "pending": True},
+    ]
+    rows[1]["step"] = 40
+    lines = render_run({**RUN, "attempts": rows}, PLAIN).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("attempts"))
+    first, second, third = [line[13:] for line in lines[place : place + 3]]
+    assert first.startswith("1  4070ti")
+    assert first.endswith("lost, then did not count any more")
+    assert second.endswith(
+        "ended: 0                                             from out/c.pt, about step 40"
+    )
+    assert "\x1b" not in second
+    assert "does not count any more; the first contact stops it  began anew" in third
+
+
 def test_show_says_everything_once() -> None:
     lines = render_run(RUN, PLAIN).splitlines()
     assert lines[0] == "run          shakespeare-0801-k3f9"
