@@ -82,7 +82,8 @@ def test_nonsense_about_old_runs_is_told_once(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     client_root.cache_clear()
-    run = create_run(tmp_path / "runs", "run", {"host": "box", "state": "running", "attempts": []})
+    attempts = [{"attempt": 1, "host": "box"}]
+    run = create_run(tmp_path / "runs", "run", {"host": "box", "state": "running", "attempts": attempts})
     link, ears = HostileLink(CASES[name]), Ears()
     session = link.connect()
     doing = Cleaning(run, session, link)
