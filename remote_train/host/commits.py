@@ -35,8 +35,8 @@ QUIET_SECONDS = 0.25
 PATIENCE_SECONDS = SETTLE_SECONDS + 1.0
 """How long a list waits for what is settling: a training that rewrites all the time does not hold it up for ever."""
 LOOK_SECONDS = 0.4
-SHARE = 0.01
-"""Of one core, for looking while a run is followed."""
+SHARE = 0.005
+"""Of one core, for looking at the whole tree, and as much for looking near what was found, while a run is followed."""
 ANNOUNCED = 100
 """Units told at once, the newest: a laptop that was away for long looks at the list for the others."""
 
@@ -106,13 +106,13 @@ class Looker:
         self._memory: Dict[str, _Memory] = {}
         self._lock = threading.Lock()
 
-    def look(self, *, ended: bool, sure: bool) -> List[Unit]:
+    def look(self, *, ended: bool, sure: bool, near: bool = False) -> List[Unit]:
         """Return every unit with its state; of an attempt that has `ended` nobody writes any more.
 
-        With `sure`, files that look as they were shipped are read. Raises OSError when there is no snapshot.
+        With `sure`, files that look as they were shipped are read; `near` finds new ones only beside those known. Raises OSError when there is no snapshot.
         """
         with self._lock:
-            groups = self._tree.find_groups()
+            groups = self._tree.find_groups(near=near)
             began = time.monotonic()
             found = [self._make_unit(path, group, sure=sure) for path, group in groups.items()]
             units = [unit for unit in found if unit is not None]
@@ -237,11 +237,10 @@ def find_looker(root: str, folder: str, record: Dict[str, Any], globs: Sequence[
 def list_checkpoints(looker: Looker, *, ended: bool) -> List[Dict[str, Any]]:
     """Return the rows of all checkpoints, by path; waits while some are settling, PATIENCE_SECONDS at most."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        units = looker.look(ended=ended, sure=True)
-        if not any(map(looker.is_awaited, units)) or time.monotonic() >= until:
-            break
+    units = looker.look(ended=ended, sure=True)
+    while any(map(looker.is_awaited, units)) and time.monotonic() < until:
         time.sleep(TICK)
+        units = looker.look(ended=ended, sure=True, near=True)
     rows = [row for unit in units for row in unit.list_rows()]
     return sorted(rows, key=lambda row: str(row["path"]))
 
@@ -250,7 +249,7 @@ class Watching:
     """Checkpoints of an attempt that is followed: each look returns those that were committed since the one before it."""
 
     def __init__(self, folder: str, globs: Sequence[str]) -> None:
-        self.due = 0.0
+        self.due = self._wide = 0.0
         self._folder = folder
         self._globs = list(globs)
         self._told: Dict[str, Key] = {}
@@ -258,21 +257,26 @@ class Watching:
     def look(self) -> List[Dict[str, Any]]:
         """Return what to tell, oldest first, and set when the next look is `due`."""
         began, spent = time.monotonic(), time.thread_time()
+        near = began < self._wide
         try:
-            return self._find_new()
+            return self._find_new(near=near)
         except OSError:  # the snapshot is not there yet, or not any more
             return []
         finally:
             busy, now = time.thread_time() - spent, time.monotonic()
-            # By the wall clock too, twice over: a file system that is slow to answer is not asked all the time.
-            self.due = now + max(LOOK_SECONDS, busy / SHARE, 2 * (now - began))
+            # By the wall clock too: a file system that is slow to answer is not asked all the time.
+            pause = max(LOOK_SECONDS, busy / SHARE, 2 * (now - began))
+            if near:
+                self.due = now + pause
+            else:  # the whole tree again only then; near what was found much earlier
+                self.due, self._wide = now + LOOK_SECONDS, now + pause
 
-    def _find_new(self) -> List[Dict[str, Any]]:
+    def _find_new(self, *, near: bool) -> List[Dict[str, Any]]:
         record = read_record(os.path.join(self._folder, layout.ATTEMPT))
         if record is None:
             return []
         looker = find_looker(str(record["root"]), self._folder, record, self._globs)
-        units = looker.look(ended=False, sure=False)
+        units = looker.look(ended=False, sure=False, near=near)
         told = {unit.path: self._told[unit.path] for unit in units if unit.path in self._told}
         new = [
             unit for unit in units if unit.state == COMMITTED and told.get(unit.path) != unit.make_version()

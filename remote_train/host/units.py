@@ -73,29 +73,50 @@ class Tree:
         self._code = code
         self._patterns = [make_pattern(glob) for glob in globs]
         self._known: Dict[str, _Folder] = {}
+        self._near: Set[str] = set()
 
-    def find_groups(self) -> Dict[str, Group]:
-        """Return the units with a file that is wanted; raise OSError when there is no snapshot."""
-        known: Dict[str, _Folder] = {}
+    def find_groups(self, *, near: bool = False) -> Dict[str, Group]:
+        """Return the units with a file that is wanted; raise OSError when there is no snapshot.
+
+        `near` looks only where units were found before, beside them, and at what is new there.
+        """
+        before = self._known if near else {}
+        known = dict(before)
         groups: Dict[str, Group] = {}
-        waiting = [("", "", False)]
+        begun = set(self._near if near else ())
+        waiting = [(path, "", False) for path in begun] or [("", "", False)]
         while waiting:
             path, unit, chosen = waiting.pop()
+            known.pop(path, None)
             folder = self._read(path)
             if folder is None:
                 continue
             known[path] = folder
-            meant = bool(path) and self._is_meant(path)
-            chosen = chosen or meant
-            if path and not unit and (meant or path.rpartition("/")[2].startswith(FOLDERS)):
-                unit = path
+            chosen = chosen or self._is_meant(path)
+            unit = unit or (path if self._is_unit(path) else "")
+            self._note_near(path, unit, folder)
             self._sort(groups, path, unit, chosen=chosen)
-            waiting += [(os.path.join(path, name), unit, chosen) for name in folder.folders]
+            below = [os.path.join(path, name) for name in folder.folders]
+            waiting += [
+                (inner, unit, chosen)
+                for inner in below
+                if unit or (inner not in begun and (inner not in before or self._is_unit(inner)))
+            ]
         self._known = known
         return {unit: group for unit, group in groups.items() if group.wanted}
 
+    def _note_near(self, path: str, unit: str, folder: _Folder) -> None:
+        """Note the folders in which units lie, and those around them, where others will appear."""
+        if path == unit and unit:
+            self._near.add(os.path.dirname(path))
+        elif folder.matched and not unit:
+            self._near.update((path, os.path.dirname(path)))
+
+    def _is_unit(self, path: str) -> bool:
+        return bool(path) and (path.rpartition("/")[2].startswith(FOLDERS) or self._is_meant(path))
+
     def _is_meant(self, path: str) -> bool:
-        return any(pattern.match(path) for pattern in self._patterns)
+        return bool(path) and any(pattern.match(path) for pattern in self._patterns)
 
     def _sort(self, groups: Dict[str, Group], path: str, unit: str, *, chosen: bool) -> None:
         """Put a folder's files where they belong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -123,8 +124,12 @@ def test_units(attempt: Attempt, globs: list[str], expected: dict[str, set[str]]
     for path in TREE:
         attempt.write(path, b"x")
     tree = Tree(str(attempt.code), globs)
-    for _ in range(2):
-        assert {path: set(group.wanted) for path, group in tree.find_groups().items()} == expected
+    for near in (False, False, True, True):
+        found = tree.find_groups(near=near)
+        assert {path: set(group.wanted) for path, group in found.items()} == expected
+        assert {path: len(group.wanted) for path, group in found.items()} == {
+            path: len(files) for path, files in expected.items()
+        }
 
 
 def test_without_globs_everything_that_a_laptop_takes_is_wanted(attempt: Attempt) -> None:
@@ -142,6 +147,24 @@ def test_a_tree_finds_what_came_and_went(attempt: Attempt) -> None:
         if number % 2:
             place.unlink()
             assert str(place.relative_to(attempt.code)) not in tree.find_groups()
+
+
+def test_near_what_was_found_only_what_is_new_there_is_looked_at(attempt: Attempt) -> None:
+    for path in ("out/step-1.pt", "runs/checkpoint-1/w", "dcp/1/a.distcp", "data/x/y.txt"):
+        attempt.write(path, b"x")
+    tree = Tree(str(attempt.code), CHECKPOINTS)
+    tree.find_groups()
+    new = ("out/step-2.pt", "runs/checkpoint-2/deep/w", "dcp/2/a.distcp", "runs/checkpoint-1/late")
+    for path in (*new, "data/x/z.pt"):
+        attempt.write(path, b"x")
+    (attempt.code / "out" / "step-1.pt").unlink()
+    found = {path for group in tree.find_groups(near=True).values() for path in group.wanted}
+    assert found == {*new, "runs/checkpoint-1/w", "dcp/1/a.distcp"}
+    assert "data/x/z.pt" in tree.find_groups()
+    shutil.rmtree(attempt.code / "out")
+    assert "out/step-2.pt" not in tree.find_groups(near=True)
+    attempt.write("out/step-3.pt", b"x")
+    assert tree.find_groups(near=True)["out/step-3.pt"].files == ["out/step-3.pt"]
 
 
 # ---- settling ----
@@ -391,10 +414,14 @@ def test_each_version_is_told_once(attempt: Attempt) -> None:
 
 
 def test_looking_takes_a_hundredth_of_a_core(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    spent = iter([10.0, 10.5])
+    """The first look is at the whole tree; such a one is not due again before 200 times what it took."""
+    attempt.write("ckpt.pt", WHOLE)
     watching = attempt.watching()
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "thread_time", lambda: next(spent))
-        watching.look()
-    assert watching.due - time.monotonic() > 49.0
-    assert attempt.watching().look() == []
+    for spent, wide in ((0.5, 100.0), (0.01, 0.0)):
+        clock = iter([10.0, 10.0 + spent])
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "thread_time", lambda clock=clock: next(clock))
+            watching.look()
+        now = time.monotonic()
+        assert watching._wide - now > wide - 1.0
+        assert watching.due - now > (1.9 if spent == 0.01 else 0.0)
