@@ -82,7 +82,7 @@ class Shipment:
         """Called while the host works on the start."""
         self.progress: Callable[[int], None] = lambda _sent: None
         """Called with the bytes of files sent so far, once a megabyte."""
-        self.bring_data: Callable[[Session, Sequence[str]], None] = _have_no_data
+        self.bring_data: Callable[[Session, Sequence[str]], None] = lambda _session, _ids: None
         """Called with the ids of data folders that the host does not have."""
         self._upload = Upload(session, self._tell)
         self.asked = False
@@ -124,6 +124,8 @@ class Shipment:
                 return {**answer, "following": self.session.wait(following)}
             self.asked, self._request, self._answer = False, None, None
             self._ignore(following)
+            if answer["need"] == "data":
+                self._check_data(answer["data"], message["plan"]["data"].values())
             self._send_needed(answer, rows)
 
     def learn_answer(self, seconds: float) -> dict[str, Any] | None:
@@ -142,6 +144,11 @@ class Shipment:
             self.session.wait(number)
         except (ProtocolError, RunLost):
             return
+
+    def _check_data(self, ids: Sequence[str], references: Iterable[str]) -> None:
+        """Refuse to look for data that the run does not name."""
+        if not ids or not set(ids) <= {reference.partition("/")[0] for reference in references}:
+            raise ProtocolError(f"{self.session.host} asks for data folders that the run does not have")
 
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:
         need = answer["need"]
@@ -183,10 +190,6 @@ class Shipment:
                 raise PackageError(error.message, hint="start the run again") from error
         self._uploads.clear()
         self._upload.settle()
-
-
-def _have_no_data(session: Session, _ids: Sequence[str]) -> None:
-    raise ProtocolError(f"{session.host} asks for data folders that the run does not have")
 
 
 def refuse_taken_name(session: Session, run: str) -> None:

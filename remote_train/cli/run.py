@@ -123,7 +123,7 @@ def run(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="PATH", help="A folder that lies on the host already (hosts.toml)."),
+        typer.Option("--data", metavar="PATH", help="Data of the project, sent once and shared by runs."),
     ] = None,
     checkpoints: Annotated[
         list[str] | None, typer.Option("--checkpoints", metavar="GLOB", help="Which files are checkpoints.")

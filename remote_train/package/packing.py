@@ -88,7 +88,7 @@ def _check_size(selection: Selection, rules: Rules) -> None:
     if len(selection.files) > MAX_ROWS:
         raise PackageError(
             f"the package has {len(selection.files):,} files, {MAX_ROWS:,} can travel",
-            hint='leave data out: exclude = ["..."], or data = ["..."] for a folder that hosts have already',
+            hint='leave data out: exclude = ["..."], or data = ["..."] for a folder that is sent once',
         )
     if total > rules.max_mb * 1e6:
         parts = choose_biggest(((path, found.st_size) for path, found in selection.stats.items()), MOST_NAMED)
@@ -108,7 +108,7 @@ def _choose_size_hint(parts: list[Part], total: int) -> str:
     folder = next((part.path for part in parts if part.path.endswith("/")), None)
     lines = [f"not needed by the run: {render_line('exclude', [escape_glob(parts[0].path)])}"]
     if folder is not None:
-        lines.append(f"data that hosts have already: {render_line('data', [folder.removesuffix('/')])}")
+        lines.append(f"data, sent once and shared by runs: {render_line('data', [folder.removesuffix('/')])}")
     lines.append(f"needed as it is: max_mb = {total // 1_000_000 + 1}")
     return "in [package], one of:\n" + "\n".join(f"  {line}" for line in lines)
 

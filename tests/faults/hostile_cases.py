@@ -337,6 +337,9 @@ case(
     "reply start",
     put("ok", value={"need": "blobs", "blobs": ["../../.ssh/id_ed25519"]}),
 )
+case("need of no data", "reply start", put("ok", value={"need": "data", "data": []}))
+case("need of foreign data", "reply start", put("ok", value={"need": "data", "data": ["0" * 64]}))
+case("need of data elsewhere", "reply start", put("ok", value={"need": "data", "data": ["../../.ssh"]}))
 
 
 def ask_again(_agent: Agent, frame: Frame) -> Iterable[Piece]:
