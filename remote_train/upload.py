@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ BATCH_ITEMS = 2000
 BATCH_BYTES = 32 << 20
 LARGE = 1 << 20
 """Bytes from which on a file travels as it is, uncompressed."""
+SAMPLE = 16 << 10
+WORTH_PACKING = 0.95
 BATCHES_AHEAD = 2
 BLOCKS_AHEAD = 8
 """Blocks sent between two looks at whether the host keeps what it gets."""
@@ -133,8 +136,8 @@ class Upload:
     def send(self, contents: Iterable[Content], *, ahead: int = BATCHES_AHEAD) -> None:
         """Send them, small ones first; what became of the last `ahead` batches is learnt by `settle`."""
         found = list({item.sha256: item for item in contents}.values())
-        for batch, packed in make_batches([item for item in found if item.size < BLOCK]):
-            self._send_batch(batch, packed=packed)
+        for batch, small in make_batches([item for item in found if item.size < BLOCK]):
+            self._send_batch(batch, packed=small and is_compressible(batch))
             while len(self._batches) > ahead:
                 self._settle_one()
         self._send_large([item for item in found if item.size >= BLOCK])
@@ -307,6 +310,17 @@ def hash_content(content: Content) -> str | None:
 def make_changed(content: Content) -> PackageError:
     """Return what a user is told of a file that is not what was hashed any more."""
     return PackageError(f"{content.label} changed while it was sent", hint=AGAIN)
+
+
+def is_compressible(batch: Sequence[Content]) -> bool:
+    """Tell by the beginning of its largest file whether a batch is worth compressing: pictures are not."""
+    largest = max(batch, key=lambda content: content.size)
+    if largest.size < SAMPLE:
+        return True
+    with contextlib.suppress(OSError), largest.path.open("rb", buffering=0) as file:
+        sample = file.read(SAMPLE)
+        return len(zlib.compress(sample, 1)) < WORTH_PACKING * len(sample)
+    return True  # who reads it says what is wrong with it
 
 
 def make_batches(contents: Iterable[Content]) -> Iterator[tuple[list[Content], bool]]:

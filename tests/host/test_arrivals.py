@@ -87,6 +87,19 @@ def test_contents_of_all_sizes_arrive_once(account: Account, tmp_path: Path) -> 
     assert send(session, *contents) == Sent(0, 0)
 
 
+@pytest.mark.parametrize(("random", "least", "most"), [(True, 1.0, 1.02), (False, 0.0, 0.1)])
+def test_small_files_are_compressed_where_that_helps(
+    account: Account, tmp_path: Path, random: bool, least: float, most: float
+) -> None:
+    bodies = [os.urandom(50_000) if random else b"%05d" % number * 10_000 for number in range(20)]
+    contents = [make_content(tmp_path / "here", body, str(number)) for number, body in enumerate(bodies)]
+    session = account.connect()
+    counted = CountedSends(session)
+    send(session, *contents)
+    assert all(is_stored(account, content) for content in contents)
+    assert least * 1_000_000 <= counted.bytes <= most * 1_000_000
+
+
 def test_more_contents_than_one_question_holds(account: Account, tmp_path: Path) -> None:
     contents = [make_content(tmp_path / "here", b"%d" % number, str(number)) for number in range(5100)]
     session = account.connect()
