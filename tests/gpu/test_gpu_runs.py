@@ -95,3 +95,21 @@ def test_a_stop_gives_the_memory_of_the_card_back(laptop: Laptop, box: Box, proj
     run = next((project / "runs").iterdir()).name
     assert box.processes(run) == []
     assert "nothing of it is left" in done.err
+
+
+def test_a_run_goes_on_on_the_card_and_then_on_a_cpu(laptop: Laptop, box: Box, project: Path) -> None:
+    run = laptop.ok(project, "run", "train.py", *SHORT, seconds=200).run_id()
+
+    again = laptop.ok(project, "resume", run, "--", "--steps=90", seconds=200)
+    assert b"(step 60)" in again.out
+    assert b"step 90/90" in again.out
+
+    few = ["--steps=92", "--batch-size=2", "--log-every=1"]
+    here = laptop.ok(project, "resume", run, "--local", "--", *few, seconds=200)
+    assert b"(step 90)" in here.out
+    assert b"step 92/92" in here.out
+    records = [json.loads(line) for line in laptop.ok(project, "metrics", run, "--json").out.splitlines()]
+    steps = [record["step"] for record in records if record.get("loss") is not None]
+    print(steps)
+    assert steps == sorted(set(steps))
+    assert {record["attempt"] for record in records if record.get("loss") is not None} == {1, 2, 3}
