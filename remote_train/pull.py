@@ -201,13 +201,18 @@ def keep_wanted(home: Home, units: Sequence[Unit]) -> None:
     if stage is not None and all(home.target / unit.name != stage[0] for unit in units):
         forget_stage(home.run)
         stage = None
-    places = {home.target / row["path"] for unit in units for row in unit.rows}
+    rows = {home.target / row["path"]: row for unit in units for row in unit.rows}
     if stage is not None:
-        inside = {place for place in places if place.is_relative_to(stage[0])}
-        places |= {stage[1] / place.relative_to(stage[0]) for place in inside}
-    home.partials.keep_only(
-        lambda head: head.get("attempt") == home.attempt and Path(head["place"]) in places
-    )
+        inside = {place: row for place, row in rows.items() if place.is_relative_to(stage[0])}
+        rows |= {stage[1] / place.relative_to(stage[0]): row for place, row in inside.items()}
+
+    def is_wanted(head: Row) -> bool:
+        row, begun = rows.get(Path(head["place"])), head["identity"]
+        if row is None or head.get("attempt") != home.attempt:
+            return False
+        return bool((begun["size"], begun["mtime_ns"]) == (row["size"], row["mtime_ns"]))
+
+    home.partials.keep_only(is_wanted)
 
 
 def measure_begun(home: Home) -> int:

@@ -23,14 +23,14 @@ from remote_train.cli.options import (
 from remote_train.cli.run import say_pull_goes_on
 from remote_train.cli.signals import Ended
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)i?B?(?:/s)?\Z", re.IGNORECASE)
-_TIMES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?(?:/s)?\Z", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3}
 
 
 def parse_rate(text: str) -> float:
     """Return bytes per second: `2MB/s`, `500K`, `800000`."""
     found = _RATE.match(text.strip())
-    rate = float(found[1]) * _TIMES[found[2].lower()] if found else 0.0
+    rate = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()] if found else 0.0
     if rate < 1000:
         raise typer.BadParameter(f"{text!r} is no rate such as 2MB/s or 500K", param_hint="--limit")
     return rate
@@ -73,7 +73,6 @@ def pull(
     from remote_train.pull import PullWish
 
     settings.json = json
-    training = find_training(run, hosts_file, make_ask())
     if keep_last is not None and (everything or match):
         raise typer.BadParameter("counts checkpoints; --all and --match name files", param_hint="--keep-last")
     wish = PullWish(
@@ -85,6 +84,7 @@ def pull(
         keep_last=keep_last,
         limit=parse_rate(limit) if limit is not None else None,
     )
+    training = find_training(run, hosts_file, make_ask())
     with make_screen() as screen:
         listener = make_listener(screen)
         try:
