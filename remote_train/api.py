@@ -15,13 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.along import choose_checkpoints, pull_along, pull_now
-from remote_train.attach import Attached, attach_to_end, follow_again
-from remote_train.attempts import Hop, is_superseded, item_of, list_hops, newest_of, update_newest
+from remote_train.attach import Attached, attach_to_end, follow_again, wait_again
+from remote_train.attempts import (
+    Hop,
+    counts_no_more,
+    is_superseded,
+    item_of,
+    list_hops,
+    newest_of,
+    update_newest,
+)
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
-from remote_train.follow import Following, Outcome, Wish
-from remote_train.host import layout
+from remote_train.follow import Following, Outcome, Wish, read_end
 from remote_train.host.files import tail_offset
 from remote_train.launching import OUTPUTS_ALWAYS, Started, start
 from remote_train.listener import Listener, Silent
@@ -56,6 +63,8 @@ class Training:
     """The connection that started it, until it is used."""
     number: int | None = None
     """The attempt that is meant, and whose host `link` leads to; None: the newest, whichever that is."""
+    again: bool = False
+    """Its host was given up a moment ago: what is mirrored was shown, and the host is waited for from the first try on."""
 
     @property
     def id(self) -> str:
@@ -101,8 +110,9 @@ class Training:
             outcome = attached.run()
             if cleaning is not None:
                 cleaning.tell_trouble(listener)
-            self._complete(attached, listener, held)
-            if self.number is not None and is_superseded(self.run.read(), self.number):
+            if not counts_no_more(self.run, attached.wish.attempt):
+                self._complete(attached, listener, held)
+            elif self.number is not None:
                 attached.following.close()
                 return  # looked at for the record: its end is not the run's
             finish_run(attached, outcome, pull=pull)
@@ -131,11 +141,14 @@ class Training:
             started, self.started = self.started, None
             started.following.listener = listener
             started.following.mirror.writing = writing
+            started.following.wish.shown = shown
             attached = Attached(started.following, listener)
             attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
             listener.tell("following", log=self._log(shown))
             return attached
         following = Following(wish, self.link, listener, writing=writing)
+        if self.again:
+            return wait_again(following, listener)
         ended = self._read_end()
         if ended is not None:
             self.show_mirror(listener, shown, tail)
@@ -237,14 +250,7 @@ class Training:
             update_newest(self.run, self.attempt, state=outcome.state, exit=outcome.exit, why=outcome.why)
 
     def _read_end(self) -> Outcome | None:
-        """Return how the run ended when every byte of its output is here, else None: its host has to be asked."""
-        mirror = self.run.attempt(self.attempt)
-        ended = mirror.read(layout.EXIT)
-        if ended is None:
-            return None
-        sizes = {**ended.get("outputs", {}), **ended.get("others", {})}
-        whole = all(mirror.offset(name) == size for name, size in sizes.items())
-        return Outcome("ended", ended) if whole else None
+        return read_end(self.run.attempt(self.attempt))
 
     def is_over(self) -> bool:
         """Tell whether this attempt has ended, for all that is known here; what counts no more is left to its fence."""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from remote_train.errors import ConnectionLost
 from remote_train.gaps import Gap, GapReader, render_gap
 from remote_train.host.durable import read_record
 from remote_train.metrics.curve import place_record
@@ -196,6 +197,14 @@ def follow_again(following: Following, listener: Listener, session: Session | No
     """Return an attachment to a run that is on its host already, its outputs asked for from where we are."""
     attached = Attached(following, listener)
     following.attach(session)
+    attached.watch_from(None, None)
+    return attached
+
+
+def wait_again(following: Following, listener: Listener) -> Attached:
+    """Return an attachment to a run whose host was silent a moment ago: it is waited for, as long as the wish says."""
+    attached = Attached(following, listener)
+    following.reconnect(ConnectionLost(f"{following.link.host.name} was not heard"))
     attached.watch_from(None, None)
     return attached
 

@@ -105,6 +105,11 @@ def update_newest(run: Run, number: int, **changes: Any) -> Record:  # noqa: ANN
     return run.change(lambda record: {} if is_superseded(record, number) else changes)
 
 
+def counts_no_more(run: Run, number: int) -> bool:
+    """Tell whether an attempt of a run whose records are still here has been superseded."""
+    return not run.is_gone() and is_superseded(run.read(), number)
+
+
 def change_item(record: Mapping[str, Any], number: int, **changes: Any) -> list[Record]:  # noqa: ANN401  (JSON values)
     """Return `attempts` with keys of one of them changed; a value of None takes the key away."""
     items = [dict(item) for item in record["attempts"]]

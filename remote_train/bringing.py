@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import LocalSpace, PullIncomplete
+from remote_train.fencing import publishing
 from remote_train.host.disk import FAILING
 from remote_train.host.durable import sync_folder
 from remote_train.mirror import hash_file
@@ -146,7 +147,8 @@ class Landing:
         place = self._home.target / unit.name
         if stage is not None:
             try:
-                places = stage.publish(self._home.ledger)
+                with publishing(self._home.run, self._home.attempt):
+                    places = stage.publish(self._home.ledger)
             except OSError as error:
                 raise make_local_error(place, error) from error
             for path in places:
@@ -211,8 +213,9 @@ class Landing:
             os.fsync(partial.file.fileno())
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
             entry = {**source, **here, **of, **unit}
-            ledger.note({place: entry})
-            partial.path.replace(place)
+            with publishing(self._home.run, self._home.attempt):
+                ledger.note({place: entry})
+                partial.path.replace(place)
         sync_folder(str(place.parent))
         self._result.bytes += source["size"]
         return entry

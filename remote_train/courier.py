@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import counts_no_more
 from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, VerificationFailed
 from remote_train.partial import PullInterrupted
 from remote_train.pull import Pull, PullWish
@@ -19,14 +20,19 @@ from remote_train.reconnect import Losses
 if TYPE_CHECKING:
     from remote_train.follow import Following
     from remote_train.listener import Listener
+    from remote_train.records import Run
     from remote_train.session import Session
+
+
+LOOK_SECONDS = 1.0
 
 
 class SharedLine:
     """The follower's connection; whoever loses it waits until the follower has another."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run, attempt: int) -> None:
         self.losses = Losses()
+        self._of = run, attempt
         self._changed = threading.Condition()
         self._session: Session | None = None
         self._used: Session | None = None
@@ -37,7 +43,9 @@ class SharedLine:
         """The newest connection; waits for one."""
         with self._changed:
             while self._session is None and not self._over:
-                self._changed.wait()
+                self._changed.wait(LOOK_SECONDS)
+                if counts_no_more(*self._of):  # the newest attempt's checkpoints wait for this one to let go
+                    raise PullInterrupted
             if self._session is None or self._over:
                 raise PullInterrupted
             self._used = self._session
@@ -100,7 +108,7 @@ class Courier:
         self.words = Words()
         self._following = following
         self._wish = wish
-        self._line = SharedLine()
+        self._line = SharedLine(following.wish.run, following.wish.attempt)
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
         following.on_checkpoint = self.wake

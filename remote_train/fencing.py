@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import change_item, is_superseded, item_of, place_of
-from remote_train.errors import LocalSpace, RemoteTrainError
+from remote_train.attempts import change_item, counts_no_more, is_superseded, item_of, newest_of, place_of
+from remote_train.errors import LocalSpace, PullIncomplete, RemoteTrainError
 from remote_train.flocks import locked
 from remote_train.host import durable, layout
 from remote_train.memory import safe_name
@@ -118,6 +118,18 @@ def _stop(session: Session, path: Path, run: Run, number: int, facts: dict[str, 
         run.change(lambda record: {"attempts": change_item(record, number, fenced=now)})
 
 
+@contextlib.contextmanager
+def publishing(run: Run, number: int) -> Iterator[None]:
+    """Keep a fence out while a file of an attempt gets its name here; raise PullIncomplete when it counts no more."""
+    with locked(run.folder):
+        if counts_no_more(run, number):
+            raise PullIncomplete(
+                f"attempt {number} of {run.id} counts no more: what it made is left where it is",
+                hint=f"`remote-train pull {run.id}` brings what the newest attempt made",
+            )
+        yield
+
+
 def is_pending(record: dict[str, Any], run: str, number: int) -> bool:
     """Tell whether an attempt that counts no more may still be running, for all that is known."""
     if not item_of(record, number).get("superseded"):
@@ -131,3 +143,15 @@ def list_pending(run: Run) -> list[tuple[int, str]]:
     record = run.read()
     numbers = [item["attempt"] for item in record["attempts"]]
     return [(number, place_of(record, number)[0]) for number in numbers if is_pending(record, run.id, number)]
+
+
+def render_pending(run: Run) -> list[str]:
+    """Return, of a run that went on elsewhere, what runs where and which copies are stopped only at the next contact."""
+    pending = list_pending(run)
+    record = run.read()
+    newest = newest_of(record)
+    lines = [f"attempt {newest} runs on {place_of(record, newest)[0]}"] if pending else []
+    return lines + [
+        f"attempt {number} may still run on {host}: the next command that reaches {host} stops it"
+        for number, host in pending
+    ]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import is_superseded, newest_of, place_of, update_newest
+from remote_train.attempts import counts_no_more, newest_of, place_of, update_newest
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
@@ -48,9 +48,9 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     run, link, listener = attached.wish.run, attached.link, attached.listener
     attached.tell_gaps(attached.gaps.sift((outcome.exit or {}).get("gaps")))
     mirror_failure = _record_end(attached, outcome)
-    if not run.is_gone() and is_superseded(record := run.read(), attached.wish.attempt):
+    if counts_no_more(run, attached.wish.attempt):
         attached.following.close()
-        raise mirror_failure or make_superseded(run.id, record, attached.wish.attempt)
+        raise mirror_failure or make_superseded(run.id, run.read(), attached.wish.attempt)
     gone = run.is_gone()
     pull = pull and not gone  # who removed the folder wants no new one
     brought = Brought()

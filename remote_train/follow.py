@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
-    from remote_train.records import Run
+    from remote_train.records import Attempt, Run
 
 
 def name_checkpoints(globs: Iterable[str]) -> tuple[str, ...]:
@@ -67,6 +67,16 @@ class Outcome:
     exit: dict[str, Any] | None
     why: str | None = None
     """Of a run that is lost: what is known of how that came."""
+
+
+def read_end(mirror: Attempt) -> Outcome | None:
+    """Return how an attempt ended when every byte of its output is here, else None: its host has to be asked."""
+    ended = mirror.read(layout.EXIT)
+    if ended is None:
+        return None
+    sizes = {**ended.get("outputs", {}), **ended.get("others", {})}
+    whole = all(mirror.offset(name) == size for name, size in sizes.items())
+    return Outcome("ended", ended) if whole else None
 
 
 class Following:

@@ -10,7 +10,8 @@ class Listener(Protocol):
 
     Kinds: note, warn, reaching, reached, passed_over, fallback, package, data, sending, sent, started, following,
     state, quiet, restarted, peak, metric, detached, interrupted, silent, back, ended, pulled, stopping, stopped,
-    pulling, arrived, dropped, remaining.
+    pulling, arrived, dropped, remaining,
+    failover, superseded.
     """
 
     def output(self, rank: int, data: bytes) -> None:

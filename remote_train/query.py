@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from remote_train.attempts import (
     update_newest,
 )
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
-from remote_train.fencing import is_pending
+from remote_train.fencing import is_pending, list_pending
 from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
@@ -91,6 +92,26 @@ def _refresh_group(runs: list[Run], link_of: Callable[[Run], HostLink]) -> dict[
     finally:
         session.close()
     return {}
+
+
+def reach_fenced(runs: Sequence[Run], link_of: Callable[[Run, int], HostLink]) -> None:
+    """Have what counts no more of these runs stopped where its host can be reached now; the others are left to later."""
+    waiting: dict[Place, HostLink] = {}
+    for run in runs:
+        record = run.read()
+        for number, _ in list_pending(run):
+            with contextlib.suppress(RemoteTrainError):  # the host's name may mean nothing any more
+                waiting.setdefault(place_of(record, number), link_of(run, number))
+    pool = ThreadPoolExecutor(max(1, min(8, len(waiting))))
+    try:
+        list(pool.map(_knock, waiting.values()))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _knock(link: HostLink) -> None:
+    with contextlib.suppress(RemoteTrainError, ConnectionLost):
+        link.connect().close()
 
 
 def make_row(run: Run, trouble: str | None) -> dict[str, Any]:

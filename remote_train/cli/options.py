@@ -53,6 +53,16 @@ GiveUp = Annotated[
         help="Leave after so long without a connection; the run goes on. [default: never on a terminal, else 600]",
     ),
 ]
+WithFailover = Annotated[
+    bool,
+    typer.Option(
+        "--failover", help="Go on elsewhere from the newest checkpoint when the host is lost or silent."
+    ),
+]
+FailoverAfter = Annotated[
+    float,
+    typer.Option("--failover-after", metavar="SECONDS", min=0, help="How long silent is, for --failover."),
+]
 NoPull = Annotated[
     bool,
     typer.Option("--no-pull", help="Do not bring checkpoints home, neither as they appear nor at the end."),

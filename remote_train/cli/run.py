@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,12 @@ import typer
 from typer.core import TyperCommand
 
 from remote_train.cli.options import (
+    FailoverAfter,
     GiveUp,
     HostsFile,
     Json,
     NoPull,
+    WithFailover,
     app,
     choose_give_up,
     make_ask,
@@ -138,6 +141,8 @@ def run(
     ] = None,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
+    failover: WithFailover = False,
+    failover_after: FailoverAfter = 60.0,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
@@ -147,6 +152,7 @@ def run(
     from remote_train.preparing_from import prepare
 
     settings.json = json
+    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull)
     if launcher not in (None, "torchrun", "python"):
         raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
     request = Request(
@@ -168,7 +174,7 @@ def run(
         data=tuple(data or ()),
         checkpoints=tuple(checkpoints or ()),
         hosts_file=hosts_file,
-        give_up=choose_give_up(give_up),
+        give_up=choose_give_up(give_up) if patience is None else patience,
         pull=not (no_pull or detach),
         origin=origin,
     )
@@ -188,7 +194,8 @@ def run(
 
             return training_of(started)
 
-        stay(open_training, screen, listener, shown={0}, pull=not no_pull, give_up=request.give_up)
+        wishes = {"shown": {0}, "pull": not no_pull, "give_up": choose_give_up(give_up)}
+        stay(open_training, screen, listener, failover=patience, **wishes)
 
 
 def _show_plan(prepared: Prepared, *, as_json: bool) -> None:
@@ -208,15 +215,41 @@ def stay(
     open_training: Callable[[], Training],
     screen: Display,
     listener: Listener,
+    *,
+    failover: float | None = None,
     **wishes: Any,  # noqa: ANN401  (follow's)
 ) -> None:
-    """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it."""
+    """Follow a run; a signal detaches, and on this machine a second Ctrl-C a moment later stops it.
+
+    With `failover` it goes on elsewhere when its host is lost, or silent for so many seconds.
+    """
+    training = None
     try:
         gc.enable()  # off since the process began
-        open_training().follow(listener, **wishes)
+        training = open_training()
+        if failover is None:
+            training.follow(listener, **wishes)
+        else:
+            _stay_anywhere(training, listener, failover, wishes)
     except Ended as cut:
-        _detach(open_training(), screen, listener, cut.number)
+        _detach(training or open_training(), screen, listener, cut.number)
         raise
+
+
+def _stay_anywhere(training: Training, listener: Listener, seconds: float, wishes: dict[str, Any]) -> None:
+    from remote_train.failover import Failover
+
+    Failover(training, listener, seconds, wishes.pop("give_up", None)).follow(**wishes)
+
+
+def check_failover(*, wanted: bool, after: float, pull: bool) -> float | None:
+    """Return after how many seconds of silence to go on elsewhere, None for never; refuse what cannot be."""
+    if math.isnan(after):
+        raise typer.BadParameter("nan is no time", param_hint="--failover-after")
+    if wanted and not pull:
+        why = "without its checkpoints at home a run cannot go on elsewhere"
+        raise typer.BadParameter(why, param_hint="--no-pull")
+    return after if wanted else None
 
 
 def _detach(training: Training, screen: Display, listener: Listener, number: int) -> None:
@@ -229,6 +262,10 @@ def _detach(training: Training, screen: Display, listener: Listener, number: int
         say_pull_goes_on(training, listener)
         return
     listener.tell("detached", run=training.id)
+    from remote_train.fencing import render_pending
+
+    for text in render_pending(training.run):
+        listener.tell("note", text=text)
     if training.link.is_local and number == signal.SIGINT:
         _offer_stop(training, screen, listener)
 

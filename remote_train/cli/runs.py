@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remote_train.cli.options import (
+    FailoverAfter,
     GiveUp,
     HostsFile,
     Json,
     NoPull,
     RunArgument,
+    WithFailover,
     app,
     choose_give_up,
     make_ask,
@@ -21,7 +23,7 @@ from remote_train.cli.options import (
     say,
     settings,
 )
-from remote_train.cli.run import stay
+from remote_train.cli.run import check_failover, stay
 
 if TYPE_CHECKING:
     from remote_train.api import Training
@@ -67,6 +69,8 @@ def logs(
     ] = None,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
+    failover: WithFailover = False,
+    failover_after: FailoverAfter = 60.0,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
@@ -74,15 +78,16 @@ def logs(
     from remote_train.api import find_training
 
     settings.json = json
+    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull)
+    if failover and (attempt is not None or not follow):
+        raise typer.BadParameter("only with -f, and for the newest attempt", param_hint="--failover")
     training = find_training(run, hosts_file, make_ask(), attempt)
     shown = _parse_ranks(rank, training.processes)
     with make_screen() as screen:
         listener = make_listener(screen, prefix_ranks=len(shown) > 1)
         if follow:
-            patience = choose_give_up(give_up)
-            stay(
-                lambda: training, screen, listener, shown=shown, tail=tail, give_up=patience, pull=not no_pull
-            )
+            wishes = {"shown": shown, "tail": tail, "give_up": choose_give_up(give_up), "pull": not no_pull}
+            stay(lambda: training, screen, listener, failover=patience, **wishes)
             return
         trouble = show_now(training, listener, shown, tail)
         if trouble is not None:
@@ -115,7 +120,7 @@ def ps(
     from remote_train.api import Training
     from remote_train.cli.answers import show_runs
     from remote_train.find import current_project, link_of
-    from remote_train.query import FINAL, make_row, refresh_all
+    from remote_train.query import FINAL, make_row, reach_fenced, refresh_all
     from remote_train.records import list_runs
 
     settings.json = json
@@ -125,6 +130,7 @@ def ps(
         say("no run of this project; `remote-train ps --all` lists every run")
         return
     going = [run for run in found if run.read()["state"] not in FINAL]
+    reach_fenced(found, lambda run, number: link_of(run, hosts_file, make_ask(), number))
     troubles = refresh_all(going, lambda run: link_of(run, hosts_file, make_ask()))
     for run in going:  # of those that have ended meanwhile this is the last that is brought by itself
         if run.id not in troubles:
@@ -138,9 +144,12 @@ def show(run: RunArgument = None, hosts_file: HostsFile = None, json: Json = Fal
     """Show everything that is known of one run."""
     from remote_train.api import find_training
     from remote_train.cli.answers import show_run
+    from remote_train.find import link_of
+    from remote_train.query import reach_fenced
 
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
+    reach_fenced([training.run], lambda run, number: link_of(run, hosts_file, make_ask(), number))
     trouble = catch_up(training)
     if trouble is not None:
         with make_screen() as screen:
@@ -162,6 +171,9 @@ def stop(
 ) -> None:
     """Stop a run: TERM, a grace, then everything of it is killed."""
     from remote_train.api import find_training
+    from remote_train.fencing import list_pending
+    from remote_train.find import link_of
+    from remote_train.query import reach_fenced
 
     if math.isnan(grace):
         raise typer.BadParameter("nan is no time", param_hint="--grace")
@@ -170,6 +182,10 @@ def stop(
     with make_screen() as screen:
         listener = make_listener(screen)
         record = training.stop(grace, listener)
+        reach_fenced([training.run], lambda run, number: link_of(run, hosts_file, make_ask(), number))
+        for _, host in list_pending(training.run):
+            text = f"an older copy may still run on {host}: the first command that reaches {host} stops it"
+            listener.tell("warn", text=text)
         if json:
             listener.tell("stopped", run=training.id, state=record["state"], exit=record["exit"])
         elif record["state"] == "ended":

@@ -249,6 +249,18 @@ class LiveListener:
         text = facts["tail"].decode("utf-8", "replace")
         self.screen.say(f"the last lines of {who}:\n{text}")
 
+    def failover(self, facts: Mapping[str, Any]) -> None:
+        """Say loudly that the run goes on elsewhere."""
+        self.screen.status(None)
+        where = ", ".join(facts["hosts"]) or "nowhere else"
+        self.screen.warn(
+            f"{facts['reason']}: {facts['run']} goes on elsewhere, as far as one of these can: {where}"
+        )
+
+    def superseded(self, facts: Mapping[str, Any]) -> None:
+        """Say that a copy that counts no more is gone."""
+        self.screen.say(f"the old copy on {facts['host']} (attempt {facts['attempt']}) is stopped")
+
     def stopping(self, facts: Mapping[str, Any]) -> None:
         """Say how long it may take."""
         if facts["state"] == "stopping":
@@ -301,6 +313,8 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "failure": LiveListener.failure,
     "stopping": LiveListener.stopping,
     "ended": LiveListener.ended,
+    "failover": LiveListener.failover,
+    "superseded": LiveListener.superseded,
 }
 
 
