@@ -139,11 +139,3 @@ def _make_hop(record: Mapping[str, Any], before: Record, item: Record) -> Hop:
         reason=item.get("reason"),
         wall_time=item.get("created"),
     )
-
-
-def render_hop(hop: Hop) -> str:
-    """Return a hop in one line."""
-    where = f"on {hop.host}" if hop.host == hop.from_host else f"on {hop.host}, before on {hop.from_host}"
-    step = f" of step {hop.step}" if hop.step is not None else ""
-    source = f"from {hop.checkpoint}{step}" if hop.checkpoint else "anew, there was no checkpoint"
-    return f"attempt {hop.attempt} {where}, {source}" + (f": {hop.reason}" if hop.reason else "")

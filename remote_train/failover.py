@@ -20,14 +20,16 @@ from remote_train.config.host_spec import LOCAL
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
+    HostKeyRefused,
     HostUnfit,
+    LoginRefused,
     RemoteTrainError,
     RunLost,
     Unreachable,
+    UsageError,
 )
 from remote_train.fencing import list_pending
 from remote_train.find import link_of
-from remote_train.launching import AMBIGUOUS
 from remote_train.reach import HostLink
 from remote_train.reconnect import choose_pause, pause
 from remote_train.resume import ResumeWish, resume
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 """How long a host may be silent."""
+DECIDED = (HostKeyRefused, LoginRefused, UsageError)
+"""A host that refuses us, or a wrong configuration, leads to no other host: a person has to look."""
 MOST_DOUBLINGS = 4
 """A host on which a copy may run for nothing is tried again within 16 s."""
 ASK_SECONDS = 1.0
@@ -99,6 +103,7 @@ class Failover:
         run = self.training.run
         lost = not is_silent(error)
         reason = _render_reason(error, self.training.link.host.name)
+        before = newest_of(run.read())
         route = choose_route(run.read(), lost=lost)
         self.listener.tell("failover", run=run.id, attempt=self.training.attempt, reason=reason, hosts=route)
         for name in route:
@@ -112,10 +117,12 @@ class Failover:
             )
             try:
                 started = resume(run, wish, self.listener, None)
-            except AMBIGUOUS:
-                raise
             except (RemoteTrainError, ConnectionLost) as refusal:
+                if newest_of(run.read()) != before:  # it may have been started: nobody may start another then
+                    raise
                 self.listener.tell("passed_over", reason=str(refusal))
+                if isinstance(refusal, DECIDED):
+                    break
                 continue
             self.training.link, self.training.started = started.prepared.reached.link, started
             self.training.again = False

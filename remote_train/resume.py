@@ -300,7 +300,9 @@ class _Going:
         place = (self.link.host.name, self.link.host.state_dir)
         for item in reversed(self.record["attempts"]):
             there = (item["host"], item.get("state_dir", self.record.get("state_dir")))
-            if there == place and not any(each.attempt > item["attempt"] for each in found):
+            # What a superseded one made after it was cut off is not mixed in.
+            older = item.get("superseded") or any(each.attempt > item["attempt"] for each in found)
+            if there == place and not older:
                 found += list_there(session, self.run, item["attempt"], item["plan"].get("checkpoints") or ())
         return choose_newest(found)
 

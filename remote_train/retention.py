@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import keep_standing, places_of, standing_at
+from remote_train.attempts import item_of, keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
 from remote_train.records import (
@@ -82,13 +82,15 @@ def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = 
 def make_wish(run: Run, place: Place | None = None) -> Row:
     """Return what is here of a run's attempts on one host, by default the newest's, as that host's `prune` takes it."""
     attempts = {}
-    places = places_of(run.read())
+    record = run.read()
+    places = places_of(record)
     for number in places.get(place or list(places)[-1], []):
         mirror = run.attempt(number)
         names = [*map(str, mirror.ranks()), "launcher"]
         token = (mirror.read(layout.ATTEMPT) or {}).get("token")
         attempts[str(number)] = {
             "token": token,
+            "superseded": bool(item_of(record, number).get("superseded")),
             "outputs": {name: mirror.offset(name) for name in names},
         }
     return {"run": run.id, "attempts": attempts, "files": list_home(run)}

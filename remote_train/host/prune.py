@@ -109,7 +109,10 @@ def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -
         return "running", "it is %s" % state["state"]
     if system.marked_processes(record["cookie"]):
         return "running", "processes of it are still there"
-    return _find_output(folder, facts.get("outputs") or {}) or _find_checkpoint(root, folder, record, home)
+    why = _find_output(folder, facts.get("outputs") or {})
+    if why is None and not facts.get("superseded"):  # of such an attempt nobody wants what it made
+        why = _find_checkpoint(root, folder, record, home)
+    return why
 
 
 def _find_output(folder: str, sizes: Dict[str, Any]) -> Optional[Why]:

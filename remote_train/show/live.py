@@ -251,11 +251,8 @@ class LiveListener:
 
     def failover(self, facts: Mapping[str, Any]) -> None:
         """Say loudly that the run goes on elsewhere."""
-        self.screen.status(None)
         where = ", ".join(facts["hosts"]) or "nowhere else"
-        self.screen.warn(
-            f"{facts['reason']}: {facts['run']} goes on elsewhere, as far as one of these can: {where}"
-        )
+        self.screen.warn(f"{facts['reason']}: {facts['run']} goes on at the first of these that can: {where}")
 
     def superseded(self, facts: Mapping[str, Any]) -> None:
         """Say that a copy that counts no more is gone."""

@@ -133,10 +133,12 @@ def _render_standing(row: Row) -> str:
 def _render_origin(row: Row) -> str:
     if row.get("attempt") == 1:
         return ""
+    reason = row.get("reason")
+    why = "" if reason in (None, "resume") else f": {_show_value(reason)}"
     if row.get("checkpoint") is None:
-        return "began anew"
+        return f"began anew{why}"
     step = "" if row.get("step") is None else f", about step {_show_value(row['step'])}"
-    return f"from {_show_value(row['checkpoint'])}{step}"
+    return f"from {_show_value(row['checkpoint'])}{step}{why}"
 
 
 def _list_commit(run: Row) -> list[Pair]:

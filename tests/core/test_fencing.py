@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.along import pull_now
 from remote_train.attempts import item_of, newest_of, places_of, update_newest
-from remote_train.errors import LocalSpace
+from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.fencing import fence, fences_of, lift, list_pending
 from remote_train.host import layout
+from remote_train.listener import Silent
+from remote_train.pull import PullWish
+from remote_train.retention import make_wish
 from tests.host.account_kit import until
 from tests.host.test_supervisor_stops import OBEDIENT, begin
 
@@ -119,6 +123,43 @@ def test_where_no_fence_can_be_kept_nothing_counts_less(account: Account) -> Non
         fence(run, 1, 2)
     assert "nothing is started elsewhere" in refused.value.message
     assert "superseded" not in item_of(run.read(), 1)
+
+
+SAVING = """
+open("ckpt.json", "w").write("{}")
+print("on", flush=True)
+"""
+
+
+def test_nothing_of_what_counts_no_more_is_pulled(account: Account) -> None:
+    started = begin(account, SAVING)
+    run = make_run(account, started)
+    started.end()
+    fence(run, 1, 2)
+    with pytest.raises(PullIncomplete) as refused:
+        pull_now(run, 1, account.link(), PullWish(everything=True), Silent())
+    assert "attempt 1 of run counts no more" in refused.value.message
+    assert not (run.files / "ckpt.json").exists()
+    lift(run, 1)
+    pull_now(run, 1, account.link(), PullWish(everything=True), Silent())
+    assert (run.files / "ckpt.json").read_text() == "{}"
+
+
+def test_what_it_made_does_not_keep_it_on_its_host(account: Account) -> None:
+    plan: dict[str, Any] = {"checkpoints": ("ckpt.json",)}
+    started = account.start(SAVING, **plan)
+    started.end()
+    until(lambda: not started.supervisor_lives(), "the supervisor's end")
+    run = make_run(account, started)
+    for name in ("0", "launcher"):
+        source = started.folder / ("ranks/0.log" if name == "0" else "launcher.log")
+        run.attempt(1).output(name).write_bytes(source.read_bytes() if source.exists() else b"")
+    session = account.connect()
+    [stays] = session.request("prune", runs=[make_wish(run)])["runs"]
+    assert (stays["removed"], stays["kind"]) == (False, "checkpoint")
+    fence(run, 1, 2)
+    [gone] = session.request("prune", runs=[make_wish(run)])["runs"]
+    assert gone["removed"]
 
 
 def test_the_end_of_what_counts_no_more_is_not_the_runs(account: Account) -> None:
