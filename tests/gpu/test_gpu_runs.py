@@ -97,7 +97,7 @@ def test_a_stop_gives_the_memory_of_the_card_back(laptop: Laptop, box: Box, proj
     assert "nothing of it is left" in done.err
 
 
-def test_a_run_goes_on_on_the_card_and_then_on_a_cpu(laptop: Laptop, box: Box, project: Path) -> None:
+def test_a_run_goes_on_on_the_card_and_then_on_a_cpu(laptop: Laptop, project: Path) -> None:
     run = laptop.ok(project, "run", "train.py", *SHORT, seconds=200).run_id()
 
     again = laptop.ok(project, "resume", run, "--", "--steps=90", seconds=200)
