@@ -5,7 +5,7 @@ one below the other (Lightning's `state_dict`, DeepSpeed's `module`), else the o
 stay as they are, but for prefixes that torch.compile and DDP put before every one of them.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 KEYS = (
     *("model", "model_state_dict", "state_dict", "module", "net", "network", "weights", "params"),
@@ -28,19 +28,41 @@ def is_model(value: Any, is_tensor: Callable[[Any], bool]) -> bool:  # noqa: ANN
 def find_model(
     value: Any,  # noqa: ANN401  (whatever a checkpoint holds)
     is_tensor: Callable[[Any], bool],
-    depth: int = 0,
 ) -> Optional[Tuple[Tuple[str, ...], Mapping[str, Any]]]:
     """Return where the model lies, as keys from the top, and its tensors by name; None when none is found."""
-    if is_model(value, is_tensor):
+    seen: Set[int] = set()
+    found = _search(value, is_tensor, seen, 0)
+    if found is not None or not isinstance(value, Mapping):
+        return found
+    others = [
+        key for key, item in value.items() if isinstance(key, str) and _is_new_model(item, is_tensor, seen)
+    ]
+    return ((others[0],), value[others[0]]) if len(others) == 1 else None
+
+
+def _search(
+    value: Any,  # noqa: ANN401  (whatever a checkpoint holds)
+    is_tensor: Callable[[Any], bool],
+    seen: Set[int],
+    depth: int,
+) -> Optional[Tuple[Tuple[str, ...], Mapping[str, Any]]]:
+    if _is_new_model(value, is_tensor, seen):
         return (), value
     if not isinstance(value, Mapping) or depth >= DEEPEST:
         return None
     for key in KEYS:
-        found = find_model(value[key], is_tensor, depth + 1) if key in value else None
+        found = _search(value[key], is_tensor, seen, depth + 1) if key in value else None
         if found is not None:
             return (key, *found[0]), found[1]
-    others = [key for key, item in value.items() if isinstance(key, str) and is_model(item, is_tensor)]
-    return ((others[0],), value[others[0]]) if depth == 0 and len(others) == 1 else None
+    return None
+
+
+def _is_new_model(value: Any, is_tensor: Callable[[Any], bool], seen: Set[int]) -> bool:  # noqa: ANN401
+    """Tell whether this is a model that was not looked at yet: a hostile outline may lead to one dict again and again."""
+    if not isinstance(value, Mapping) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    return is_model(value, is_tensor)
 
 
 def strip_prefixes(names: List[str]) -> Dict[str, str]:

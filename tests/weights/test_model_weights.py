@@ -291,24 +291,23 @@ def test_what_is_rewritten_in_place_all_the_time_is_never_torn(attempt: Attempt)
     save(path, {"w": torch.zeros(1 << 18)})
     writer = threading.Thread(target=rewrite)
     writer.start()
-    kinds = set()
+    kinds: list[object] = []
+    values: set[float] = set()
     try:
-        for _ in range(30):
+        while len(values) < 5 and len(kinds) < 500:
             job = attempt.job("ckpt.pt")
             answer = work(job)
-            kinds.add(answer.get("kind"))
+            kinds.append(answer.get("kind"))
             if "ok" in answer:
                 tensor = read_safetensors(Path(job["target"]))[1]["w"]
-                value = float(tensor[0])
-                assert torch.equal(tensor, torch.full_like(tensor, value)), "torn"
-                assert 0 <= value <= written
+                values.add(float(tensor[0]))
+                assert torch.equal(tensor, torch.full_like(tensor, float(tensor[0]))), "torn"
     finally:
         done.set()
         writer.join()
+    assert len(values) == 5
     # One that was begun before the job and not gone on with since is a broken file, and no more.
-    assert None in kinds
-    assert kinds <= {None, "changed", "pull-incomplete"}
-    assert written > 5
+    assert set(kinds) <= {None, "changed", "pull-incomplete"}
     attempt.convert("ckpt.pt")
 
 
