@@ -56,11 +56,15 @@ def list_checkpoints(run: Run) -> list[Row]:
 
 def _find_units(run: Run) -> Iterable[_Unit]:
     ledger = {
-        Path(place): entry for place, entry in read_json(run.folder / "pulled.json").items() if _is_entry(entry)
+        Path(place): entry
+        for place, entry in read_json(run.folder / "pulled.json").items()
+        if _is_entry(entry)
     }
     places = {path for path in ledger if path.is_file()}
     if run.files.is_dir():
-        places |= {path for path in run.files.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL)}
+        places |= {
+            path for path in run.files.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL)
+        }
     units: dict[Path, _Unit] = {}
     for path in sorted(places):
         place = _find_place(path, ledger.get(path))
@@ -100,7 +104,9 @@ def _make_row(run: Run, unit: _Unit, *, look: bool) -> Row:
 
 
 def _find_step(run: Run, unit: _Unit) -> int | None:
-    attempts = [entry["attempt"] for entry in unit.files.values() if entry and isinstance(entry.get("attempt"), int)]
+    attempts = [
+        entry["attempt"] for entry in unit.files.values() if entry and isinstance(entry.get("attempt"), int)
+    ]
     number = attempts[0] if attempts else run.read()["attempts"][-1]["attempt"]
     return read_step_at(number, run.attempt(number), unit.saved or 0.0)
 

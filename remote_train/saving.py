@@ -7,7 +7,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from remote_train.watch import make_watch
+from remote_train.host import layout
+from remote_train.watch import Watch, find_line, read_pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,18 +19,29 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 """Seconds from a line of output to the clock's next entry, at most: what was printed before a moment is in an entry by then."""
+REACHES = (8 << 10, 256 << 10)
+"""Bytes of output before that moment that are looked through, more where the last few say nothing."""
 LONGEST_ENTRY = 64 * 1024
 
 
 def read_step_at(number: int, mirror: Attempt, saved: float) -> int | None:
     """Return the last step printed before `saved` (seconds since 1970 on the host), None where that is not known."""
-    watch = make_watch(number, mirror)
+    record = mirror.read(layout.ATTEMPT)
     offset = find_offset(mirror.output("clock"), saved)
     path = mirror.output("0")
-    if watch is None or offset is None or not path.exists():
+    if record is None or "plan" not in record or offset is None or not path.exists():
         return None
-    size = min(offset, path.stat().st_size)
-    return choose_step(watch.feed_ends(path, size, size))
+    end = min(offset, path.stat().st_size)
+    for reach in REACHES:
+        begin = max(0, end - reach)
+        watch = Watch(number, record, None)
+        begin = find_line(path, begin) if begin else 0
+        watch.go_to(begin)
+        pieces = read_pieces(path, begin, end)
+        step = choose_step([found for piece in pieces for found in watch.deriver.feed(piece, None)])
+        if step is not None or not begin:
+            return step
+    return None
 
 
 def choose_step(records: list[MetricRecord]) -> int | None:

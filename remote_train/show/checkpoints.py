@@ -27,8 +27,10 @@ def render_checkpoint(row: Mapping[str, object]) -> str:
         str(row.get("path")),
         None if size is None else render_bytes(size),
         None if saved is None else render_time(saved),
-        None if step is None else f"step {step:.0f}" + (" by the output" if row.get("step_source") == "metrics" else ""),
-        {True: None, False: "changed here since it was pulled"}.get(row.get("intact") is not False),
+        None
+        if step is None
+        else f"step {step:.0f}" + (" by the output" if row.get("step_source") == "metrics" else ""),
+        "changed here since it was pulled" if row.get("intact") is False else None,
     ]
     line = ", ".join(part for part in parts if part)
     return neutral_text(f"{line}: {row['contents']}" if row.get("contents") else line)
