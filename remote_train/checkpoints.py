@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.contents import SUFFIXES, Contents, read_contents, render_contents
-from remote_train.partial import PARTIAL
+from remote_train.landing import PARTIAL
 from remote_train.records import read_json
 from remote_train.retention import is_still
 from remote_train.saving import read_step_at
@@ -35,8 +35,9 @@ class _Unit:
     @property
     def saved(self) -> float | None:
         """When the host wrote it last, in seconds since 1970."""
-        times = [entry["mtime_ns"] / 1e9 for entry in self.files.values() if entry is not None]
-        return max(times, default=None)
+        known = [entry for entry in self.files.values() if entry is not None]
+        times = [entry["saved_ns"] if "saved_ns" in entry else entry["mtime_ns"] for entry in known]
+        return max(times) / 1e9 if times else None
 
     @property
     def intact(self) -> bool | None:

@@ -83,7 +83,7 @@ def drop_old(ledger: Ledger, folder: Path, keep: int) -> list[Path]:
     units: dict[str, list[Path]] = {}
     for name, entry in ledger.entries.items():
         place = Path(name)
-        if place.is_relative_to(folder) and place.is_file() and "path" in entry:
+        if place.is_relative_to(folder) and place.is_file() and "path" in entry and "weights_of" not in entry:
             units.setdefault(entry.get("unit") or entry["path"], []).append(place)
     by_age = sorted(
         units.values(), key=lambda places: -max(ledger.entries[str(place)]["mtime_ns"] for place in places)

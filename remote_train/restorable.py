@@ -114,7 +114,7 @@ def list_here(run: Run) -> Iterator[Checkpoint]:
         key = (Path(place.removesuffix(path)), entry["attempt"], unit)
         facts = (path, entry["size"], entry["mtime_ns"], entry["sha256"])
         units.setdefault(key, []).append(File(*facts, Path(place)))
-        if not is_still(Path(place), entry):
+        if "weights_of" in entry or not is_still(Path(place), entry):  # the former has only the model
             broken.add(key)
     for key, files in units.items():
         if key not in broken:

@@ -18,10 +18,7 @@ from hypothesis import strategies as st
 
 from remote_train import contents as reading
 from remote_train.contents import Contents, read_contents, render_amount, render_contents
-from remote_train.host import weights
-from remote_train.host.model_weights import work
 from remote_train.pickled import Opaque, read_outline
-from tests.examples.example_runs import GPT, TINY, run_lines
 from tests.faults.counts import seed, trials
 from tests.weights.checkpoints import Evil, make_model, save, save_trained
 
@@ -50,21 +47,6 @@ def test_a_checkpoint_of_torch_as_torch_has_it(tmp_path: Path) -> None:
     assert render_contents(found) == "model 33.4 k parameters, float32, int64; optimizer: Adam-like state"
     assert found.storages is not None
     assert 0.9 < found.storages / found.size < 1
-
-
-@pytest.mark.torch
-def test_the_checkpoint_of_the_gpt_example_and_its_weights(tmp_path: Path) -> None:
-    (tmp_path / "weights").mkdir()
-    run_lines(tmp_path, GPT, [*TINY, "--steps=2", "--out=code"])
-    whole = read_contents(tmp_path / "code" / "ckpt.pt")
-    assert (whole.step, whole.optimizer) == (2, "Adam-like state")
-    job = weights.make_job(str(tmp_path), "ckpt.pt", "bf16", still=True)
-    assert work(job) == {"ok": True}
-    alone = read_contents(Path(job["target"]))
-    assert (alone.kind, alone.step, alone.parameters) == ("safetensors", 2, whole.parameters)
-    assert (whole.dtypes, alone.dtypes) == (("float32",), ("bfloat16",))
-    assert alone.metadata["source"] == "ckpt.pt"
-    assert alone.as_json()["tensors"] == len(alone.tensors)
 
 
 @pytest.mark.torch

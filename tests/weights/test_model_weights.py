@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.contents import read_contents
 from remote_train.host import weights
 from remote_train.host.model_keys import find_model, find_step, strip_prefixes
 from remote_train.host.model_weights import work
@@ -79,6 +80,9 @@ def test_the_checkpoint_of_the_gpt_example(attempt: Attempt) -> None:
     tied = json.loads(metadata.get("tied", "{}"))
     assert same({**tensors, **{name: tensors[kept] for name, kept in tied.items()}}, checkpoint["model"])
     assert metadata["step"] == "3"
+    whole, alone = (read_contents(path) for path in (attempt.code / "out" / "ckpt.pt", attempt.made()[0]))
+    assert (whole.step, whole.optimizer, whole.dtypes) == (3, "Adam-like state", ("float32",))
+    assert (alone.step, alone.parameters, alone.dtypes) == (3, whole.parameters, whole.dtypes)
 
 
 def test_tied_tensors_are_stored_once_and_views_each(attempt: Attempt) -> None:
