@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ import pytest
 
 from remote_train.errors import HostUnfit, ProtocolError, PullIncomplete
 from remote_train.refusals import NoSuchFile
-from remote_train.session import Data, End
 from tests.host.account_kit import until
 from tests.weights.checkpoints import Evil, read_safetensors, same, save, save_trained
 
@@ -34,17 +32,6 @@ def ask(session: Session, path: str, dtype: str | None = None, **more: Any) -> i
     return session.submit("weights", **{"run": "run", "attempt": 1, "path": path, "dtype": dtype, **more})
 
 
-def fetch(session: Session, name: str) -> bytes:
-    stream = session.new_stream()
-    facts = {"run": "run", "attempt": 1, "path": name, "area": "weights"}
-    session.request("get", stream=stream, offset=0, **facts)
-    data = b""
-    while not isinstance(item := session.next_item(1.0), End):
-        data += item.payload if isinstance(item, Data) else b""
-    assert item.summary["sha256"] == hashlib.sha256(data).hexdigest()
-    return data
-
-
 def scripts(started: Started) -> list[int]:
     """Return the processes that make weights of this run."""
     mark = b"remote_train.host.model_weights"
@@ -59,20 +46,20 @@ def scripts(started: Started) -> list[int]:
     return found
 
 
-def test_weights_are_made_once_and_fetched_like_any_file(account: Account, tmp_path: Path) -> None:
-    _, code = finish(account)
+def test_weights_are_made_once_and_nothing_else_is_got_from_there(account: Account) -> None:
+    started, code = finish(account)
     state = save_trained(code / "out" / "ckpt.pt")
     session = account.connect()
     made = session.wait(ask(session, "out/ckpt.pt"))
     assert made["source"] == (code / "out" / "ckpt.pt").stat().st_size
-    here = tmp_path / "here.safetensors"
-    here.write_bytes(fetch(session, made["name"]))
-    assert here.stat().st_size == made["size"]
+    here = started.folder / "weights" / made["name"]
+    assert (here.stat().st_size, here.stat().st_mtime_ns) == (made["size"], made["mtime_ns"])
     assert same(read_safetensors(here)[1], state)
     assert session.wait(ask(session, "out/ckpt.pt")) == made
     for area, path in (("weights", "../attempt.json"), ("ranks", "0.log"), ("weights", "../lock")):
+        facts = {"run": "run", "attempt": 1, "path": path, "area": area}
         with pytest.raises(NoSuchFile):
-            session.request("get", stream=77, offset=0, run="run", attempt=1, path=path, area=area)
+            session.request("get", stream=77, offset=0, block=1 << 20, **facts)
 
 
 def test_what_weights_only_refuses_is_no_fault_of_the_host(account: Account, tmp_path: Path) -> None:
