@@ -36,6 +36,8 @@ class WeightsMaker:
         if own and dtype is None:
             self._tell_saved(unit, own[0].size)
             return own[0]
+        host = self._fetcher.line.session.host
+        self._listener.tell("note", text=f"{host} makes the weights of {unit.name}, unless it has them")
         made = self._ask(unit, dtype)
         self._tell_saved(unit, made["size"])
         name = f"{unit.name}.{dtype or 'weights'}.safetensors"

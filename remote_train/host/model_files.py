@@ -105,14 +105,16 @@ def load_checkpoint(file: BinaryIO, *, still: bool) -> Any:  # noqa: ANN401  (wh
 
 
 def _load(file: BinaryIO, *, still: bool) -> Any:  # noqa: ANN401  (whatever a checkpoint holds)
+    import inspect  # noqa: PLC0415
     import zipfile  # noqa: PLC0415
 
     import torch  # noqa: PLC0415  (see above)
 
     options: Mapping[str, Any] = {"map_location": "cpu", "weights_only": True}
+    can_map = "mmap" in inspect.signature(torch.load).parameters  # from torch 2.1 on
     # Only then: mapped memory of a file that is rewritten in place would end us with a SIGBUS.
     mapped = "/proc/self/fd/%d" % file.fileno()
-    if still and os.path.exists(mapped) and zipfile.is_zipfile(file):
+    if still and can_map and os.path.exists(mapped) and zipfile.is_zipfile(file):
         return torch.load(mapped, mmap=True, **options)
     file.seek(0)
     return torch.load(file, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +45,9 @@ def test_the_model_comes_home_and_show_tells_of_it(
     assert row["holds"]["metadata"]["source"] == "out/ckpt.pt"
     assert "step 250: model 33.4 k parameters, bfloat16, int64" in laptop.ok(project, "show").out.decode()
 
-    save(box.code(run) / "out" / "ckpt.pt", {"model": {}, "evil": Evil(tmp_path / "canary")})
+    os.utime(
+        save(box.code(run) / "out" / "ckpt.pt", {"model": {}, "evil": Evil(tmp_path / "canary")}), (1, 1)
+    )
     refused = laptop.type(project, "pull", "--weights").expect(40)
     assert "posix.system" in refused.err
     assert not (tmp_path / "canary").exists()

@@ -110,7 +110,7 @@ def laughs() -> bytes:
     return pickle.dumps(value, 2)
 
 
-DEEP = 100_000
+DEEP = 20_000
 HOSTILE_PICKLES: dict[str, bytes] = {
     "empty": b"",
     "no end": b"\x80\x02}",
@@ -125,7 +125,7 @@ HOSTILE_PICKLES: dict[str, bytes] = {
     "deep dicts": b"\x80\x02" + b"}X\x01\x00\x00\x00a" * DEEP + b"}" + b"s" * DEEP + b".",
     "cycle": cycle(),
     "laughs": laughs(),
-    "many opcodes": b"\x80\x02" + b"N0" * 1_000_000 + b"N.",
+    "many opcodes": b"\x80\x02" + b"N0" * 250_000 + b"N.",
     "unhashable": b"\x80\x02}]K\x01s.",
     "a reference of no tuple": b"\x80\x02K\x01Q.",
     "an instance": b"(iposix\nsystem\n.",
@@ -153,7 +153,7 @@ def deep_header(path: Path) -> Path:
 
 
 def wide_header(path: Path) -> Path:
-    return write_safetensors(path, b'{"a":[' + b"[]," * (reading.HEADER_BYTES // 3 - 10) + b"[]]}")
+    return write_safetensors(path, b'{"a":[' + b"[]," * (reading.HEADER_BYTES // 12) + b"[]]}")
 
 
 def bomb(path: Path) -> Path:
@@ -223,7 +223,7 @@ def test_a_hostile_file_is_unreadable_and_says_why(
     assert used < 256 << 20
 
 
-def test_a_header_of_the_longest_kind_is_read_and_no_model(tmp_path: Path) -> None:
+def test_a_header_of_very_many_things_is_no_model(tmp_path: Path) -> None:
     assert read_contents(wide_header(tmp_path / "a.safetensors")).kind == "unreadable"
 
 

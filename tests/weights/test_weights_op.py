@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.answers import check_answer
 from remote_train.errors import HostUnfit, ProtocolError, PullIncomplete
 from remote_train.refusals import NoSuchFile
 from tests.host.account_kit import until
@@ -106,3 +107,21 @@ def test_the_connection_lives_meanwhile_and_takes_the_work_with_it(account: Acco
         until(lambda: not scripts(started), "the script's end")
     assert number
     assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+NAME = f"{'a' * 20}-{'0' * 20}.safetensors"
+GOOD = {"name": NAME, "size": 1, "mtime_ns": 1, "source": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"name": name} for name in ("../../x", "/etc/passwd", "", 7, None, NAME + "\n", "lock", "\x1b[2J")),
+        *({"size": size} for size in (-1, True, 2**63, "1", None)),
+        *({"mtime_ns": None}, {"source": -1}),
+    ],
+)
+def test_what_a_host_may_not_say_of_weights(change: dict[str, Any]) -> None:
+    assert check_answer("box", "weights", {}, GOOD) == GOOD
+    with pytest.raises(ProtocolError, match="box answered `weights`"):
+        check_answer("box", "weights", {}, {**GOOD, **change})
