@@ -34,7 +34,7 @@ class Ledger:
     def is_here(self, row: Row, place: Path) -> bool:
         """Tell whether a file of the host is here already, untouched since it was brought."""
         entry = self.find(place)
-        if entry is None or not place.is_file():
+        if entry is None or not place.is_file() or ("weights_of" in entry and "weights_of" not in row):
             return False
         status = place.stat()
         here = (status.st_size, status.st_mtime_ns) == (entry["size"], entry["here_mtime_ns"])

@@ -71,10 +71,11 @@ class WeightsMaker:
 
 
 def pick_models(units: Sequence[Unit]) -> list[Unit]:
-    """Return the checkpoints that have safetensors files, with those files alone."""
+    """Return the checkpoints that have safetensors files, with those files alone; a part of one is no copy of it."""
     found = []
     for unit in units:
         rows = tuple(row for row in unit.rows if row["path"].endswith(AS_THEY_ARE))
+        mark = {"weights_of": unit.name} if len(rows) < len(unit.rows) else {}
         if any(row["path"].endswith(AS_THEY_ARE[0]) for row in rows):
-            found.append(replace(unit, rows=rows))
+            found.append(replace(unit, rows=tuple({**row, **mark} for row in rows)))
     return found

@@ -89,9 +89,15 @@ def test_safetensors_of_a_folder_come_as_they_are(puller: Puller) -> None:
     save(folder / "optimizer.pt", {"state": {}})
     puller.pull().bring(WEIGHTS)
     assert set(puller.here()) == {"checkpoint-7/model.safetensors"}
+    assert list(list_here(puller.run)) == [], "a part of a checkpoint is none"
     assert puller.pull().bring(PullWish(weights=True, match=("*.xyz",))).files == []
     puller.pull().bring(PullWish(weights=True, dtype="fp16"))
     assert read_contents(puller.run.files / "checkpoint-7.fp16.safetensors").dtypes == ("float16",)
+    puller.pull().bring(PullWish())
+    assert puller.pull().bring(WEIGHTS).files == []
+    (whole,) = list_here(puller.run)
+    assert {file.path for file in whole.files} == {f"checkpoint-7/{path.name}" for path in folder.iterdir()}
+    assert len(list_home(puller.run)) == 3
 
 
 def test_a_host_without_room_is_14(puller: Puller) -> None:
