@@ -46,6 +46,7 @@ _RANK = re.compile(r"(0|[1-9][0-9]{0,3})\Z")
 STATE = text(32, re.compile(rf"({'|'.join(life.STATES)})\Z"), "a state")
 RANK = whole(0, RANKS - 1)
 HASH = text(64, re.compile(r"[0-9a-f]{64}\Z"), "a SHA-256")
+WEIGHTS_NAME = text(64, re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.safetensors\Z"), "a name of weights")
 MOMENT = number(0, LATEST)
 TFLOPS = number(1e-9, 1e9)
 
@@ -255,6 +256,7 @@ ANSWERS: dict[str, Check] = {
     "files": table({"files": items(ANYTHING, FILES), "next": maybe(text())}),
     "get": table({"size": whole(), "mtime_ns": whole(-LARGEST), "inode": text(40)}),
     "cancel": ANYTHING,
+    "weights": table({"name": WEIGHTS_NAME, "size": whole(), "mtime_ns": whole(-LARGEST), "source": whole()}),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(

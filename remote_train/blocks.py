@@ -89,7 +89,9 @@ class Fetcher:
         """Called several times a second; what it raises ends the fetching."""
         self.on_progress: Callable[[int, int], object] | None = None
         """Told at times how many bytes of how many are here."""
-        self._facts = {"run": run, "attempt": attempt}
+        self.facts: dict[str, Any] = {"run": run, "attempt": attempt}
+        self.elsewhere: dict[str, dict[str, str]] = {}
+        """By path what is asked for in its place: what lies beside the snapshot."""
         self._host = host
         self._block = BLOCK
 
@@ -138,7 +140,13 @@ class Fetcher:
 
     def _ask(self, session: Session, stream: int, path: str, partial: Partial) -> dict[str, Any]:
         expected = {"expect": partial.identity} if partial.identity is not None else {}
-        facts = {**self._facts, **expected, "path": path, "offset": partial.good}
+        facts = {
+            **self.facts,
+            **expected,
+            "path": path,
+            "offset": partial.good,
+            **self.elsewhere.get(path, {}),
+        }
         answer = session.request("get", stream=stream, block=self._block, **facts)
         identity = {key: answer[key] for key in ("size", "mtime_ns", "inode")}
         try:

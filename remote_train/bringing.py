@@ -212,7 +212,8 @@ class Landing:
             source = self._fetcher.fetch(row["path"], partial, row if "state" in row else None)
             os.fsync(partial.file.fileno())
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
-            entry = {**source, **here, **of, **unit}
+            made: Row = {key: row[key] for key in ("weights_of", "saved_ns") if key in row}
+            entry = {**source, **here, **of, **unit, **made}
             with publishing(self._home.run, self._home.attempt):
                 ledger.note({place: entry})
                 partial.path.replace(place)

@@ -34,7 +34,7 @@ class Ledger:
     def is_here(self, row: Row, place: Path) -> bool:
         """Tell whether a file of the host is here already, untouched since it was brought."""
         entry = self.find(place)
-        if entry is None or not place.is_file():
+        if entry is None or not place.is_file() or ("weights_of" in entry and "weights_of" not in row):
             return False
         status = place.stat()
         here = (status.st_size, status.st_mtime_ns) == (entry["size"], entry["here_mtime_ns"])
@@ -83,7 +83,7 @@ def drop_old(ledger: Ledger, folder: Path, keep: int) -> list[Path]:
     units: dict[str, list[Path]] = {}
     for name, entry in ledger.entries.items():
         place = Path(name)
-        if place.is_relative_to(folder) and place.is_file() and "path" in entry:
+        if place.is_relative_to(folder) and place.is_file() and "path" in entry and "weights_of" not in entry:
             units.setdefault(entry.get("unit") or entry["path"], []).append(place)
     by_age = sorted(
         units.values(), key=lambda places: -max(ledger.entries[str(place)]["mtime_ns"] for place in places)

@@ -18,6 +18,7 @@ from remote_train.listed import choose_latest, make_units
 from remote_train.lister import Lister
 from remote_train.partial import Partials, pulling_alone
 from remote_train.staging import find_stage, forget_stage
+from remote_train.weights import WeightsMaker, pick_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,10 @@ class PullWish:
     """Of the checkpoints only so many of the newest are to be here."""
     limit: float | None = None
     """Bytes per second."""
+    weights: bool = False
+    """Of the newest checkpoint, or those that match, only the model."""
+    dtype: str | None = None
+    """What the numbers of weights are converted to: bf16, fp16 or fp32."""
 
 
 class Pull:
@@ -70,6 +75,8 @@ class Pull:
 
     def bring(self, wish: PullWish) -> Pulled:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
+        if wish.weights:
+            return self._bring_weights(wish)
         with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
             landing, home = self._begin(wish, partials)
             self.fetcher.on_progress = self._tell_progress
@@ -78,6 +85,21 @@ class Pull:
             self._make_room(home, units)
             fates = {unit.name: landing.bring(unit, lambda: self._look_again(wish)) for unit in units}
             self._drop_old(home, wish)
+        self._judge(fates)
+        return self.result
+
+    def _bring_weights(self, wish: PullWish) -> Pulled:
+        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
+            landing, home = self._begin(wish, partials)
+            self.fetcher.on_progress = self._tell_progress
+            maker = WeightsMaker(self.fetcher, self.listener)
+            units = self._list_committed(wish)
+            self._tell_left_out()
+            fates = {}
+            for unit in units if wish.match and not wish.latest else units[:1]:
+                made = maker.make(unit, wish.dtype)
+                self._make_room(home, [made])
+                fates[made.name] = landing.bring(made, lambda: pick_models(self._list_committed(wish)))
         self._judge(fates)
         return self.result
 

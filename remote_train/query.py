@@ -13,6 +13,7 @@ from remote_train.attempts import (
     place_of,
     update_newest,
 )
+from remote_train.checkpoints import list_checkpoints
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
 from remote_train.fencing import is_pending, list_pending
 from remote_train.host import layout
@@ -178,7 +179,7 @@ def describe(run: Run) -> dict[str, Any]:
         "steps": watch.deriver.progress[1] if watch and watch.deriver.progress else None,
         "eta": watch.deriver.eta_seconds if watch and record["state"] not in FINAL else None,
         "explanation": watch.deriver.explanation if watch else None,
-        "checkpoints": list_pulled(run),
+        "checkpoints": list_checkpoints(run),
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
         "next": next_commands(run.id, record["state"], pruned=bool(record.get("pruned"))),
     }
@@ -226,13 +227,6 @@ def render_notes(record: dict[str, Any]) -> list[str]:
     if ended.get("restarts"):
         notes.append(f"torchrun restarted it {ended['restarts']} times")
     return notes
-
-
-def list_pulled(run: Run) -> list[str]:
-    """Return the files that were pulled and are here, relative to the run's folder."""
-    if not run.files.is_dir():
-        return []
-    return sorted(str(path.relative_to(run.folder)) for path in run.files.rglob("*") if path.is_file())
 
 
 def next_commands(run: str, state: str, *, pruned: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
         errors.NameTaken,
         errors.StartFailed,
         errors.RunLost,
+        errors.PullIncomplete,
         errors.VerificationFailed,
         errors.ProtocolError,
     )
@@ -24,6 +25,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
 _HINTS = {
     "host-space": "free space there, or set `state_dir` for the host in hosts.toml",
     "name-taken": "choose another --name, or leave it out",
+    "pull-incomplete": "leave out --weights to bring it whole",
 }
 
 
@@ -43,8 +45,9 @@ _ONLY_IN = {
     "name-taken": {"start"},
     "start-failed": {"start"},
     "verification-failed": {"manifest", "blobs", "stored", "get", "follow"},
-    "changed": {"get"},
-    "no-such-file": {"get", "files"},
+    "pull-incomplete": {"weights"},
+    "changed": {"get", "weights"},
+    "no-such-file": {"get", "files", "weights"},
 }
 """Where a host may say so: a kind decides what is done next, and with which exit code."""
 

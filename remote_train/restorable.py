@@ -19,7 +19,7 @@ from remote_train.mirror import hash_file
 from remote_train.records import read_json
 from remote_train.refusals import NoSuchFile
 from remote_train.retention import is_still
-from remote_train.watch import read_metrics
+from remote_train.saving import read_step_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,8 +31,6 @@ LISTING_SECONDS = 600.0
 FILE_MODE = 0o644
 KNOWN = {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns"}
 """What the ledger of pulls says of a file that can be put back; older versions did not say all of it."""
-MOST_OUTPUT = 64 << 20
-"""Bytes of output that are read again to say which step a checkpoint is of."""
 
 Row = dict[str, Any]
 
@@ -116,7 +114,7 @@ def list_here(run: Run) -> Iterator[Checkpoint]:
         key = (Path(place.removesuffix(path)), entry["attempt"], unit)
         facts = (path, entry["size"], entry["mtime_ns"], entry["sha256"])
         units.setdefault(key, []).append(File(*facts, Path(place)))
-        if not is_still(Path(place), entry):
+        if "weights_of" in entry or not is_still(Path(place), entry):  # the former has only the model
             broken.add(key)
     for key, files in units.items():
         if key not in broken:
@@ -154,12 +152,4 @@ def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -
 
 def find_step(run: Run, checkpoint: Checkpoint) -> int | None:
     """Return the last step that the output told of before the checkpoint was written, None when that is not known."""
-    mirror = run.attempt(checkpoint.attempt)
-    if mirror.offset("0") > MOST_OUTPUT:
-        return None
-    step = None
-    for record in read_metrics(checkpoint.attempt, mirror):
-        if record.wall_time is None or record.wall_time > checkpoint.mtime_ns / 1e9:
-            break
-        step = record.step if record.step is not None else step
-    return step
+    return read_step_at(checkpoint.attempt, run.attempt(checkpoint.attempt), checkpoint.mtime_ns / 1e9)

@@ -102,6 +102,8 @@ def list_home(run: Run) -> list[list[Any]]:
     for place, entry in read_json(run.folder / "pulled.json").items():
         if not isinstance(entry, dict) or not {"size", "mtime_ns", "sha256", "here_mtime_ns"} <= set(entry):
             continue
+        if "weights_of" in entry:  # made of a file there, and no copy of it
+            continue
         path = entry.get("path") or _below(place, str(run.files))
         if path is not None and is_still(Path(place), entry):
             home.append([path, entry["size"], entry["mtime_ns"], entry["sha256"]])

@@ -141,6 +141,56 @@ def test_nothing_names_the_machine_we_work_on() -> None:
     assert found == []
 
 
+# What runs code of a file it reads. The laptop never does; on the host the training's own Python may, with `weights_only`.
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "shelve",
+    "marshal",
+    "joblib",
+    "dill",
+    "cloudpickle",
+    "torch",
+    "numpy",
+}
+MAY_UNPICKLE = {
+    "remote_train/host/matmul_peak.py": {"torch"},
+    "remote_train/host/model_files.py": {"pickle", "torch"},  # the former for the name of an error
+    "remote_train/host/model_weights.py": {"torch"},
+}
+
+
+def find_imports(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def test_nothing_of_ours_can_unpickle_but_in_the_trainings_own_python() -> None:
+    ours = [name for name in list_source() if name.startswith("remote_train/")]
+    found = {name: find_imports(parse(name)) & UNPICKLERS for name in ours}
+    assert {name: modules for name, modules in found.items() if modules} == MAY_UNPICKLE
+    text = (ROOT / "remote_train/host/model_files.py").read_text("utf-8")
+    assert text.count("torch.load(") == text.count("torch.load(file, **options)") + text.count(
+        "mmap=True, **options)"
+    )
+    assert '"weights_only": True' in text
+    assert "pickle.load" not in text
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import pickle", "from torch import load", "import a, shelve as b", "def f():\n    import marshal"],
+)
+def test_an_unpickler_is_recognised(code: str) -> None:
+    assert find_imports(ast.parse(code)) & UNPICKLERS
+
+
 def test_there_are_pages_to_check() -> None:
     assert {"README.md", "CONTRIBUTING.md"} <= set(list_pages())
 

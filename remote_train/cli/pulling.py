@@ -23,6 +23,7 @@ from remote_train.cli.options import (
 from remote_train.cli.run import say_pull_goes_on
 from remote_train.cli.signals import Ended
 
+DTYPES = ("bf16", "fp16", "fp32")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?(?:/s)?\Z", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3}
 
@@ -34,6 +35,16 @@ def parse_rate(text: str) -> float:
     if rate < 1000:
         raise typer.BadParameter(f"{text!r} is no rate such as 2MB/s or 500K", param_hint="--limit")
     return rate
+
+
+def _check_weights(dtype: str | None, *, weights: bool, whole: bool) -> None:
+    if dtype is not None and (not weights or dtype not in DTYPES):
+        words = f"one of {', '.join(DTYPES)}" if weights else "converts weights: add --weights"
+        raise typer.BadParameter(words, param_hint="--dtype")
+    if weights and whole:
+        raise typer.BadParameter(
+            "--all, --follow and --keep-last are for whole files", param_hint="--weights"
+        )
 
 
 @app.command()
@@ -64,6 +75,16 @@ def pull(
     limit: Annotated[
         str | None, typer.Option("--limit", metavar="RATE", help="At most so much per second: 2MB/s, 500K.")
     ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights", help="Only the model of the newest checkpoint, as safetensors made on the host."
+        ),
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="D", help="Convert the weights' floats there: bf16, fp16 or fp32."),
+    ] = None,
     give_up: GiveUp = None,
     hosts_file: HostsFile = None,
     json: Json = False,
@@ -75,6 +96,7 @@ def pull(
     settings.json = json
     if keep_last is not None and (everything or match):
         raise typer.BadParameter("counts checkpoints; --all and --match name files", param_hint="--keep-last")
+    _check_weights(dtype, weights=weights, whole=everything or follow or keep_last is not None)
     wish = PullWish(
         to=to.resolve() if to else None,
         match=tuple(match or ()),
@@ -83,6 +105,8 @@ def pull(
         give_up=choose_give_up(give_up),
         keep_last=keep_last,
         limit=parse_rate(limit) if limit is not None else None,
+        weights=weights,
+        dtype=dtype,
     )
     training = find_training(run, hosts_file, make_ask())
     with make_screen() as screen:

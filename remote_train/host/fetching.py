@@ -84,7 +84,8 @@ def cancel(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _source_path(operations: Operations, request: Dict[str, Any]) -> str:
+    folder, path = operations.attempt_dir(request), str(request["path"])
     try:
-        return files.resolve_made(operations.attempt_dir(request), str(request["path"]))
+        return files.resolve_made(folder, path, str(request.get("area", layout.CODE)))
     except ValueError as error:
         raise Refusal("no-such-file", str(error)) from None

@@ -136,9 +136,11 @@ def take_page(made: List[Dict[str, Any]]) -> Dict[str, Any]:
     return {"files": made[:count], "next": made[count - 1]["path"] if count < len(made) else None}
 
 
-def resolve_made(folder: str, path: str) -> str:
-    """Return the absolute path of a file inside the snapshot; raise ValueError for any other place."""
-    code = os.path.realpath(os.path.join(folder, layout.CODE))
+def resolve_made(folder: str, path: str, area: str = layout.CODE) -> str:
+    """Return the absolute path of a file inside the snapshot, or the weights; raise ValueError for any other place."""
+    if area not in (layout.CODE, layout.WEIGHTS):
+        raise ValueError("no such place in this run: %s" % area)
+    code = os.path.realpath(os.path.join(folder, area))
     place = os.path.realpath(os.path.join(code, path))
     if os.path.commonpath([code, place]) != code or not os.path.isfile(place):
         raise ValueError("no such file in this run: %s" % path)

@@ -9,6 +9,7 @@ agent.log               what our program there said when it failed by a mistake 
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled report.jsonl lock reserve*
+                        weights/: models of checkpoints alone, made when they are asked for
 trash/                  what was taken away and is being removed
 usage.json              what all of it takes, as counted last
 gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
@@ -50,6 +51,7 @@ CLOCK = "clock.jsonl"
 PEAK = "peak.json"
 EXIT = "exit.json"
 STOP = "stop"
+WEIGHTS = "weights"
 RESERVE = "reserve"
 LARGE_RESERVE = "reserve.large"
 PROBE = "reserve.probe"

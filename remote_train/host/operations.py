@@ -93,6 +93,9 @@ class Operations:
         def attempt_work() -> Callable[[], None]:
             try:
                 answer = work()
+            except Refusal as refusal:
+                told = {"kind": refusal.kind, "message": refusal.message, "facts": refusal.facts}
+                return lambda: self.connection.send({"id": number, "error": told})
             except (OSError, ValueError) as failure:
                 error = (
                     describe_error(failure, self.root)
@@ -228,6 +231,7 @@ LATER = {
     "put": ("arrivals", "put"),
     "stored": ("arrivals", "stored"),
     "cancel": ("fetching", "cancel"),
+    "weights": ("weights", "convert_weights"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

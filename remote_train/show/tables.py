@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from remote_train.show.checkpoints import list_lines
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
     DASH,
@@ -79,7 +80,7 @@ def render_run(run: Row, look: Look) -> str:
 
     Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts (rows), from, script, package,
     commit, dirty, device, last (a metric record),
-    explanation, steps, eta, checkpoints (names), paths (label to path), next (commands to type).
+    explanation, steps, eta, checkpoints (rows), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
@@ -92,7 +93,7 @@ def render_run(run: Row, look: Look) -> str:
         *_list_values(run, ("device",)),
         *_list_record(record, run),
         *_list_values(run, ("explanation",)),
-        *_list_values(run, ("checkpoints",)),
+        *_label_lines("checkpoints", list_lines(run.get("checkpoints"))),
         *_list_paths(run.get("paths")),
         *_list_values(run, ("next",)),
     ]

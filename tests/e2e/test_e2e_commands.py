@@ -262,7 +262,7 @@ def test_ps_and_show_say_the_same(laptop: Laptop, project: Path) -> None:
     assert (row["step"], row["steps"], row["loss"]) == (20, 20, 3.0)
     assert row["mfu"] == pytest.approx(0.1)
     assert shown["last"]["loss"] == 3.0
-    assert shown["checkpoints"] == ["files/ckpt.pt"]
+    assert [(row["path"], row["intact"]) for row in shown["checkpoints"]] == [("files/ckpt.pt", True)]
     assert "10.0 % of 100 GFLOP/s (hosts.toml" in text
     assert f"remote-train pull {run}" in text
     assert run in laptop.ok(project, "ps").out.decode()

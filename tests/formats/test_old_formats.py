@@ -105,7 +105,8 @@ def test_ps_and_show(kept: Kept) -> None:
     for run in rows:
         shown = kept.ok("show", "--json", run).event("run")
         assert (shown["run"], shown["state"]) == (run, rows[run]["state"])
-    assert kept.ok("show", "--json", "done-1").event("run")["checkpoints"] == ["files/out/ckpt.pt"]
+    (row,) = kept.ok("show", "--json", "done-1").event("run")["checkpoints"]
+    assert (row["path"], row["intact"]) == ("files/out/ckpt.pt", True)
 
 
 def test_logs_and_metrics(kept: Kept) -> None:

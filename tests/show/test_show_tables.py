@@ -49,7 +49,16 @@ RUN: dict[str, object] = {
     "last": RECORD,
     "steps": 2000,
     "eta": 80.0,
-    "checkpoints": ["out/a.pt", "out/b.pt"],
+    "checkpoints": [
+        {
+            "path": "files/a.pt",
+            "size": 128_000_000,
+            "saved": 0.0,
+            "step": 250,
+            "contents": "model 10.7 M parameters",
+        },
+        {"path": "files/b.pt", "step": 90, "step_source": "metrics", "intact": False},
+    ],
     "paths": {"here": "/p/runs/x", "host": None},
     "next": ["remote-train logs -f", "remote-train stop"],
 }
@@ -190,7 +199,11 @@ def test_show_says_everything_once() -> None:
     assert "peak         80.2 TFLOP/s (table: RTX 4070 Ti, bf16 dense)" in lines
     assert any("step 120/2000" in line and "ETA 1 min 20 s" in line for line in lines)
     assert "reported     script says 10.0 % (of an A100's 312 TFLOP/s)" in lines
-    assert lines[lines.index("checkpoints  out/a.pt") + 1] == "             out/b.pt"
+    first = next(
+        place for place, line in enumerate(lines) if line.startswith("checkpoints  files/a.pt, 128 MB, ")
+    )
+    assert lines[first].endswith(", step 250: model 10.7 M parameters")
+    assert lines[first + 1].strip() == "files/b.pt, step 90 by the output, changed here since it was pulled"
     assert "paths        here: /p/runs/x" in lines
     assert lines[-2:] == ["next         remote-train logs -f", "             remote-train stop"]
 
