@@ -226,8 +226,9 @@ class Session:
 
     def _take(self, data: bytes) -> None:
         """Take what came a slice at a time: a window full of empty frames would be a gigabyte of objects."""
-        for start in range(0, len(data), SLICE):
-            frames = self._decoder.feed(data[start : start + SLICE] if len(data) > SLICE else data)
+        view = memoryview(data)
+        for start in range(0, len(view), SLICE):
+            frames = self._decoder.feed(view[start : start + SLICE])
             with self._lock:
                 for kind, stream, payload in frames:
                     self._sort(kind, stream, payload)

@@ -12,7 +12,7 @@ import struct
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Dict, List, Tuple, Union
 
     Frame = Tuple[int, int, bytes]
 
@@ -124,10 +124,17 @@ class Decoder:
     def __init__(self) -> None:
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> List[Frame]:
+    def feed(self, data: Union[bytes, memoryview]) -> List[Frame]:
         """Return the frames that `data` completes; raise FrameError at the first that is not one."""
         held = self._held
         held += data
+        with memoryview(held) as view:
+            frames, taken = self._cut(view)
+        if taken:
+            del held[:taken]
+        return frames
+
+    def _cut(self, held: memoryview) -> Tuple[List[Frame], int]:
         frames = []
         start = 0
         while len(held) - start >= HEADER.size:
@@ -139,6 +146,4 @@ class Decoder:
                 break
             frames.append((kind, stream, bytes(held[start + HEADER.size : end])))
             start = end
-        if start:
-            del held[:start]
-        return frames
+        return frames, start
