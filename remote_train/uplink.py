@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 FIRST_WINDOW = 256 * 1024
 """A launch sends its files at once, before the first answer; only what is larger than most of them is measured."""
-FIRST_FRAME = 64 * 1024
+FIRST_FRAME = 4096
+"""Short, since the round trip is measured by it."""
 PACE_SECONDS = 0.005
 SEND_SECONDS = 60.0
 """How long a host that is heard may take nothing of ours."""

@@ -45,7 +45,7 @@ PLATEAU = 3
 """So many round trips without growth end the start."""
 CEILING = 64 << 20
 """As much as the SSH channel takes; with more, a control frame would wait for that."""
-HELD = 16 << 20
+HELD = 4 << 20
 """What the receiver holds of one kind that it has not looked at, beside what is on its way."""
 RESERVE = 8
 """Bulk leaves this part of the window to outputs."""

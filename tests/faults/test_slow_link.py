@@ -35,7 +35,7 @@ LIMIT = 0.5 if is_nightly() else 1.0
 SECONDS = 60.0 if is_nightly() else 5.0
 BEGINNING = 2.0
 """While the rate of the link is still being found out."""
-HELD = 10 << 20
+HELD = 6 << 20
 KB = 1000
 SEGMENT = 1400
 RUN = {"run": "run", "attempt": 1}
@@ -156,7 +156,7 @@ def test_a_log_does_not_wait_for_a_checkpoint(account: Account, tmp_path: Path, 
         stream = session.new_stream()
         came = 0
         with session.open_inbox(stream) as inbox, measured.beside(session):
-            session.request("get", path="big.bin", stream=stream, offset=0, **RUN)
+            session.request("get", path="big.bin", stream=stream, offset=0, block=4 << 20, **RUN)
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
                 item = inbox.next_item(0.5)
@@ -176,7 +176,7 @@ def test_who_does_not_read_a_file_still_reads_the_log(account: Account, tmp_path
         session.request("follow", outputs=outputs, wait=True, **RUN)
         stream = session.new_stream()
         with session.open_inbox(stream), measured.beside(session):
-            session.request("get", path="big.bin", stream=stream, offset=0, **RUN)
+            session.request("get", path="big.bin", stream=stream, offset=0, block=4 << 20, **RUN)
             queue = session._arrivals._own[stream]
             until(
                 lambda: sum(len(item.payload) for item in queue.items if isinstance(item, Data)) > HELD,
