@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,11 +20,12 @@ from remote_train.session import Data, Session
 from remote_train.transport.paramiko_ssh import ParamikoTransport
 from tests.faults.chaos_proxy import ChaosProxy, Program
 from tests.faults.counts import PATIENT, is_nightly, note
+from tests.faults.lateness import BEGINNING, Lateness, pick_slowest
 from tests.host.account_kit import PATIENCE, until
 from tests.sshd import known_line_for, running_sshd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.host.account_kit import Account, Started
@@ -33,8 +34,6 @@ pytestmark = [pytest.mark.sshd, PATIENT]
 
 LIMIT = 0.5 if is_nightly() else 1.0
 SECONDS = 60.0 if is_nightly() else 5.0
-BEGINNING = 2.0
-"""While the rate of the link is still being found out."""
 HELD = 6 << 20
 KB = 1000
 SEGMENT = 1400
@@ -49,68 +48,15 @@ while True:
 """
 
 
-@dataclass
-class Measured:
-    """What waited how long; only what was written while it was looked at."""
-
-    lines: list[float] = field(default_factory=list)
-    answers: list[float] = field(default_factory=list)
-    began: float = field(default_factory=lambda: time.monotonic() + BEGINNING)
-    halt: threading.Event = field(default_factory=threading.Event)
-    broken: list[Exception] = field(default_factory=list)
-
-    def take_lines(self, session: Session) -> None:
-        """Follow the log and note how late each line is."""
-        held = b""
-        while not self.halt.is_set():
-            item = session.next_item(0.1)
-            now = time.monotonic()
-            if not isinstance(item, Data):
-                continue
-            *lines, held = (held + item.payload).split(b"\n")
-            stamps = [float(line.split()[1]) for line in lines if line.startswith(b"at ")]
-            self.lines += [now - stamp for stamp in stamps if stamp > self.began]
-
-    def take_answers(self, session: Session) -> None:
-        """Ask now and then, and note how late the answer is."""
-        while not self.halt.wait(0.3):
-            asked = time.monotonic()
-            session.request("list")
-            if asked > self.began:
-                self.answers.append(time.monotonic() - asked)
-
-    @contextlib.contextmanager
-    def beside(self, session: Session) -> Iterator[None]:
-        """Measure in threads until the block's end."""
-
-        def guard(work: Callable[[Session], None]) -> None:
-            try:
-                work(session)
-            except Exception as error:
-                self.broken.append(error)
-                raise
-
-        threads = [
-            threading.Thread(target=guard, args=(work,)) for work in (self.take_lines, self.take_answers)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.halt.set()
-            for thread in threads:
-                thread.join()
-
-    def check(self, goal: str) -> None:
-        assert not self.broken
-        late, slow = (sorted(values)[-1 - len(values) // 100] for values in (self.lines, self.answers))
-        remark = f"p99 {late:.3f} s of a line, {slow:.3f} s of an answer"
-        print(remark)
-        note(goal, len(self.lines), 0, SECONDS, remark)
-        assert len(self.lines) >= 5 * (SECONDS - BEGINNING), "too few lines came"
-        assert late <= LIMIT, f"a line was {late:.3f} s late"
-        assert slow <= LIMIT + 0.1, f"an answer took {slow:.3f} s"
+def check(measured: Lateness, goal: str) -> None:
+    assert not measured.broken
+    late, slow = pick_slowest(measured.lines), pick_slowest(measured.answers)
+    remark = f"p99 {late:.3f} s of a line, {slow:.3f} s of an answer"
+    print(remark)
+    note(goal, len(measured.lines), 0, SECONDS, remark)
+    assert len(measured.lines) >= 5 * (SECONDS - BEGINNING), "too few lines came"
+    assert late <= LIMIT, f"a line was {late:.3f} s late"
+    assert slow <= LIMIT + 0.1, f"an answer took {slow:.3f} s"
 
 
 @dataclass
@@ -149,7 +95,7 @@ def behind_a_slow_line(account: Account, folder: Path, rate: float) -> Iterator[
 @pytest.mark.parametrize("rate", [64 * KB, 1000 * KB])
 def test_a_log_does_not_wait_for_a_checkpoint(account: Account, tmp_path: Path, rate: int) -> None:
     with behind_a_slow_line(account, tmp_path, rate) as slow:
-        session, measured = slow.session, Measured()
+        session, measured = slow.session, Lateness()
         size = (slow.started.folder / "ranks" / "0.log").stat().st_size
         outputs = [{"stream": 5000, "name": "0", "offset": size}]
         session.request("follow", outputs=outputs, wait=True, **RUN)
@@ -162,7 +108,7 @@ def test_a_log_does_not_wait_for_a_checkpoint(account: Account, tmp_path: Path, 
                 item = inbox.next_item(0.5)
                 came += len(item.payload) if isinstance(item, Data) else 0
             took = slow.stop()
-        measured.check(f"a log beside a pull at {rate // KB} KB/s")
+        check(measured, f"a log beside a pull at {rate // KB} KB/s")
         assert took <= LIMIT, f"`stop` took {took:.3f} s"
         assert came >= 0.5 * rate * SECONDS, "the link was not used"
         slow.started.end()
@@ -171,7 +117,7 @@ def test_a_log_does_not_wait_for_a_checkpoint(account: Account, tmp_path: Path, 
 def test_who_does_not_read_a_file_still_reads_the_log(account: Account, tmp_path: Path) -> None:
     """A disk that hangs in the middle of a pull: far more than the laptop holds is on offer, and the log goes on."""
     with behind_a_slow_line(account, tmp_path, 40_000 * KB) as slow:
-        session, measured = slow.session, Measured()
+        session, measured = slow.session, Lateness()
         outputs = [{"stream": 5000, "name": "0", "offset": 0}]
         session.request("follow", outputs=outputs, wait=True, **RUN)
         stream = session.new_stream()
@@ -190,14 +136,14 @@ def test_who_does_not_read_a_file_still_reads_the_log(account: Account, tmp_path
             )
             held = sum(len(item.payload) for item in queue.items if isinstance(item, Data))
             assert held <= 2 * HELD
-        measured.check("a log beside a file that nobody reads")
+        check(measured, "a log beside a file that nobody reads")
 
 
 def test_a_request_does_not_wait_for_an_upload(account: Account, tmp_path: Path) -> None:
     """The other direction: what the laptop sends in bulk keeps its own control frames waiting no longer."""
     rate = 256 * KB
     with behind_a_slow_line(account, tmp_path, rate) as slow:
-        session, measured = slow.session, Measured()
+        session, measured = slow.session, Lateness()
         content = os.urandom(int(rate * (SECONDS + 4)))
         stream = session.new_stream()
         items = [[hashlib.sha256(content).hexdigest(), len(content)]]
@@ -212,7 +158,7 @@ def test_a_request_does_not_wait_for_an_upload(account: Account, tmp_path: Path)
             measured.halt.set()
             answers.join()
         assert session.wait(number)["stored"] == 1
-        slowest = sorted(measured.answers)[-1 - len(measured.answers) // 100]
+        slowest = pick_slowest(measured.answers)
         print(f"p99 {slowest:.3f} s of an answer")
         note("an answer beside an upload", len(measured.answers), 0, took, f"p99 {slowest:.3f} s")
         assert took >= 0.8 * len(content) / rate, "the line was not slow"
