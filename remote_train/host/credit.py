@@ -69,6 +69,8 @@ class Credit:
         self._limited_until = 0
         self._acked_at = self._first_sent = 0.0
         self._starting = True
+        self._measured = False
+        """Whether the rate is the link's: more than what happened to be written has filled it once."""
         self._round_ends = self._plateau = 0
         self._best = 0.0
         self._queued = self._queued_at = 0.0
@@ -93,7 +95,7 @@ class Credit:
     def _pace(self, now: float) -> int:
         """Return how much more makes no longer queue than there should be, if the link is as fast as it seems."""
         rate = self._rate()
-        if self._starting or not rate:
+        if self._starting or not self._measured:
             return CEILING
         return int(rate * QUEUE_SECONDS - self._drain(rate, now))
 
@@ -156,6 +158,7 @@ class Credit:
         rate = (self._acked - acked) / seconds
         if limited and rate < self._rate():
             return
+        self._measured = self._measured or not limited
         rates = self._rates
         while rates and rates[-1][1] <= rate:
             rates.pop()
@@ -186,7 +189,7 @@ class Credit:
             self._probe_from = None
         elif self._probe_from is None and now - self._round_trip_at > self._forget_after():
             self._probe_from = self._sent
-        if seconds > self._round_trip + QUEUE_SECONDS:
+        if self._measured and seconds > self._round_trip + QUEUE_SECONDS:
             self._starting = False
 
     def _forget_after(self) -> float:

@@ -190,6 +190,19 @@ def test_a_log_that_says_little_shrinks_nothing() -> None:
     assert link.credit.room(bulk=False, now=link.now) >= 0.5 * known
 
 
+def test_a_log_alone_is_held_back_by_nothing_it_has_not_filled() -> None:
+    """A line now and then, one of them late by a busy machine, and then much at once: nobody knows the link to be slow."""
+    credit, now, sent = Credit(), 0.0, 0
+    for number in range(50):
+        credit.starve(now)
+        credit.sent(100, bulk=False, now=now)
+        sent += 100
+        now += 0.5 if number == 30 else 0.05
+        credit.acked(sent, [sent, 0], now)
+        now += 0.1
+    assert credit.room(bulk=False, now=now) >= FIRST_WINDOW
+
+
 def test_a_link_that_becomes_slow_is_followed() -> None:
     link = Link(100 * MB, 0.05)
     link.run(5.0)
