@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+SIDES = ("ours", "by hand")
+
+
 class Figures:
     """Everything that was measured: what, by whom, at which round-trip time."""
 
@@ -32,14 +35,16 @@ def pick(values: Sequence[float], percent: int) -> float:
     return values[max(0, -(-len(values) * percent // 100) - 1)]
 
 
-def render_figures(figures: Figures, rtts: Sequence[float]) -> str:
-    """Return all figures as a table."""
+def render_figures(figures: Figures, rtts: Sequence[float], sides: Sequence[str] = SIDES) -> str:
+    """Return all figures as a table, a column for each side."""
     rows = []
     for what in dict.fromkeys(what for what, _, _ in figures.held):
         for rtt in rtts:
-            cells = [render_figure(what, figures.get(what, side, rtt)) for side in ("ours", "by hand")]
+            cells = [render_figure(what, figures.get(what, side, rtt)) for side in sides]
+            if not any(figures.get(what, side, rtt) for side in sides):
+                continue
             rows.append((what, f"{rtt:g}", *cells))
-    return render_table(["", "RTT ms", "ours", "by hand"], rows)
+    return render_table(["", "RTT ms", *sides], rows)
 
 
 def render_figure(what: str, values: Sequence[float]) -> str:

@@ -55,6 +55,11 @@ class Resident:
         """How far the agent's peak went up."""
         return self._agent[-1] - self._agent[0] if self._agent else 0.0
 
+    @property
+    def peaks(self) -> tuple[float, float]:
+        """The most that the client and the agent have had."""
+        return max(self._client, default=0.0), max(self._agent, default=0.0)
+
     def _watch(self) -> None:
         self._begun.wait(PATIENCE)
         while not self._over.wait(EVERY):

@@ -9,13 +9,13 @@ from typing import Any
 
 from remote_train.answers import check_answer, check_end, check_event
 from remote_train.errors import ProtocolError
-from remote_train.host.credit import CEILING
+from remote_train.host.credit import CEILING, HELD, RESERVE
 from remote_train.refusals import make_fatal, make_refusal
 
 ITEM_BYTES = 256
 """What keeping one frame costs beside its payload."""
-HELD_BYTES = CEILING + (16 << 20)
-"""Our agent never has more than its CEILING on the way."""
+HELD_BYTES = CEILING + CEILING // RESERVE + 2 * HELD + (8 << 20)
+"""Our agent never has more on the way, and unread here of outputs and of files."""
 HELD_EVENTS = 1000
 BESIDE = ("prune", "state")
 """Operations that are asked beside a stream: a malformed answer is the asker's trouble, and the stream goes on."""
@@ -28,6 +28,7 @@ class Gate:
         self.host = host
         self._asked: dict[int, tuple[str, dict[str, Any]]] = {}
         self._streams: set[int] = set()
+        self._files: set[int] = set()
         self._followed: set[tuple[object, object]] = set()
         self._held = self._events = 0
 
@@ -39,6 +40,11 @@ class Gate:
             self._streams.update(output["stream"] for output in fields["outputs"])
         elif op == "get":
             self._streams.add(fields["stream"])
+            self._files.add(fields["stream"])
+
+    def is_file(self, stream: int) -> bool:
+        """Tell a file's stream from an output's."""
+        return stream in self._files
 
     def find_op(self, number: int) -> str:
         """Return what a request was for that has no answer yet."""

@@ -11,10 +11,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from remote_train.host import wire
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from remote_train.gate import Gate
+
+ACK_SECONDS = 0.005
+CONSUMED_EVERY = 1 << 20
+"""Far less than what the host lets us hold: it never waits for more of this to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +59,35 @@ class Queue:
 
 
 class Arrivals:
-    """All queues of one session, and how many bytes were taken from them or dropped; call it under the lock."""
+    """All queues of one session, and what the host is told of them; call it under the lock."""
 
     def __init__(self, lock: threading.RLock, gate: Gate) -> None:
         self.common = Queue(lock)
-        self.consumed = 0
-        self.dropped = False
-        """Whether bytes count as consumed that no reader has taken, so that none will acknowledge them."""
         self._lock = lock
         self._gate = gate
         self._own: dict[int, Queue] = {}
         self._unwanted: set[int] = set()
+        self._received = 0
+        self._consumed = [0, 0]
+        self._told = (0, 0, 0)
+        self._told_at = 0.0
+
+    def owes(self) -> bool:
+        """Tell whether something has come that the host was not told of."""
+        return self._received > self._told[0]
+
+    def claim_ack(self, now: float) -> bytes | None:
+        """Return the ACK that is due, if one is; whoever gets it sends it.
+
+        Receipt is told soon, since the host measures the link by it; what was consumed is told along with it, and
+        by itself only when the host might wait for it.
+        """
+        totals = (self._received, self._consumed[0], self._consumed[1])
+        due = self.owes() and now - self._told_at >= ACK_SECONDS
+        if not due and sum(self._consumed) - sum(self._told[1:]) < CONSUMED_EVERY:
+            return None
+        self._told, self._told_at = totals, now
+        return wire.make_ack(*totals)
 
     def open_queue(self, stream: int) -> Queue:
         """Return the queue that items of this stream go to from now on."""
@@ -78,12 +102,13 @@ class Arrivals:
         if not any(isinstance(item, End) for item in queue.items):
             self._unwanted.add(stream)
         while queue.items:
-            self.dropped = True
             self.pop(queue)
 
     def put(self, item: Item) -> None:
         """Queue an item where its reader looks for it."""
         queue = self.common
+        if isinstance(item, Data):
+            self._received += len(item.payload)
         if not isinstance(item, Event):
             if item.stream in self._unwanted:
                 self._drop(item)
@@ -94,8 +119,7 @@ class Arrivals:
 
     def _drop(self, item: Data | End) -> None:
         if isinstance(item, Data):
-            self._note_consumed(item.payload)
-            self.dropped = True
+            self._note_consumed(item)
         else:
             self._unwanted.discard(item.stream)
 
@@ -103,14 +127,14 @@ class Arrivals:
         """Take the next item of a queue that has one."""
         item = queue.items.popleft()
         if isinstance(item, Data):
-            self._note_consumed(item.payload)
+            self._note_consumed(item)
         elif isinstance(item, Event):
             self._gate.release_event()
         return item
 
-    def _note_consumed(self, payload: bytes) -> None:
-        self._gate.release_data(payload)
-        self.consumed += len(payload)
+    def _note_consumed(self, data: Data) -> None:
+        self._gate.release_data(data.payload)
+        self._consumed[self._gate.is_file(data.stream)] += len(data.payload)
 
     def wake_all(self) -> None:
         """Let every reader see that the connection has ended."""

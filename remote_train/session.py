@@ -20,7 +20,8 @@ from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfi
 from remote_train.errors import AgentEnded, ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.gate import Gate
 from remote_train.host import wire
-from remote_train.inbox import Arrivals, Data, End, Event, Inbox, Item, Queue
+from remote_train.inbox import ACK_SECONDS, Arrivals, Data, End, Event, Inbox, Item, Queue
+from remote_train.uplink import Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,8 +35,6 @@ REQUEST_SECONDS = 120.0
 SEND_SECONDS = 60.0
 """How long a host that is heard may take not one frame (256 KiB) of ours."""
 SLICE = 1 << 20
-ACK_EVERY = 128 * 1024
-ACK_SECONDS = 0.005
 
 
 class Session:
@@ -53,8 +52,8 @@ class Session:
         self._arrivals = Arrivals(self._lock, self._gate)
         self._failure: Exception | None = None
         self._sending = threading.Lock()
-        self._acked = 0
-        self._heard = self._spoke = self._ack_time = time.monotonic()
+        self._uplink = Uplink(host, self._lock)
+        self._heard = self._spoke = time.monotonic()
         self._sending_since: float | None = None
         self._closed = False
         self._pump = threading.Thread(target=self._run, args=(rest,), name=f"session {host}", daemon=True)
@@ -98,11 +97,14 @@ class Session:
         return next(self._numbers)
 
     def upload(self, stream: int, pieces: Iterable[bytes]) -> None:
-        """Send a stream's bytes and its END."""
+        """Send a stream's bytes and its END, as fast as the link carries them without a queue."""
         for piece in pieces:
             view = memoryview(piece)
-            for start in range(0, len(view), wire.CHUNK):
-                self._send(wire.make_frame(wire.DATA, stream, bytes(view[start : start + wire.CHUNK])))
+            while view:
+                count = self._uplink.claim(len(view), self._check)
+                self._send(wire.make_frame(wire.DATA, stream, bytes(view[:count])))
+                view = view[count:]
+        self._uplink.rest()
         self._send(wire.make_end(stream, {}))
 
     def open_inbox(self, stream: int) -> Inbox:
@@ -134,27 +136,12 @@ class Session:
                 item = self._arrivals.pop(queue)
             else:
                 self._check()
-        self._acknowledge(idle=not queue.items)
-        return item
-
-    def _acknowledge(self, *, idle: bool) -> None:
-        """Tell the host what was consumed: often enough to fill the link, seldom enough to cost nothing."""
-        total = self._claim_ack(idle=idle)
-        if total is not None:
+            frame = self._arrivals.claim_ack(time.monotonic()) if item is not None else None
+        if frame is not None:
             # What was taken is handed out; a connection that is lost is found to be at the next call.
             with contextlib.suppress(ConnectionLost, RemoteTrainError):
-                self._send(wire.make_ack(total))
-
-    def _claim_ack(self, *, idle: bool) -> int | None:
-        """Return the total to acknowledge now, if any; whoever gets it sends it."""
-        with self._lock:
-            total, now = self._arrivals.consumed, time.monotonic()
-            owed = total - self._acked
-            if not owed or not (idle or (owed >= ACK_EVERY and now - self._ack_time >= ACK_SECONDS)):
-                return None
-            self._acked, self._ack_time = total, now
-            self._arrivals.dropped = False
-            return total
+                self._send(frame)
+        return item
 
     def _send(self, frame: bytes) -> None:
         with self._sending:
@@ -192,6 +179,7 @@ class Session:
         with self._lock:
             self._replied.notify_all()
             self._arrivals.wake_all()
+            self._uplink.wake()
 
     def _run(self, rest: bytes) -> None:
         try:
@@ -208,7 +196,7 @@ class Session:
                 self._fail(ConnectionLost(f"reading from {self.host} broke off"))
 
     def _pump_once(self) -> None:
-        data = self._channel.receive(1.0)
+        data = self._channel.receive(ACK_SECONDS if self._arrivals.owes() else 1.0)
         now = time.monotonic()
         self._check_sending()
         if data == b"":
@@ -222,22 +210,25 @@ class Session:
         self._speak()
 
     def _speak(self) -> None:
-        """Say that we live, and what was dropped, unless somebody is sending."""
+        """Tell the host what has come, or that we live, unless somebody is sending."""
         if not self._sending.acquire(blocking=False):
             return
         try:
-            total = self._claim_ack(idle=True) if self._arrivals.dropped else None
-            if total is not None:
-                self._send_now(wire.make_ack(total))
-            elif time.monotonic() - self._spoke >= wire.HEARTBEAT_SECONDS:
-                self._send_now(wire.make_frame(wire.HEARTBEAT, 0, b""))
+            now = time.monotonic()
+            with self._lock:
+                frame = self._arrivals.claim_ack(now)
+            if frame is None and now - self._spoke >= wire.HEARTBEAT_SECONDS:
+                frame = wire.make_frame(wire.HEARTBEAT, 0, b"")
+            if frame is not None:
+                self._send_now(frame)
         finally:
             self._sending.release()
 
     def _take(self, data: bytes) -> None:
         """Take what came a slice at a time: a window full of empty frames would be a gigabyte of objects."""
-        for start in range(0, len(data), SLICE):
-            frames = self._decoder.feed(data[start : start + SLICE] if len(data) > SLICE else data)
+        view = memoryview(data)
+        for start in range(0, len(view), SLICE):
+            frames = self._decoder.feed(view[start : start + SLICE])
             with self._lock:
                 for kind, stream, payload in frames:
                     self._sort(kind, stream, payload)
@@ -250,6 +241,8 @@ class Session:
             summary = wire.parse_object(payload)
             self._gate.admit_end(stream, summary)
             self._arrivals.put(End(stream, summary))
+        elif kind == wire.ACK:
+            self._uplink.note_ack(payload)
         elif kind == wire.CONTROL:
             message = wire.parse_object(payload)
             if "id" in message:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 0.5
+PACE_SECONDS = 0.005
 READ = 1 << 16
 HELD = 1 << 20
 """Bytes taken from the laptop in the middle of long work, to be looked at after it; more is left in the pipe."""
@@ -51,6 +52,7 @@ class Connection:
         self.sources: List[Any] = []
         self.watchers: List[Any] = []
         self.asides: Deque[Tuple[Callable[[Any], None], Any]] = collections.deque()
+        self.received = self.told = 0
         self.wake_read, self.wake_write = os.pipe()
         self.on_frame: Callable[[int, int, bytes], None] = lambda _kind, _stream, _payload: None
         self.watch: Optional[Watch] = None
@@ -139,10 +141,13 @@ class Connection:
             raise LaptopGone
 
     def _wait(self) -> None:
-        busy = bool(self.pending) or bool(self.control) or self._has_turn()
+        now = time.monotonic()
+        busy = bool(self.pending or self.control) or self.received > self.told or self._has_turn(now)
         readers = [self.fd_in, self.wake_read] + ([self.watch.fd] if self.watch else [])
         polling = bool(self.sources) and self.watch is None
         timeout = 0.0 if self.settled or self.held else POLL_SECONDS if polling else LOOK_SECONDS
+        if self.sources and self.credit.is_paced(now):
+            timeout = min(timeout, PACE_SECONDS)
         ready, _, _ = select.select(readers, [self.fd_out] if busy else [], [], timeout)
         if self.watch is not None and self.watch.fd in ready:
             self.watch.drain()
@@ -151,8 +156,8 @@ class Connection:
         if self.wake_read in ready:
             self._finish_asides()
 
-    def _has_turn(self) -> bool:
-        return self.credit.room() > 0 and any(source.wants_turn() for source in self.sources)
+    def _has_turn(self, now: float) -> bool:
+        return any(source.wants_turn() and self.credit.room(source.bulk, now) > 0 for source in self.sources)
 
     def _receive(self) -> None:
         held, self.held = bytes(self.held), bytearray()
@@ -176,8 +181,11 @@ class Connection:
         self.heard = time.monotonic()
         for kind, stream, payload in self.decoder.feed(data):
             if kind == wire.ACK:
-                self.credit.acked(wire.parse_ack(payload), time.monotonic())
+                received, *consumed = wire.parse_ack(payload)
+                self.credit.acked(received, consumed, time.monotonic())
             elif kind != wire.HEARTBEAT:
+                if kind == wire.DATA:
+                    self.received += len(payload)
                 self.on_frame(kind, stream, payload)
                 self.heard = time.monotonic()
 
@@ -210,18 +218,30 @@ class Connection:
         if self.control:
             self.pending = memoryview(self.control.popleft())
             return True
-        for source in list(self.sources):
-            room = self.credit.room()
-            if room <= 0:
-                return False
-            frame = source.produce(min(room, self.credit.longest()))
-            if source.done:
-                self.sources.remove(source)
-                self.settled = True
-            if frame is not None:
-                self.credit.sent(len(frame) - wire.HEADER.size, time.monotonic())
-                self.pending = memoryview(frame)
-                return True
+        if self.received > self.told:
+            self.told = self.received
+            self.pending = memoryview(wire.make_ack(self.received, 0, self.received))
+            return True
+        return (
+            any(self._take_turn(source, time.monotonic()) for source in list(self.sources)) or self._starve()
+        )
+
+    def _take_turn(self, source: Any, now: float) -> bool:  # noqa: ANN401  (as in add_source)
+        room = self.credit.room(source.bulk, now)
+        if room <= 0:
+            return False
+        frame = source.produce(min(room, self.credit.longest()))
+        if source.done:
+            self.sources.remove(source)
+            self.settled = True
+        if frame is None:
+            return False
+        self.credit.sent(len(frame) - wire.HEADER.size, source.bulk, time.monotonic())
+        self.pending = memoryview(frame)
+        return True
+
+    def _starve(self) -> bool:
+        self.credit.starve(time.monotonic())
         return False
 
 

@@ -1,7 +1,7 @@
 """The frames both ends speak: `length u32 | type u8 | stream u32 | payload`, big-endian.
 
 CONTROL carries JSON (requests, replies, events); DATA carries raw bytes of a stream; END closes a stream with its
-total length and SHA-256; ACK tells the sender of DATA how many bytes of it were consumed, all streams together;
+total length and SHA-256; ACK tells the sender of DATA how many bytes of it have arrived, all streams together, and how many of outputs and of files were consumed;
 HEARTBEAT is empty. Pure: bytes in, frames out. Every size is capped here, and no peer can raise a cap.
 """
 
@@ -12,7 +12,7 @@ import struct
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Dict, List, Tuple, Union
 
     Frame = Tuple[int, int, bytes]
 
@@ -25,7 +25,7 @@ HEARTBEAT = 4
 ACK = 5
 
 HEADER = struct.Struct(">IBI")
-TOTAL = struct.Struct(">Q")
+TOTALS = struct.Struct(">QQQ")
 MAX_PAYLOAD = 1 << 20
 MAX_DEPTH = 16
 MAX_DIGITS = 20
@@ -59,17 +59,17 @@ def make_end(stream: int, summary: Dict[str, Any]) -> bytes:
     return make_frame(END, stream, json.dumps(summary, separators=(",", ":")).encode("ascii"))
 
 
-def make_ack(total: int) -> bytes:
-    """Return an ACK for `total` DATA bytes consumed since the connection began."""
-    return make_frame(ACK, 0, TOTAL.pack(total))
+def make_ack(received: int, outputs: int, files: int) -> bytes:
+    """Return an ACK: DATA bytes that have come since the connection began, and how many of each kind were consumed."""
+    return make_frame(ACK, 0, TOTALS.pack(received, outputs, files))
 
 
-def parse_ack(payload: bytes) -> int:
-    """Return the total of an ACK frame."""
-    if len(payload) != TOTAL.size:
+def parse_ack(payload: bytes) -> Tuple[int, int, int]:
+    """Return the totals of an ACK frame: received, consumed of outputs, consumed of files."""
+    if len(payload) != TOTALS.size:
         raise FrameError("an ACK of %d bytes" % len(payload))
-    total = TOTAL.unpack(payload)[0]
-    return int(total)
+    received, outputs, files = TOTALS.unpack(payload)
+    return int(received), int(outputs), int(files)
 
 
 def _refuse_constant(name: str) -> object:
@@ -124,10 +124,17 @@ class Decoder:
     def __init__(self) -> None:
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> List[Frame]:
+    def feed(self, data: Union[bytes, memoryview]) -> List[Frame]:
         """Return the frames that `data` completes; raise FrameError at the first that is not one."""
         held = self._held
         held += data
+        with memoryview(held) as view:
+            frames, taken = self._cut(view)
+        if taken:
+            del held[:taken]
+        return frames
+
+    def _cut(self, held: memoryview) -> Tuple[List[Frame], int]:
         frames = []
         start = 0
         while len(held) - start >= HEADER.size:
@@ -139,6 +146,4 @@ class Decoder:
                 break
             frames.append((kind, stream, bytes(held[start + HEADER.size : end])))
             start = end
-        if start:
-            del held[:start]
-        return frames
+        return frames, start

@@ -13,6 +13,7 @@ from remote_train.bootstrap import Agent
 from remote_train.errors import ConnectionLost, ProtocolError
 from remote_train.gate import HELD_BYTES
 from remote_train.host import wire
+from remote_train.inbox import CONSUMED_EVERY
 from remote_train.session import Data, End, Inbox, Session, open_session
 from remote_train.transport.fake import FakeTransport, Pipe
 from tests.host.account_kit import PATIENCE, until
@@ -20,6 +21,7 @@ from tests.host.account_kit import PATIENCE, until
 if TYPE_CHECKING:
     from tests.host.account_kit import Account
 
+BLOCK = 1 << 20
 RUN = {"run": "run", "attempt": 1}
 END = {"length": 5, "sha256": "0" * 64, "changed": False}
 
@@ -29,7 +31,7 @@ class Host:
 
     def __init__(self) -> None:
         self.transport = FakeTransport(self._play)
-        self.acked = 0
+        self.acked = self.consumed = 0
         self.answered: list[int] = []
         self._pipe: Pipe | None = None
 
@@ -44,12 +46,15 @@ class Host:
         while data := pipe.receive():
             for kind, _, payload in decoder.feed(data):
                 if kind == wire.ACK:
-                    self.acked = wire.parse_ack(payload)
+                    received, outputs, files = wire.parse_ack(payload)
+                    self.acked, self.consumed = received, outputs + files
                 elif kind == wire.CONTROL:
                     self._answer(wire.parse_object(payload))
 
     def _answer(self, request: dict[str, object]) -> None:
-        answer = {"size": 5, "mtime_ns": 1} if request["op"] == "get" else {"state": "running"}
+        answer = (
+            {"size": 5, "mtime_ns": 1, "inode": "1:1"} if request["op"] == "get" else {"state": "running"}
+        )
         self.send(wire.make_control({"id": request["id"], "ok": answer}))
 
     def send(self, *frames: bytes) -> None:
@@ -84,7 +89,7 @@ def test_each_stream_comes_where_it_is_looked_for_and_in_order() -> None:
         assert take(PATIENCE) == End(stream, END)
     for take in (first.next_item, second.next_item, session.next_item):
         assert take(0.01) is None
-    until(lambda: host.acked == 9, "the acknowledgement of all that was taken")
+    until(lambda: host.acked == 9, "the acknowledgement of all that came")
     session.close()
 
 
@@ -94,16 +99,20 @@ def test_what_an_inbox_holds_back_does_not_stop_the_others() -> None:
     slow, inbox = ask_file(session)
     fast, _ = ask_file(session, inbox=False)
     assert inbox
-    host.send(data(slow, b"x" * wire.CHUNK))
+    held = 6 * wire.MAX_PAYLOAD
+    for _ in range(6):
+        host.send(data(slow, b"x" * wire.MAX_PAYLOAD))
     for number in range(100):
         host.send(data(fast, b"%03d" % number))
         assert session.next_item(PATIENCE) == Data(fast, b"%03d" % number)
         assert (
             session.wait(session.submit("get", stream=number + 1000, offset=0, path="x", **RUN))["size"] == 5
         )
-    until(lambda: host.acked == 300, "the acknowledgement of what was taken, and of nothing else")
-    inbox.next_item(PATIENCE)
-    until(lambda: host.acked == 300 + wire.CHUNK, "the acknowledgement of the rest")
+    until(lambda: host.acked == held + 300, "the acknowledgement of all that came")
+    assert host.consumed <= 300
+    for _ in range(6):
+        inbox.next_item(PATIENCE)
+    until(lambda: host.consumed >= held - CONSUMED_EVERY, "word of what was taken")
     session.close()
 
 
@@ -113,14 +122,16 @@ def test_a_closed_inbox_drops_and_acknowledges_what_still_comes(*, asleep: bool)
     session = host.connect()
     stream, inbox = ask_file(session)
     assert inbox
-    host.send(data(stream, b"x" * 1000))
+    size = 2 * CONSUMED_EVERY
+    host.send(*[data(stream, b"x" * (size // 4))] * 4)
     if asleep:
         until(lambda: session._arrivals._own[stream].items, "what came before")
     inbox.close()
     inbox.close()
-    until(lambda: host.acked == 1000, "the acknowledgement of what nobody took")
-    host.send(data(stream, b"x" * 1000))
-    until(lambda: host.acked == 2000, "the acknowledgement of what came after")
+    until(lambda: host.consumed >= size - CONSUMED_EVERY, "word of what nobody took")
+    host.send(*[data(stream, b"x" * (size // 4))] * 4)
+    until(lambda: host.acked == 2 * size, "the acknowledgement of what came after")
+    until(lambda: host.consumed >= 2 * size - CONSUMED_EVERY, "word of what came after")
     host.send(wire.make_end(stream, END))
     assert session.next_item(0.2) is None
     other, _ = ask_file(session, inbox=False)
@@ -203,15 +214,16 @@ while not pathlib.Path("go").exists():
         for _ in range(3):
             stream = session.new_stream()
             with session.open_inbox(stream) as inbox:
-                session.request("get", stream=stream, offset=0, path="big.bin", **RUN)
-                digest = hashlib.sha256()
+                session.request("get", stream=stream, offset=0, path="big.bin", block=BLOCK, **RUN)
+                came = bytearray()
                 while not isinstance(item := inbox.next_item(PATIENCE), End):
                     assert isinstance(item, Data)
                     assert item.stream == stream
-                    digest.update(item.payload)
+                    came += item.payload
+            here = b"".join(came[begin : begin + BLOCK] for begin in range(0, len(came), BLOCK + 32))
             file = (started.folder / "code" / "big.bin").read_bytes()
-            assert (item.summary["length"], item.summary["sha256"]) == (len(file), digest.hexdigest())
-            assert digest.hexdigest() == hashlib.sha256(file).hexdigest()
+            assert here == file
+            assert item.summary["sha256"] == hashlib.sha256(file).hexdigest()
         until(lambda: bytes(log) == started.output(), "the whole log")
     finally:
         halt.set()

@@ -247,7 +247,8 @@ case(
     "reply state",
     raw(Frame(wire.CONTROL, 0, {"event": "fatal", "message": "x" * 10**6}).encode()),
 )
-case("an ACK of ours", "reply state", before(Frame(wire.ACK, 0, b"\xff" * 8)), 0)
+case("an ACK of what was never sent", "reply state", before(Frame(wire.ACK, 0, b"\xff" * 24)), 0)
+case("an ACK of another size", "reply state", before(Frame(wire.ACK, 0, b"\xff" * 8)))
 case("heartbeats with words in them", "reply state", before(Frame(wire.HEARTBEAT, 7, b"hello" * 1000)), 0)
 
 # ---- answers to whom? ----

@@ -21,6 +21,7 @@ from remote_train import (
     session,
     ship,
     stop,
+    uplink,
 )
 from remote_train.api import Training, training_of
 from remote_train.bootstrap import Agent as OurAgent
@@ -79,6 +80,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         (lister, "MAX_FILES", 20_000),
         (session, "BOOTSTRAP_SECONDS", 1.5),
         (session, "SEND_SECONDS", 1.0),
+        (uplink, "SEND_SECONDS", 1.0),
         (blocks, "STALL_SECONDS", 1.0),
         (finish, "TAIL_SECONDS", 2.0),
         (stop, "MARGIN_SECONDS", 1.0),

@@ -125,7 +125,7 @@ def test_the_decoder_takes_any_bytes(pieces: list[bytes]) -> None:
             if kind in (wire.CONTROL, wire.END):
                 assert isinstance(wire.parse_object(payload), dict)
             elif kind == wire.ACK:
-                assert wire.parse_ack(payload) >= 0
+                assert min(wire.parse_ack(payload)) >= 0
     except wire.FrameError:
         return
 

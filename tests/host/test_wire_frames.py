@@ -129,13 +129,16 @@ def test_what_is_sent_is_what_is_read(message: dict[str, object]) -> None:
     assert (kind, stream, wire.parse_object(payload)) == (wire.END, 7, message)
 
 
-@given(st.integers(0, 2**64 - 1))
-def test_an_ack_carries_its_total(total: int) -> None:
-    [(kind, _, payload)] = wire.Decoder().feed(wire.make_ack(total))
-    assert (kind, wire.parse_ack(payload)) == (wire.ACK, total)
+TOTALS = st.integers(0, 2**64 - 1)
 
 
-@pytest.mark.parametrize("payload", [b"", b"1234567", b"123456789"])
+@given(TOTALS, TOTALS, TOTALS)
+def test_an_ack_carries_its_totals(received: int, outputs: int, files: int) -> None:
+    [(kind, _, payload)] = wire.Decoder().feed(wire.make_ack(received, outputs, files))
+    assert (kind, wire.parse_ack(payload)) == (wire.ACK, (received, outputs, files))
+
+
+@pytest.mark.parametrize("payload", [b"", b"12345678", b"1" * 23, b"1" * 25])
 def test_an_ack_of_another_size_is_refused(payload: bytes) -> None:
     with pytest.raises(wire.FrameError):
         wire.parse_ack(payload)
