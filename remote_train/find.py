@@ -43,18 +43,20 @@ def make_link(
 def find(
     text: str | None, hosts_file: Path | None, ask: Ask | None, attempt: int | None = None
 ) -> tuple[Run, HostLink]:
-    """Return the run and the way to the host of an attempt, the newest by default; HOST:ID also finds runs of other laptops.
-
-    HOST may be that of any of the run's attempts.
-    """
-    if text is not None and ":" in text:
-        name, _, run_id = text.rpartition(":")
-        known = find_known(run_id)
-        if known is not None and name in [host for host, _ in places_of(known.read())]:
-            return known, link_of(known, hosts_file, ask, attempt)
-        return adopt(make_link(name, None, hosts_file, ask, Path.cwd()), run_id)
-    run = find_run(text, current_project())
+    """Return the run and the way to the host of an attempt, the newest by default; see `find_run_of`."""
+    run = find_run_of(text, hosts_file, ask)
     return run, link_of(run, hosts_file, ask, attempt)
+
+
+def find_run_of(text: str | None, hosts_file: Path | None, ask: Ask | None) -> Run:
+    """Return the run that is meant; HOST:ID also finds runs of other laptops, HOST may be that of any of its attempts."""
+    if text is None or ":" not in text:
+        return find_run(text, current_project())
+    name, _, run_id = text.rpartition(":")
+    known = find_known(run_id)
+    if known is not None and name in [host for host, _ in places_of(known.read())]:
+        return known
+    return adopt(make_link(name, None, hosts_file, ask, Path.cwd()), run_id)[0]
 
 
 def find_known(run_id: str) -> Run | None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempt_list import append_attempt
+from remote_train.attempt_list import append_attempt, retract_attempt
+from remote_train.attempts import newest_of
 from remote_train.consent import choose_environment
 from remote_train.errors import (
     ConnectionLost,
@@ -29,7 +30,7 @@ from remote_train.flocks import open_lock, try_lock
 from remote_train.host.arrivals import MOST_ASKED
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
-from remote_train.launching import begin, make_entry
+from remote_train.launching import NOTHING, begin, make_entry
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.preparing_from import recall_data_of
@@ -85,7 +86,16 @@ def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> S
         job = parse_job(run.id, run.read())
         going = _Going(run, wish, listener, ask)
         try:
-            return going.start(job)
+            prepared = going.prepare(job)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal
+                listener.tell("interrupted", run=run.id, text=NOTHING)
+            if newest_of(run.read()) > going.last:
+                retract_attempt(run)
+            going.close()
+            raise
+        try:
+            return begin(prepared, run, listener)
         except BaseException:
             going.close()
             raise
@@ -116,17 +126,26 @@ class _Going:
         self.ask = ask
         self.record = run.read()
         self.last = int(self.record["attempts"][-1]["attempt"])
-        self.before = link_of(run, wish.hosts_file, ask)
+        self.before = self._find_before()
         self.link = self._choose_link()
         self.session: Session | None = None
+
+    def _find_before(self) -> HostLink | None:
+        """Return the way to the last attempt's host, None where its name means nothing any more and it is left."""
+        try:
+            return link_of(self.run, self.wish.hosts_file, self.ask)
+        except UsageError:
+            if not self.wish.local and self.wish.host in (None, self.record["host"]):
+                raise
+            return None
 
     def _choose_link(self) -> HostLink:
         name = "local" if self.wish.local else self.wish.host
         if self.wish.local and self.wish.host:
             raise UsageError("--local and --host contradict each other", hint="leave one of them out")
-        if name is None or name == self.record["host"]:
+        if self.before is not None and name in (None, self.record["host"]):
             return self.before
-        return make_link(name, None, self.wish.hosts_file, self.ask, Path(self.record["root"]))
+        return make_link(str(name), None, self.wish.hosts_file, self.ask, Path(self.record["root"]))
 
     @property
     def stays(self) -> bool:
@@ -138,8 +157,8 @@ class _Going:
         if self.session is not None:
             self.session.close()
 
-    def start(self, job: Job) -> Started:
-        """Do it all."""
+    def prepare(self, job: Job) -> Prepared:
+        """Decide everything, and record the attempt that is to be started."""
         superseded = self.wish.lost or not self._learn()
         prepared, checkpoint = self._prepare(job)
         step = find_step(self.run, checkpoint) if checkpoint else None
@@ -152,16 +171,18 @@ class _Going:
         if superseded:
             fence(self.run, self.last, self.last + 1)
         append_attempt(self.run, entry)
-        return begin(prepared, self.run, self.listener)
+        return prepared
 
     def _learn(self) -> bool:
         """Ask how the last attempt is; False when nobody can say that it is over. Raises UsageError while it runs."""
+        if self.before is None:
+            return self._go_without(Unreachable(f"no host is named {self.record['host']} any more"))
         try:
             session = self.before.connect()
             try:
                 self._refuse_running(session)
                 if not self.stays:
-                    self._bring_newest(session)
+                    self._bring_newest(self.before, session)
             except BaseException:
                 session.close()
                 raise
@@ -175,7 +196,7 @@ class _Going:
 
     def _go_without(self, error: Unreachable | ConnectionLost) -> bool:
         """Go on without the last attempt's host; tell whether it is known all the same that it is over."""
-        name = self.before.host.name
+        name = self.record["host"]
         if self.stays:
             raise Unreachable(
                 str(error),
@@ -197,15 +218,15 @@ class _Going:
             self.record = keep_state(self.run, state)
         if state["state"] not in DONE:
             raise UsageError(
-                f"{self.run.id} is {state['state']} on {self.before.host.name}",
+                f"{self.run.id} is {state['state']} on {self.record['host']}",
                 hint=f"`remote-train logs -f {self.run.id}` follows it, `remote-train stop {self.run.id}` stops it",
             )
 
-    def _bring_newest(self, session: Session) -> None:
+    def _bring_newest(self, link: HostLink, session: Session) -> None:
         """Bring the newest checkpoint home before the run leaves its host; what is here already has to do without."""
         if self.record["state"] == "not started":
             return
-        pull = Pull(self.run, self.last, self.before, session, self.listener)
+        pull = Pull(self.run, self.last, link, session, self.listener)
         try:
             pull.bring(PullWish(latest=True, give_up=PULL_GIVE_UP))
         except RemoteTrainError as error:

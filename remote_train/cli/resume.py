@@ -42,7 +42,7 @@ def resume(
         list[str] | None,
         typer.Argument(
             metavar="[RUN] [-- ARGS]...",
-            help="Id or unique prefix, default: this project's latest; and more arguments of the script.",
+            help="Id, unique prefix, HOST:ID, default: this project's latest; and more arguments of the script.",
         ),
     ] = None,
     host: Annotated[
@@ -64,8 +64,7 @@ def resume(
 ) -> None:
     """Go on with a run that is over, from its newest checkpoint, as its next attempt."""
     from remote_train.api import training_of
-    from remote_train.find import current_project
-    from remote_train.records import find_run
+    from remote_train.find import find_run_of
     from remote_train.resume import ResumeWish
     from remote_train.resume import resume as start
 
@@ -82,7 +81,7 @@ def resume(
     )
     with make_screen() as screen:
         listener = make_listener(screen)
-        started = start(find_run(name, current_project()), wish, listener, make_ask())
+        started = start(find_run_of(name, hosts_file, make_ask()), wish, listener, make_ask())
         if detach:
             screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
             started.wait_behind(listener)

@@ -300,6 +300,19 @@ def test_a_host_that_is_gone_is_gone_on_without(
 
 
 @pytest.mark.usefixtures("other")
+def test_a_host_that_is_named_no_more_is_gone_on_without(
+    laptop: Laptop, other: Box, project: Path, tmp_path: Path
+) -> None:
+    run = hold(laptop, project, tmp_path / "go", 4)
+    laptop.ok(project, "pull", run)
+    laptop.write_hosts(f'default = ["other"]\n[hosts.other]\n{other.describe()}')
+    (tmp_path / "go").touch()
+    assert "'box'" in laptop.type(project, "resume", run).expect(2).err
+    done = laptop.ok(project, "resume", "--host", "other", f"box:{run}")
+    assert done.out.startswith(b"args --resume\nbegins at 4\n")
+    assert "no host is named box any more" in done.err
+
+
 def test_a_checkpoint_that_was_changed_here_is_not_gone_on_from(
     laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:
