@@ -14,9 +14,11 @@ import pytest
 
 from remote_train.bootstrap import make_bootstrap, parse_verdict
 from remote_train.errors import HostUnfit, UsageError
+from remote_train.host.manifest_format import make_package_id
 from remote_train.session import Data, Item, open_session
 from remote_train.transport.local import LocalChannel, LocalTransport
-from tests.host.account_kit import PATIENCE, Started, agents_of, the_agent, until
+from remote_train.upload import Content, send_contents, send_manifest
+from tests.host.account_kit import PATIENCE, Started, agents_of, make_rows, sha256, the_agent, until
 
 if TYPE_CHECKING:
     from tests.host.account_kit import Account
@@ -183,9 +185,31 @@ def test_a_whole_run_with_another_python_for_the_agent(account: Account, version
     assert b"".join(item.payload for item in items if isinstance(item, Data)) == b"llo\n"
     assert session.request("files", run="run", attempt=1, globs=[])["files"] == []
     with pytest.raises(Exception, match="no such file"):
-        session.request("get", run="run", attempt=1, path="../attempt.json", offset=0, stream=5)
+        session.request(
+            "get", run="run", attempt=1, path="../attempt.json", offset=0, block=1 << 20, stream=5
+        )
     facts = session.request("facts", pythons=[python])
     assert facts["python"]["version"].startswith(version)
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.13"])
+def test_data_is_taken_and_tidied_by_another_python(account: Account, tmp_path: Path, version: str) -> None:
+    session = account.connect(find_python(version))
+    bodies = {"large": os.urandom(9 << 20), "small": b"small"}
+    for name, body in bodies.items():
+        (tmp_path / name).write_bytes(body)
+    rows = make_rows(bodies)
+    data_id = make_package_id(rows)
+    session.wait(send_manifest(session, data_id, {}, rows))
+    contents = [Content(sha256(body), len(body), tmp_path / name) for name, body in bodies.items()]
+    assert send_contents(session, contents, lambda _done, _total: None).files == 2
+    assert session.request("data", data=data_id) == {"here": True}
+    package = account.ship(session, {"train.py": "print(open('data/small').read())"})
+    session.request("start", **account.message(package, data={"data": data_id}))
+    assert Started(account, "run").end()["code"] == 0
+    assert Started(account, "run").output() == b"small\n"
+    tidied = session.request("prune", runs=[], thorough=True, data=True)
+    assert [(row["id"], row["removed"]) for row in tidied["data"]] == [(data_id, True)]
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7"])
