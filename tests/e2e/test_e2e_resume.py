@@ -299,7 +299,6 @@ def test_a_host_that_is_gone_is_gone_on_without(
     assert "box" in done.err
 
 
-@pytest.mark.usefixtures("other")
 def test_a_host_that_is_named_no_more_is_gone_on_without(
     laptop: Laptop, other: Box, project: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +312,7 @@ def test_a_host_that_is_named_no_more_is_gone_on_without(
     assert "no host is named box any more" in done.err
 
 
+@pytest.mark.usefixtures("other")
 def test_a_checkpoint_that_was_changed_here_is_not_gone_on_from(
     laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:
