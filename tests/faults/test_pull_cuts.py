@@ -44,15 +44,14 @@ while len(sys.argv) > 2 and not os.path.exists(os.path.expanduser("~/" + sys.arg
 ALL = ("--match", "big.bin")
 
 
-def save(laptop: Laptop, project: Path, size: int, *words: str) -> str:
+def save(laptop: Laptop, project: Path, size: int, *words: str, name: str = "one") -> None:
     write_project(project, {"train.py": SAVES})
     argv = ("-d",) if words else ("--no-pull",)
-    laptop.ok(project, "run", *argv, "--name", "one", "train.py", str(size // MB), *words)
-    return "one"
+    laptop.ok(project, "run", *argv, "--name", name, "train.py", str(size // MB), *words)
 
 
-def files_of(project: Path) -> Path:
-    return project / "runs" / "one" / "files"
+def files_of(project: Path, name: str = "one") -> Path:
+    return project / "runs" / name / "files"
 
 
 def test_cuts_cost_a_block_each_and_nothing_has_its_name_before_it_is_whole(
@@ -100,15 +99,15 @@ def make_program(chance: random.Random, number: int) -> Program:
 class Pulling:
     """A pull through a slow line, which can be killed in the middle."""
 
-    def __init__(self, laptop: Laptop, proxy: ChaosProxy, box: Box, project: Path) -> None:
-        self.laptop, self.box, self.project = laptop, box, project
-        save(laptop, project, 12 * MB, "over")
-        until(lambda: b"saved" in box.log("one"), "the file")
+    def __init__(self, laptop: Laptop, proxy: ChaosProxy, box: Box, project: Path, name: str) -> None:
+        self.laptop, self.box, self.project, self.name = laptop, box, project, name
+        save(laptop, project, 12 * MB, f"over-{name}", name=name)
+        until(lambda: b"saved" in box.log(name), "the file")
         proxy.program = lambda _number: Program(rate=16e6)
-        self.process: subprocess.Popen[bytes] = laptop.popen(project, "pull", *ALL, "one")
+        self.process: subprocess.Popen[bytes] = laptop.popen(project, "pull", *ALL, name)
 
     def reaches(self, share: float) -> None:
-        journal = self.project / "runs" / "one" / JOURNAL
+        journal = self.project / "runs" / self.name / JOURNAL
         wanted = int(share * 3)
         until(
             lambda: (
@@ -123,17 +122,19 @@ class Pulling:
         _, err = self.process.communicate(timeout=90)
         assert self.process.returncode in {code, -signal.SIGKILL}, err
         assert b"Traceback" not in err
-        self.laptop.ok(self.project, "pull", *ALL, "one")
-        place = files_of(self.project) / "big.bin"
-        assert hash_file(place) == hash_file(self.box.code("one") / "big.bin")
-        assert [path for path in files_of(self.project).rglob("*") if path.name.endswith(PARTIAL)] == []
-        (self.box.home / "over").touch()
-        until(lambda: (self.box.attempt("one") / "exit.json").exists() or self.lost(), "the run's end")
+        self.laptop.ok(self.project, "pull", *ALL, self.name)
+        place = files_of(self.project, self.name) / "big.bin"
+        assert hash_file(place) == hash_file(self.box.code(self.name) / "big.bin")
+        assert [
+            path for path in files_of(self.project, self.name).rglob("*") if path.name.endswith(PARTIAL)
+        ] == []
+        (self.box.home / f"over-{self.name}").touch()
+        until(lambda: (self.box.attempt(self.name) / "exit.json").exists() or self.lost(), "the run's end")
         check(self.box.root, [Seat(self.project / "runs")], settled=False)
 
     def lost(self) -> bool:
         """Tell whether the supervisor was killed: its run has no end."""
-        return not self.box.processes("one")
+        return not self.box.processes(self.name)
 
 
 @pytest.mark.parametrize("victim", ["laptop", "agent", "supervisor"])
@@ -144,22 +145,11 @@ def test_whoever_is_killed_during_a_pull(
     with goal:
         for trial in goal:
             with trial:
-                home = project / f"round{trial.number}"
-                home.mkdir()
-                (box.home / "over").unlink(missing_ok=True)
-                pulling = Pulling(proxied, proxy, box, home)
+                pulling = Pulling(proxied, proxy, box, project, f"{victim}{trial.number}")
                 pulling.reaches(trial.chance.random())
                 kill(pulling, victim)
                 proxy.program = lambda _number: Program()
                 pulling.finish()
-                proxied.type(home, "stop", "one", "--grace", "0")
-                forget(box, proxied)
-
-
-def forget(box: Box, laptop: Laptop) -> None:
-    """Make the name free for the next round."""
-    subprocess.run(["rm", "-rf", box.root / "runs" / "one"], check=True)
-    (laptop.home / ".local" / "state" / "remote-train" / "client" / "index" / "one").unlink(missing_ok=True)
 
 
 def kill(pulling: Pulling, victim: str) -> None:
@@ -169,7 +159,7 @@ def kill(pulling: Pulling, victim: str) -> None:
         for pid in agents_of(pulling.box.home):
             os.kill(pid, signal.SIGKILL)
     else:
-        for pid in find_supervisors(pulling.box.attempt("one")):
+        for pid in find_supervisors(pulling.box.attempt(pulling.name)):
             os.kill(pid, signal.SIGKILL)
 
 
