@@ -47,6 +47,9 @@ SLOW_RATE = 1e6
 SEGMENT = 1400
 MEMORY_MB = 150
 LATE_SECONDS = 0.5
+PART = "--weights: part of the bytes"
+MOST_PART = 0.34
+"""AdamW keeps two moments of each parameter."""
 LEAST = {0.0: 0.7, 100.0: 8.0}
 """Of scp, by round-trip time."""
 
@@ -97,6 +100,8 @@ class Pulls:
         self.machines = machines
         self.options = options
         self.figures = Figures()
+        self.came = 0
+        """Bytes that the last pull brought."""
         self.project = make_project(machines, "pulls", 10, options.seed)
         for name, text in SCRIPTS.items():
             for folder in (self.project.ours, self.project.by_hand):
@@ -148,10 +153,10 @@ class Pulls:
             resident.begin()
             timed.finish()
             took = time.monotonic() - timed.began
-        came = sum(path.stat().st_size for path in folder.rglob(name))
+        self.came = sum(path.stat().st_size for path in folder.rglob(name))
         shutil.rmtree(folder)
-        if came < least:
-            raise SideFailed(f"{argv} brought {came} bytes of {least}\n{timed.read_errors()}")
+        if self.came < least:
+            raise SideFailed(f"{argv} brought {self.came} bytes of {least}\n{timed.read_errors()}")
         if rtt is not None:
             for end, peak in zip(("client", "agent"), resident.peaks, strict=True):
                 self.figures.add(f"pull: {end}'s peak MB", "ours", rtt, peak)
@@ -215,7 +220,10 @@ class Pulls:
         for way, options in ways.items():
             argv = [COMMAND, "pull", *options, "--match", "out/ckpt.pt", "--to"]
             took = self._pull(argv, "*.*", size // 8, None)
-            self.figures.add(f"checkpoint of {size / MB:.0f} MB, {way}: s", "ours", 0.0, took)
+            self.figures.add(f"{way}: MB", "ours", 0.0, self.came / MB)
+            self.figures.add(f"{way}: s", "ours", 0.0, took)
+            if way == "--weights":
+                self.figures.add(PART, "ours", 0.0, self.came / size)
 
 
 def make_budgets(figures: Figures, rtts: Sequence[float]) -> Iterator[Budget]:
@@ -229,6 +237,8 @@ def make_budgets(figures: Figures, rtts: Sequence[float]) -> Iterator[Budget]:
             peaks = figures.get(f"pull: {end}'s peak MB", "ours", rtt)
             if peaks:
                 yield Budget(f"memory of the {end}, RTT {rtt:g} ms", max(peaks), MEMORY_MB, " MB")
+    for part in figures.get(PART, "ours", 0.0):
+        yield Budget(PART, part, MOST_PART)
     for what in ("a line", "an answer"):
         late = sorted(figures.get(f"latency ms of {what}, 1 MB/s", "ours", 0.0))
         if late:
