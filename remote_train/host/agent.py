@@ -236,7 +236,8 @@ class Connection:
             self.settled = True
         if frame is None:
             return False
-        self.credit.sent(len(frame) - wire.HEADER.size, source.bulk, time.monotonic())
+        if not source.done:  # an END is not acknowledged: counted, it would take room for ever
+            self.credit.sent(len(frame) - wire.HEADER.size, source.bulk, time.monotonic())
         self.pending = memoryview(frame)
         return True
 

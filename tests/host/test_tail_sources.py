@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from remote_train.host import wire
+from remote_train.host.agent import Connection
 from remote_train.host.sources import Tail
 
 if TYPE_CHECKING:
@@ -68,3 +70,26 @@ def test_a_tail_until_a_byte_ends_there_although_there_is_more(tmp_path: Path) -
 def test_an_output_that_never_came_ends_empty(tmp_path: Path) -> None:
     tail = make_tail(tmp_path / "1.log", 0, partial=True, ended=True)
     assert drain(tail) == (b"", {"length": 0, "sha256": None})
+
+
+def test_what_nobody_acknowledges_takes_no_room(tmp_path: Path) -> None:
+    """An END that counted as on its way stopped a stream for good once there had been enough of them."""
+    path = tmp_path / "0.log"
+    path.write_bytes(b"x" * 100)
+    read_fd, write_fd = os.pipe()
+    connection = Connection(read_fd, write_fd)
+    decoder, received, ends = wire.Decoder(), 0, 0
+    for _ in range(200):
+        tail = make_tail(path, 0)
+        tail.ended = True
+        connection.add_source(tail)
+        while not tail.done or connection.pending:
+            connection.write()
+            for kind, _, payload in decoder.feed(os.read(read_fd, 1 << 16)):
+                received += len(payload) if kind == wire.DATA else 0
+                ends += kind == wire.END
+            connection.feed(wire.make_ack(received, received, 0))
+    for fd in (read_fd, write_fd, connection.wake_read, connection.wake_write):
+        os.close(fd)
+    assert (received, ends) == (200 * 100, 200)
+    assert connection.credit._sent == connection.credit._acked
