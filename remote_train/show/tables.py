@@ -127,8 +127,14 @@ def _render_standing(row: Row) -> str:
         return "does not count any more; the first contact stops it"
     words = _show_value(row.get("state"))
     ended = row.get("exit")
-    words = words if ended is None else f"{words}: {_show_value(ended)}"
-    return f"{words}, then did not count any more" if row.get("superseded") else words
+    if not row.get("superseded"):
+        return words if ended is None else f"{words}: {_show_value(ended)}"
+    # What this laptop saw last of it was before the fence; that it is over there the host has said since.
+    return (
+        "over; does not count any more"
+        if ended is None
+        else f"{words}: {_show_value(ended)}; does not count any more"
+    )
 
 
 def _render_origin(row: Row) -> str:
