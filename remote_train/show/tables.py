@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from remote_train.host.life import FINAL
 from remote_train.show.checkpoints import list_lines
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
@@ -127,14 +128,11 @@ def _render_standing(row: Row) -> str:
         return "does not count any more; the first contact stops it"
     words = _show_value(row.get("state"))
     ended = row.get("exit")
+    words = words if ended is None else f"{words}: {_show_value(ended)}"
     if not row.get("superseded"):
-        return words if ended is None else f"{words}: {_show_value(ended)}"
-    # What this laptop saw last of it was before the fence; that it is over there the host has said since.
-    return (
-        "over; does not count any more"
-        if ended is None
-        else f"{words}: {_show_value(ended)}; does not count any more"
-    )
+        return words
+    # Seen last before the fence; that it is over there the host has said since.
+    return f"{words if row.get('state') in FINAL else 'over'}; does not count any more"
 
 
 def _render_origin(row: Row) -> str:

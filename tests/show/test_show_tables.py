@@ -184,7 +184,7 @@ def test_each_attempt_has_a_line() -> None:
     place = next(number for number, line in enumerate(lines) if line.startswith("attempts"))
     first, second, third = [line[13:] for line in lines[place : place + 3]]
     assert first.startswith("1  4070ti")
-    assert first.endswith("lost, then did not count any more")
+    assert first.endswith("lost; does not count any more")
     assert second.endswith(
         "ended: 0                                             from out/c.pt, about step 40"
     )
