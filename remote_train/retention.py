@@ -84,6 +84,7 @@ def make_wish(run: Run, place: Place | None = None) -> Row:
     attempts = {}
     record = run.read()
     places = places_of(record)
+    newest = _list_newest(run)
     for number in places.get(place or list(places)[-1], []):
         mirror = run.attempt(number)
         names = [*map(str, mirror.ranks()), "launcher"]
@@ -92,8 +93,20 @@ def make_wish(run: Run, place: Place | None = None) -> Row:
             "token": token,
             "superseded": bool(item_of(record, number).get("superseded")),
             "outputs": {name: mirror.offset(name) for name in names},
+            "replaced": [path for path, attempt in newest.items() if attempt > number],
         }
     return {"run": run.id, "attempts": attempts, "files": list_home(run)}
+
+
+def _list_newest(run: Run) -> dict[str, int]:
+    """Return from which attempt each pulled file is that is still here; older attempts' versions of it matter no more."""
+    newest: dict[str, int] = {}
+    for place, entry in read_json(run.folder / "pulled.json").items():
+        if not isinstance(entry, dict) or "weights_of" in entry or not {"path", "attempt"} <= set(entry):
+            continue
+        if {"size", "here_mtime_ns"} <= set(entry) and is_still(Path(place), entry):
+            newest[entry["path"]] = max(newest.get(entry["path"], 0), int(entry["attempt"]))
+    return newest
 
 
 def list_home(run: Run) -> list[list[Any]]:
@@ -130,6 +143,7 @@ def make_requests(wishes: Iterable[Row]) -> list[list[Row]]:
     size = 0
     for wish in wishes:
         cost = 400 + sum(150 + 6 * len(str(row[0])) for row in wish["files"])
+        cost += sum(10 + 6 * len(path) for facts in wish["attempts"].values() for path in facts["replaced"])
         if groups[-1] and size + cost > REQUEST_BYTES:
             groups.append([])
             size = 0

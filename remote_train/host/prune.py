@@ -14,7 +14,7 @@ from remote_train.host.trees import measure, throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Set, Tuple
 
     Why = Tuple[str, str]
     Home = Dict[Tuple[str, int, int], str]
@@ -111,7 +111,8 @@ def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -
         return "running", "processes of it are still there"
     why = _find_output(folder, facts.get("outputs") or {})
     if why is None and not facts.get("superseded"):  # of such an attempt nobody wants what it made
-        why = _find_checkpoint(root, folder, record, home)
+        replaced = {str(path) for path in facts.get("replaced") or ()}
+        why = _find_checkpoint(root, folder, record, home, replaced)
     return why
 
 
@@ -130,10 +131,14 @@ def _find_output(folder: str, sizes: Dict[str, Any]) -> Optional[Why]:
     return None
 
 
-def _find_checkpoint(root: str, folder: str, record: Dict[str, Any], home: Home) -> Optional[Why]:
-    """Look for a checkpoint that is not at home in this form."""
+def _find_checkpoint(
+    root: str, folder: str, record: Dict[str, Any], home: Home, replaced: Set[str]
+) -> Optional[Why]:
+    """Look for a checkpoint that is not at home in this form, nor as a later attempt left it."""
     globs = list(record["plan"].get("checkpoints") or files.CHECKPOINTS)
     for made in files.list_made(root, folder, record, globs):
+        if made["path"] in replaced:
+            continue
         sha256 = home.get((made["path"], made["size"], made["mtime_ns"]))
         if sha256 is None or not _is_same(os.path.join(folder, layout.CODE, made["path"]), made, sha256):
             return "checkpoint", made["path"]

@@ -104,6 +104,20 @@ def test_a_run_whose_checkpoints_were_all_just_pulled_goes(histories: Histories)
         assert prune.remove_run(str(ended.root), wish, dry=False)["gone"]
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_file_that_a_later_attempt_replaced_here_keeps_no_run_on_its_host(
+    tmp_path: Path, *, edited: bool
+) -> None:
+    ended = Ended(tmp_path)
+    ended.write(CHECKPOINT, b"of attempt 1", COARSE + 1)
+    ended.pull_later(CHECKPOINT, b"of attempt 2, elsewhere", COARSE + 2)
+    if edited:
+        ended.edit(CHECKPOINT, b"mine", COARSE + 3)
+    result = prune.remove_run(str(ended.root), prune.parse_wish(make_wish(ended.run)), dry=False)
+    assert result["removed"] is not edited
+    assert ended.folder.exists() is edited
+
+
 SAVING = """
 open("ckpt.pt", "wb").write(b"model" * 1000)
 print("saved", flush=True)
