@@ -136,11 +136,11 @@ def _bring_newest(attached: Attached, session: Session, *, pull: bool) -> list[s
     wish = attached.wish
     pulling = Pull(wish.run, wish.attempt, attached.link, session, attached.listener)
     latest = PullWish(latest=True, give_up=wish.give_up)
-    if not pull:
-        return [str(row["path"]) for row in pulling.list_files(latest)]
     try:
+        if not pull:
+            return [str(row["path"]) for row in pulling.list_files(latest)]
         pulled = pulling.bring(latest)
-    finally:
+    finally:  # another one, where the connection was lost meanwhile: who follows closes it
         attached.following.session = pulling.session
     return [str(path) for path in (*pulled.files, *pulled.unchanged)]
 

@@ -151,6 +151,8 @@ class Break:
     """`down` and `kill` count from the moment when so many start requests have been sent; 0: from the beginning."""
     kill: float | None = None
     """Seconds after which the agent is killed."""
+    instead_of: bytes | None = None
+    """The connection is lost when a frame with this is about to be sent."""
 
 
 class FaultyChannel(CutChannel):
@@ -166,6 +168,8 @@ class FaultyChannel(CutChannel):
         """What came after the last start request."""
 
     def send(self, data: bytes) -> None:
+        if self._plan.instead_of is not None and self._plan.instead_of in data:
+            self._lose()
         if not self._lost:
             self.up += len(data)
         super().send(data)

@@ -53,6 +53,14 @@ def test_a_cut_at_every_byte(farm: Farm, monkeypatch: pytest.MonkeyPatch, direct
                 assert len(life.link.transports) >= 2 or at > length - 400
 
 
+def test_a_connection_lost_after_the_end_leaves_none_behind(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that failed asks what its newest checkpoint is; the connection brought up for that is closed too."""
+    life = live(farm, "asking", monkeypatch, Break(instead_of=b'"op":"files"'))
+    assert len(life.link.transports) == 2
+
+
 def test_a_lost_start_answer_is_one_start(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = live(farm, "whole", monkeypatch).link.transports[0].channel
     assert whole is not None
