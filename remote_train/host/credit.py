@@ -97,7 +97,8 @@ class Credit:
         rate = self._rate()
         if self._starting or not self._measured:
             return CEILING
-        return int(rate * QUEUE_SECONDS - self._drain(rate, now))
+        # After a stall the rate is next to nothing, and no queue that is worth a frame would be short enough: it stayed so.
+        return int(max(FLOOR, rate * QUEUE_SECONDS) - self._drain(rate, now))
 
     def _drain(self, rate: float, now: float) -> float:
         return max(0.0, self._queued - (now - self._queued_at) * rate * GROWTH)

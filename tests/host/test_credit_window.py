@@ -79,6 +79,13 @@ class Link:
                 self.send_bulk()
         self.now = end
 
+    def stall(self, seconds: float) -> None:
+        """Carry nothing for so long, in either direction."""
+        self.now += seconds
+        self.free_at = max(self.free_at, self.now)
+        self.events = [(max(at, self.now), kind, total) for at, kind, total in self.events]
+        heapq.heapify(self.events)
+
     def start(self) -> None:
         """Let the start pass: twenty round trips and two seconds."""
         self.run(2.0 + 40 * self.delay)
@@ -218,6 +225,16 @@ def test_a_link_that_becomes_fast_is_filled_again() -> None:
     link.rate = 50 * MB
     link.run(5.0)
     assert link.fill(5.0) >= 0.9
+
+
+@pytest.mark.parametrize(("rate", "trip"), [(8 * KB, 0.6), (20 * KB, 0.6), (40 * KB, 0.3), (1 * MB, 0.1)])
+@pytest.mark.parametrize("seconds", [10.0, 13.0])
+def test_a_link_that_stood_still_is_filled_again(rate: float, trip: float, seconds: float) -> None:
+    link = Link(rate, trip / 2)
+    link.run(60.0)
+    link.stall(seconds)
+    link.run(30.0)
+    assert link.fill(60.0) >= 0.5
 
 
 def test_a_route_that_becomes_longer_is_filled_again() -> None:
