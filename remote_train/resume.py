@@ -20,7 +20,6 @@ from remote_train.errors import (
     ConnectionLost,
     HostSpace,
     HostUnfit,
-    RemoteTrainError,
     Unreachable,
     UsageError,
 )
@@ -31,10 +30,10 @@ from remote_train.host.arrivals import MOST_ASKED
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.launching import NOTHING, begin, make_entry
+from remote_train.leaving import Leaving
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.preparing_from import recall_data_of
-from remote_train.pull import Pull, PullWish
 from remote_train.query import keep_state
 from remote_train.reach import Reached
 from remote_train.records import RESUME_LOCK
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from remote_train.transport import Ask
 
 OVER = ("ended", "lost", "not started")
-PULL_GIVE_UP = 60.0
 
 
 @dataclass(frozen=True)
@@ -181,17 +179,12 @@ class _Going:
             session = self.before.connect()
             try:
                 self._refuse_running(session)
-                if not self.stays:
-                    self._bring_newest(self.before, session)
             except BaseException:
                 session.close()
                 raise
+            self._bring_home(self.before, session)
         except (Unreachable, ConnectionLost) as error:
             return self._go_without(error)
-        if self.stays:
-            self.session = session
-        else:
-            session.close()
         return True
 
     def _go_without(self, error: Unreachable | ConnectionLost) -> bool:
@@ -222,17 +215,17 @@ class _Going:
                 hint=f"`remote-train logs -f {self.run.id}` follows it, `remote-train stop {self.run.id}` stops it",
             )
 
-    def _bring_newest(self, link: HostLink, session: Session) -> None:
-        """Bring the newest checkpoint home before the run leaves its host; what is here already has to do without."""
-        if self.record["state"] == "not started":
-            return
-        pull = Pull(self.run, self.last, link, session, self.listener)
-        try:
-            pull.bring(PullWish(latest=True, give_up=PULL_GIVE_UP))
-        except RemoteTrainError as error:
-            self.listener.tell("warn", text=f"the newest checkpoint did not come: {error}", hint=error.hint)
-        finally:
-            pull.session.close()
+    def _bring_home(self, link: HostLink, session: Session) -> None:
+        """Bring what the last attempt leaves; keep the connection if it goes on there."""
+        self.session = session
+        if self.record["state"] != "not started":
+            leaving = Leaving(self.run, self.last, link, self.listener)
+            self.session = leaving.bring_output(session)
+            if not self.stays:
+                self.session = leaving.bring_newest(self.session or link.connect())
+        if not self.stays:
+            self.close()
+            self.session = None
 
     def _prepare(self, job: Job) -> tuple[Prepared, Checkpoint | None]:
         root = Path(self.record["root"])
