@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remote_train.fencing import lift
+from remote_train.attempts import newest_of
+from remote_train.fencing import fence, lift
 
 if TYPE_CHECKING:
     from remote_train.records import Run
@@ -21,32 +22,38 @@ ENDING = ("state", "exit", "why", "pruned", "stays")
 FRESH = dict.fromkeys((*ENDING, "quiet", "supervised", "pruning"))
 
 
-def append_attempt(run: Run, entry: Record) -> None:
-    """Add the next attempt, about to be started; durable when this returns. Raises LocalSpace."""
+def append_attempt(run: Run, entry: Record, *, supersede: bool = False) -> None:
+    """Add the next attempt, about to be started; durable when this returns. Raises LocalSpace.
+
+    With `supersede` the one before may still run: it is fenced, and counts no more from the moment that this one is added.
+    """
     run.attempt(entry["attempt"]).prepare()
-    run.change(lambda record: _append(record, entry), sync=True)
+    if supersede:
+        fence(run, entry["attempt"] - 1, entry["attempt"])
+    run.change(lambda record: _append(record, entry, supersede=supersede), sync=True)
 
 
-def _append(record: Record, entry: Record) -> Record:
+def _append(record: Record, entry: Record, *, supersede: bool) -> Record:
     *older, last = record["attempts"]
+    # `state_dir` is said of each attempt from now on: the run's own will be that of the newest.
     place = {"state_dir": last.get("state_dir", record.get("state_dir"))}
     last = {**last, **place, **{key: record.get(key) for key in ENDING}}
+    if supersede:
+        last["superseded"] = True
     now = {"host": entry["host"], "state_dir": entry["state_dir"], "state": "starting"}
     return FRESH | now | {"attempts": [*older, last, entry]}
 
 
 def retract_attempt(run: Run) -> None:
     """Take back the newest attempt: nothing of it began, and the run is as it was before."""
-    last = run.change(_retract)["attempts"][-1]
-    if last.get("superseded"):
-        lift(run, last["attempt"])
+    lift(run, newest_of(run.change(_retract, sync=True)))
 
 
 def _retract(record: Record) -> Record:
     *older, last, _ = record["attempts"]
     before = {key: last.get(key) for key in ENDING}
     place = {"host": last["host"], "state_dir": last["state_dir"]}
-    kept = {key: value for key, value in last.items() if key not in ENDING}
+    kept = {key: value for key, value in last.items() if key not in (*ENDING, "superseded")}
     return FRESH | before | place | {"attempts": [*older, kept]}
 
 

@@ -1,7 +1,7 @@
 """The attempts of one run, as run.json holds them: which ran where, which counts, and where one went on from another.
 
-Attempt numbers are fencing tokens: only the highest counts. Before attempt K+1 is started, K is marked `superseded`;
-from then on nothing that K does changes the run. Pure, but for `update_newest` and `keep_standing`.
+Attempt numbers are fencing tokens: only the highest counts. Before attempt K+1 is started, it is recorded, and K is
+marked `superseded` where it may still run; from then on nothing that K does changes the run. Pure, but for `update_newest` and `keep_standing`.
 """
 
 from __future__ import annotations
@@ -96,8 +96,7 @@ def keep_standing(run: Run, place: Place, **changes: Any) -> Record:  # noqa: AN
 
 def is_superseded(record: Mapping[str, Any], number: int) -> bool:
     """Tell whether an attempt counts no more."""
-    marked = any(item["attempt"] == number and item.get("superseded") for item in record["attempts"])
-    return marked or number < newest_of(record)
+    return number < newest_of(record)
 
 
 def update_newest(run: Run, number: int, **changes: Any) -> Record:  # noqa: ANN401  (JSON values)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import is_superseded, newest_of
+from remote_train.attempts import counts_no_more, is_superseded, newest_of
 from remote_train.config.host_spec import LOCAL
 from remote_train.errors import (
     ConnectionGivenUp,
@@ -30,6 +30,7 @@ from remote_train.errors import (
 )
 from remote_train.fencing import list_pending
 from remote_train.find import link_of
+from remote_train.finish import make_superseded
 from remote_train.reach import HostLink
 from remote_train.reconnect import choose_pause, pause
 from remote_train.resume import ResumeWish, resume
@@ -87,11 +88,14 @@ class Failover:
         while True:
             held = _HeldEnd(self.listener)
             began = time.monotonic()
+            number = self.training.attempt
             try:
                 self.training.follow(held, give_up=self.seconds, **wishes)
             except (ConnectionGivenUp, RunLost) as error:
                 self._silence.note(error, began)
-                on = may_go_on(error, self.training.run) and self._go_on(error)
+                on = may_go_on(error, self.training.run, number) and self._go_on(error)
+                if not on and counts_no_more(self.training.run, number):  # another process was first
+                    raise make_superseded(self.training.id, self.training.run.read(), number) from error
                 if not on and (not is_silent(error) or self._silence.is_longer(self.give_up)):
                     held.pass_on()
                     raise
@@ -161,8 +165,8 @@ def is_silent(error: RemoteTrainError) -> bool:
     return isinstance(error, ConnectionGivenUp) and "silence" in error.facts
 
 
-def may_go_on(error: RemoteTrainError, run: Run) -> bool:
-    """Tell whether a run that ended like this for who followed it is to go on elsewhere.
+def may_go_on(error: RemoteTrainError, run: Run, number: int) -> bool:
+    """Tell whether a run whose attempt ended like this for who followed it is to go on elsewhere.
 
     Not when our own program on the host dies again and again, and not when meanwhile somebody knows of an end, has the
     run go on in another attempt, or does not know whether one was started.
@@ -172,8 +176,7 @@ def may_go_on(error: RemoteTrainError, run: Run) -> bool:
     record = run.read()
     if is_silent(error) and record["state"] == "unknown":
         return False
-    superseded = is_superseded(record, newest_of(record))
-    return record["state"] not in ("ended", "not started") and not superseded
+    return record["state"] not in ("ended", "not started") and not is_superseded(record, number)
 
 
 def choose_route(record: dict[str, Any], *, lost: bool) -> list[str]:

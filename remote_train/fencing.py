@@ -2,8 +2,8 @@
 
     STATE/client/fences/HOST/RUN.json    the attempts of a run to be stopped there, and the attempt that each made way for
 
-A fence is durable before the next attempt is started, and goes once the host says that what it is about has ended, or is
-not there. It holds only if run.json says the same: a fence from a hop that a power cut undid stops nothing.
+A fence is durable before the next attempt is recorded, and goes once the host says that what it is about has ended, or is
+not there. It holds only from when run.json has that attempt: a hop that broke off before stops nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import change_item, counts_no_more, is_superseded, item_of, newest_of, place_of
+from remote_train.attempts import change_item, counts_no_more, item_of, newest_of, place_of
 from remote_train.errors import LocalSpace, PullIncomplete, RemoteTrainError
-from remote_train.flocks import locked
+from remote_train.flocks import is_locked, locked
 from remote_train.host import durable, layout
 from remote_train.memory import safe_name
-from remote_train.records import LEFTOVER, Run, client_root, read_json, write_json
+from remote_train.records import LEFTOVER, RESUME_LOCK, Run, client_root, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def fences_of(host: str, state_dir: str | None) -> Path:
 
 
 def fence(run: Run, number: int, by: int) -> None:
-    """Make an attempt count no more, durably; attempt `by` may be started once this has returned.
+    """Have an attempt stopped, durably, from when run.json has attempt `by` behind it (`attempt_list.append_attempt`).
 
     Raises LocalSpace where that cannot be kept: then nothing may be started.
     """
@@ -54,17 +54,12 @@ def fence(run: Run, number: int, by: int) -> None:
     except OSError as error:
         text = f"{folder}: {error.strerror or error}; without a fence there, nothing is started elsewhere"
         raise LocalSpace(text, hint="free space there, or make it writable", path=str(folder)) from error
-    # `state_dir` is said of each attempt from now on: the run's own will be that of the newest.
-    run.change(
-        lambda record: {"attempts": change_item(record, number, superseded=True, state_dir=place[1])},
-        sync=True,
-    )
 
 
 def lift(run: Run, number: int) -> None:
-    """Have an attempt count again, when nothing was started in its place."""
-    record = run.change(lambda record: {"attempts": change_item(record, number, superseded=None)}, sync=True)
-    _drop(fences_of(*place_of(record, number)) / f"{run.id}.json", number)
+    """Take an attempt's fence away: it counts, since nothing was started in its place."""
+    if not run.is_gone():
+        _drop(fences_of(*place_of(run.read(), number)) / f"{run.id}.json", number)
 
 
 def _drop(path: Path, number: int) -> None:
@@ -98,7 +93,8 @@ def enforce(session: Session, host: str, state_dir: str | None) -> None:
     """
     for path, run, number, facts in list(list_fences(host, state_dir)):
         if not _holds(run, number):
-            _drop(path, number)
+            if not is_locked(run.folder / RESUME_LOCK):  # else its next attempt is about to be recorded
+                _drop(path, number)
             continue
         with contextlib.suppress(RemoteTrainError):
             _stop(session, path, run, number, facts)
@@ -106,7 +102,7 @@ def enforce(session: Session, host: str, state_dir: str | None) -> None:
 
 def _holds(run: Run, number: int) -> bool:
     record = durable.read_record(str(run.folder / "run.json"))
-    return record is None or is_superseded(record, number)
+    return record is None or (number < newest_of(record) and bool(item_of(record, number).get("superseded")))
 
 
 def _stop(session: Session, path: Path, run: Run, number: int, facts: dict[str, Any]) -> None:

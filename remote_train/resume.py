@@ -23,7 +23,7 @@ from remote_train.errors import (
     Unreachable,
     UsageError,
 )
-from remote_train.fencing import fence
+from remote_train.fencing import lift
 from remote_train.find import link_of, make_link
 from remote_train.flocks import open_lock, try_lock
 from remote_train.host.arrivals import MOST_ASKED
@@ -88,8 +88,7 @@ def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> S
         except BaseException as error:
             if not isinstance(error, Exception):  # a signal
                 listener.tell("interrupted", run=run.id, text=NOTHING)
-            if newest_of(run.read()) > going.last:
-                retract_attempt(run)
+            going.undo()
             going.close()
             raise
         try:
@@ -155,6 +154,13 @@ class _Going:
         if self.session is not None:
             self.session.close()
 
+    def undo(self) -> None:
+        """Have the run as it was: nothing was started."""
+        if newest_of(self.run.read()) > self.last:
+            retract_attempt(self.run)
+        else:
+            lift(self.run, self.last)
+
     def prepare(self, job: Job) -> Prepared:
         """Decide everything, and record the attempt that is to be started."""
         superseded = self.wish.lost or not self._learn()
@@ -166,9 +172,7 @@ class _Going:
             "reason": self.wish.reason,
             "checkpoint": checkpoint.as_record(step) if checkpoint else None,
         }
-        if superseded:
-            fence(self.run, self.last, self.last + 1)
-        append_attempt(self.run, entry)
+        append_attempt(self.run, entry, supersede=superseded)
         return prepared
 
     def _learn(self) -> bool:

@@ -69,10 +69,10 @@ def test_after_what_it_goes_on(
         "format": 1,
         "host": "a",
         "state": state,
-        "attempts": [{"attempt": 1, "host": "a", "superseded": superseded}],
+        "attempts": [{"attempt": number, "host": "a"} for number in range(1, 2 + superseded)],
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
-    assert may_go_on(error, Run("run", tmp_path)) is goes_on
+    assert may_go_on(error, Run("run", tmp_path), 1) is goes_on
 
 
 def test_patience_ends_when_it_is_said_to_and_says_how_long_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train.along import pull_now
-from remote_train.attempts import item_of, newest_of, places_of, update_newest
+from remote_train.attempt_list import append_attempt, retract_attempt
+from remote_train.attempts import is_superseded, item_of, newest_of, places_of, update_newest
 from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.fencing import fence, fences_of, lift, list_pending
+from remote_train.flocks import open_lock, try_lock
 from remote_train.host import layout
 from remote_train.listener import Silent
 from remote_train.pull import PullWish
+from remote_train.records import RESUME_LOCK
 from remote_train.retention import make_wish
 from tests.host.account_kit import until
 from tests.host.test_supervisor_stops import OBEDIENT, begin
@@ -31,27 +34,17 @@ def make_run(account: Account, started: Started) -> Run:
     return run
 
 
-def go_on(run: Run, host: str = "elsewhere") -> dict[str, Any]:
-    """Note that attempt 2 was started on another host."""
-
-    def add(record: dict[str, Any]) -> dict[str, Any]:
-        plan = record["attempts"][0]["plan"]
-        return {
-            "host": host,
-            "state": "running",
-            "attempts": [
-                *record["attempts"],
-                {"attempt": 2, "host": host, "state_dir": "/somewhere", "plan": plan},
-            ],
-        }
-
-    return run.change(add)
+def go_on(run: Run, number: int = 2) -> None:
+    """Note that the next attempt was started on another host, whatever the one before still does."""
+    plan = item_of(run.read(), 1)["plan"]
+    entry = {"attempt": number, "host": "elsewhere", "state_dir": "/somewhere", "plan": plan}
+    append_attempt(run, entry, supersede=True)
+    run.update(state="running")
 
 
 def test_the_first_contact_stops_what_counts_no_more(account: Account) -> None:
     started = begin(account, OBEDIENT)
     run = make_run(account, started)
-    fence(run, 1, 2)
     go_on(run)
     assert list_pending(run) == [(1, "local")]
     assert started.state()["state"] == "running"
@@ -71,7 +64,6 @@ def test_a_dead_supervisor_does_not_save_its_training(account: Account) -> None:
     started = begin(account, OBEDIENT)
     run = make_run(account, started)
     started.kill_supervisor()
-    fence(run, 1, 2)
     go_on(run)
     account.link().connect().close()
     until(lambda: not started.members(), "the end of what was orphaned")
@@ -79,12 +71,19 @@ def test_a_dead_supervisor_does_not_save_its_training(account: Account) -> None:
 
 
 def test_a_fence_that_the_record_does_not_know_of_stops_nothing(account: Account) -> None:
-    """The machine went down between the two writes: nothing was started, so the attempt still counts."""
+    """The command was killed between the two writes: nothing was started, so the attempt still counts."""
     started = begin(account, OBEDIENT)
     run = make_run(account, started)
-    before = (run.folder / "run.json").read_bytes()
     fence(run, 1, 2)
-    (run.folder / "run.json").write_bytes(before)
+    assert not is_superseded(run.read(), 1)
+    lock = open_lock(run.folder / RESUME_LOCK)
+    assert lock is not None
+    assert try_lock(lock)
+    account.link().connect().close()
+    assert list(
+        fences_of("local", None).glob("*.json")
+    )  # whoever holds the lock may be about to record attempt 2
+    os.close(lock)
     account.link().connect().close()
     assert started.state()["state"] == "running"
     assert not list(fences_of("local", None).glob("*.json"))
@@ -93,8 +92,9 @@ def test_a_fence_that_the_record_does_not_know_of_stops_nothing(account: Account
 def test_a_fence_can_be_lifted_when_nothing_was_started(account: Account) -> None:
     started = begin(account, OBEDIENT)
     run = make_run(account, started)
-    fence(run, 1, 2)
-    lift(run, 1)
+    go_on(run)
+    retract_attempt(run)
+    assert not list_pending(run)
     account.link().connect().close()
     assert started.state()["state"] == "running"
     assert "superseded" not in item_of(run.read(), 1)
@@ -104,7 +104,8 @@ def test_a_host_that_does_not_know_the_run_is_asked_once(account: Account) -> No
     started = begin(account, OBEDIENT)
     run = make_run(account, started)
     go_on(run)
-    fence(run, 2, 3)
+    lift(run, 1)
+    go_on(run, 3)
     folder = fences_of("elsewhere", "/somewhere")
     folder.rename(fences_of("local", None))  # the name means another machine now
     account.link().connect().close()
@@ -120,7 +121,7 @@ def test_where_no_fence_can_be_kept_nothing_counts_less(account: Account) -> Non
         fences_of("local", None).mkdir(parents=True, mode=0o500)
     run = make_run(account, begin(account, OBEDIENT))
     with pytest.raises(LocalSpace) as refused:
-        fence(run, 1, 2)
+        go_on(run)
     assert "nothing is started elsewhere" in refused.value.message
     assert "superseded" not in item_of(run.read(), 1)
 
@@ -135,12 +136,12 @@ def test_nothing_of_what_counts_no_more_is_pulled(account: Account) -> None:
     started = begin(account, SAVING)
     run = make_run(account, started)
     started.end()
-    fence(run, 1, 2)
+    go_on(run)
     with pytest.raises(PullIncomplete) as refused:
         pull_now(run, 1, account.link(), PullWish(everything=True), Silent())
     assert "attempt 1 of run counts no more" in refused.value.message
     assert not (run.files / "ckpt.json").exists()
-    lift(run, 1)
+    retract_attempt(run)
     pull_now(run, 1, account.link(), PullWish(everything=True), Silent())
     assert (run.files / "ckpt.json").read_text() == "{}"
 
@@ -157,14 +158,13 @@ def test_what_it_made_does_not_keep_it_on_its_host(account: Account) -> None:
     session = account.connect()
     [stays] = session.request("prune", runs=[make_wish(run)])["runs"]
     assert (stays["removed"], stays["kind"]) == (False, "checkpoint")
-    fence(run, 1, 2)
-    [gone] = session.request("prune", runs=[make_wish(run)])["runs"]
+    go_on(run)
+    [gone] = session.request("prune", runs=[make_wish(run, ("local", None))])["runs"]
     assert gone["removed"]
 
 
 def test_the_end_of_what_counts_no_more_is_not_the_runs(account: Account) -> None:
     run = make_run(account, begin(account, OBEDIENT))
-    fence(run, 1, 2)
     go_on(run)
     update_newest(run, 1, state="ended", exit={"code": 0})
     assert run.read()["state"] == "running"
