@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from remote_train.attempts import newest_of
 from remote_train.courier import Courier
 from remote_train.follow import Following, Wish, name_checkpoints
 from remote_train.pruned import is_away, recall_pulled, was_pruned
@@ -42,11 +43,11 @@ def choose_checkpoints(run: Run, attempt: int) -> tuple[str, ...]:
 def pull_now(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: Listener) -> Pulled:
     """Bring what there is; of a run that has left its host, tell what is here."""
     drop_leftovers(run.folder)
-    if is_away(run, link):
+    if attempt == newest_of(run.read()) and is_away(run, link):
         return recall_pulled(run, wish, listener)
     pull = Pull(run, attempt, link, link.connect(), listener)
     try:
-        if was_pruned(run, pull.session):
+        if attempt == newest_of(run.read()) and was_pruned(run, pull.session):
             return recall_pulled(run, wish, listener)
         return pull.bring(wish)
     finally:

@@ -6,6 +6,7 @@ one that is here already is brought up to date file by file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from remote_train.staging import Stage, forget_stage, open_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from remote_train.blocks import Fetcher
@@ -64,6 +66,12 @@ class Home:
     target: Path
     ledger: Ledger
     partials: Partials
+    aside: bool = False
+    """What lands there may be of an attempt that counts no more."""
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Be the one who gives a file its name; raise PullIncomplete when the attempt counts no more."""
+        return contextlib.nullcontext() if self.aside else publishing(self.run, self.attempt)
 
 
 class Landing:
@@ -147,7 +155,7 @@ class Landing:
         place = self._home.target / unit.name
         if stage is not None:
             try:
-                with publishing(self._home.run, self._home.attempt):
+                with self._home.publishing():
                     places = stage.publish(self._home.ledger)
             except OSError as error:
                 raise make_local_error(place, error) from error
@@ -214,7 +222,7 @@ class Landing:
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
             made: Row = {key: row[key] for key in ("weights_of", "saved_ns") if key in row}
             entry = {**source, **here, **of, **unit, **made}
-            with publishing(self._home.run, self._home.attempt):
+            with self._home.publishing():
                 ledger.note({place: entry})
                 partial.path.replace(place)
         sync_folder(str(place.parent))

@@ -138,6 +138,7 @@ def clean_host(link: HostLink, runs: Sequence[Run], wish: Wish) -> Row:
 def _ask(session: Session, place: Place, old: Sequence[Run], wish: Wish) -> Row:
     results: list[Row] = []
     answer: Row = {}
+    newest = {run.id: newest_of(run.read()) for run in old}
     groups = make_requests(make_wish(run, place) for run in old)
     for number, wishes in enumerate(groups, 1):
         last = number == len(groups)
@@ -146,7 +147,7 @@ def _ask(session: Session, place: Place, old: Sequence[Run], wish: Wish) -> Row:
         found, answer = offer_runs(session, offer, dry=wish.dry, thorough=last)
         results += found
     return {
-        "runs": [{**result, "hint": _hint(result)} for result in results],
+        "runs": [{**result, "hint": make_hint(result, newest[result["run"]])} for result in results],
         **parse_counts(answer, results),
         "data": answer.get("data") or [],
         "persist": answer.get("persist") or [],
@@ -168,8 +169,11 @@ def parse_counts(answer: Row, results: Iterable[Row]) -> Row:
     return {"freed": freed, **totals}
 
 
-def _hint(result: Row) -> str | None:
-    """Return the command that helps a run that stays."""
-    commands = {"checkpoint": "pull", "output": "logs"}
-    command = commands.get(str(result["kind"]))
-    return f"remote-train {command} {result['run']}" if command else None
+def make_hint(result: Row, newest: int) -> str | None:
+    """Return the command that helps a run that stays; what an older attempt made comes to a folder apart."""
+    kind, attempt = result["kind"], result["attempt"] or newest
+    if kind not in {"checkpoint", "output"}:
+        return None
+    older = f" --attempt {attempt}" if attempt != newest else ""
+    apart = " --to DIR" if older and kind == "checkpoint" else ""
+    return f"remote-train {'pull' if kind == 'checkpoint' else 'logs'}{older}{apart} {result['run']}"

@@ -50,6 +50,8 @@ class PullWish:
     """Of the newest checkpoint, or those that match, only the model."""
     dtype: str | None = None
     """What the numbers of weights are converted to: bf16, fp16 or fp32."""
+    aside: bool = False
+    """Also of an attempt that counts no more: `to` is apart from what is kept of the run."""
 
 
 class Pull:
@@ -125,7 +127,7 @@ class Pull:
             line.give_up = wish.give_up
         self.fetcher.pace = Pace(wish.limit)
         ledger = Ledger(self.run.folder / PULLED)  # with what the one before us brought
-        home = Home(self.run, self.attempt, wish.to or self.run.files, ledger, partials)
+        home = Home(self.run, self.attempt, wish.to or self.run.files, ledger, partials, aside=wish.aside)
         return Landing(home, self.fetcher, self.listener, self.result), home
 
     def _say_wait(self) -> None:

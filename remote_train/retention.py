@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import item_of, keep_standing, places_of, standing_at
+from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
 from remote_train.records import (
@@ -91,7 +91,6 @@ def make_wish(run: Run, place: Place | None = None) -> Row:
         token = (mirror.read(layout.ATTEMPT) or {}).get("token")
         attempts[str(number)] = {
             "token": token,
-            "superseded": bool(item_of(record, number).get("superseded")),
             "outputs": {name: mirror.offset(name) for name in names},
             "replaced": [path for path, attempt in newest.items() if attempt > number],
         }
@@ -155,7 +154,7 @@ def make_requests(wishes: Iterable[Row]) -> list[list[Row]]:
 def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
     """Return what the host says became of runs, checked; raise ProtocolError.
 
-    Keys: removed, gone, kind and why (of one that stays), bytes, unpulled (files that were not pulled and went with it).
+    Keys: removed, gone, kind, why and attempt (of one that stays), bytes, unpulled (files that were not pulled and went with it).
     """
     by_id = {run.id: run for run in asked}
     results = []
@@ -164,7 +163,7 @@ def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
         run = by_id.get(str(row.get("run"))) if isinstance(row, dict) else None
         if run is None:
             raise ProtocolError("an answer about runs that nobody asked for")
-        size, unpulled = row.get("bytes"), row.get("unpulled")
+        size, unpulled, attempt = row.get("bytes"), row.get("unpulled"), row.get("attempt")
         result = {
             "run": run.id,
             "removed": row.get("removed") is True,
@@ -173,6 +172,7 @@ def parse_results(asked: Sequence[Run], answer: Row) -> list[Row]:
             "unpulled": unpulled if isinstance(unpulled, int) and unpulled >= 0 else 0,
             "kind": str(row.get("kind"))[:40] if row.get("why") else None,
             "why": str(row.get("why"))[:500] if row.get("why") else None,
+            "attempt": attempt if isinstance(attempt, int) and attempt > 0 else None,
         }
         results.append(result)
     return results

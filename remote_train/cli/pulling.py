@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from remote_train.cli.options import (
 )
 from remote_train.cli.run import say_pull_goes_on
 from remote_train.cli.signals import Ended
+
+if TYPE_CHECKING:
+    from remote_train.pull import PullWish
 
 DTYPES = ("bf16", "fp16", "fp32")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?(?:/s)?\Z", re.IGNORECASE)
@@ -45,6 +48,11 @@ def _check_weights(dtype: str | None, *, weights: bool, whole: bool) -> None:
         raise typer.BadParameter(
             "--all, --follow and --keep-last are for whole files", param_hint="--weights"
         )
+
+
+def _check_apart(wish: PullWish, files: Path) -> None:
+    if wish.aside and wish.to is not None and wish.to.is_relative_to(files.resolve()):
+        raise typer.BadParameter("that is where the newest attempt's files come to", param_hint="--to")
 
 
 @app.command()
@@ -72,6 +80,15 @@ def pull(
             help="Keep only the newest N checkpoints here; older ones that pull brought are removed.",
         ),
     ] = None,
+    attempt: Annotated[
+        int | None,
+        typer.Option(
+            "--attempt",
+            metavar="K",
+            min=1,
+            help="What an older attempt made; with --to. [default: the newest]",
+        ),
+    ] = None,
     limit: Annotated[
         str | None, typer.Option("--limit", metavar="RATE", help="At most so much per second: 2MB/s, 500K.")
     ] = None,
@@ -96,6 +113,10 @@ def pull(
     settings.json = json
     if keep_last is not None and (everything or match):
         raise typer.BadParameter("counts checkpoints; --all and --match name files", param_hint="--keep-last")
+    if attempt is not None and (to is None or follow):
+        raise typer.BadParameter(
+            "comes to a folder apart: add --to DIR, leave out --follow", param_hint="--attempt"
+        )
     _check_weights(dtype, weights=weights, whole=everything or follow or keep_last is not None)
     wish = PullWish(
         to=to.resolve() if to else None,
@@ -107,8 +128,10 @@ def pull(
         limit=parse_rate(limit) if limit is not None else None,
         weights=weights,
         dtype=dtype,
+        aside=attempt is not None,
     )
-    training = find_training(run, hosts_file, make_ask())
+    training = find_training(run, hosts_file, make_ask(), attempt)
+    _check_apart(wish, training.run.files)
     with make_screen() as screen:
         listener = make_listener(screen)
         try:

@@ -16,7 +16,8 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Set, Tuple
 
-    Why = Tuple[str, str]
+    Reason = Tuple[str, str]
+    Why = Tuple[str, str, int]
     Home = Dict[Tuple[str, int, int], str]
 
 OVER = ("ended", "lost")
@@ -37,7 +38,7 @@ def parse_wish(item: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def remove_run(root: str, wish: Dict[str, Any], *, dry: bool) -> Dict[str, Any]:
-    """Take one run away if it may go, and return what became of it: `removed` or `gone`, else `why` it stays."""
+    """Take one run away if it may go, and return what became of it: `removed` or `gone`, else `why` it stays, and which `attempt` keeps it."""
     run = wish["run"]
     folder = layout.run_dir(root, run)
     result: Dict[str, Any] = {"run": run, "removed": False}
@@ -59,7 +60,7 @@ def remove_run(root: str, wish: Dict[str, Any], *, dry: bool) -> Dict[str, Any]:
         for fd in held:
             os.close(fd)
     if why is not None:
-        return dict(result, kind=why[0], why=why[1])
+        return dict(result, kind=why[0], why=why[1], attempt=why[2])
     return dict(result, removed=True)
 
 
@@ -69,17 +70,17 @@ def _hold(root: str, run: str, numbers: List[int], held: List[int]) -> Optional[
         path = os.path.join(layout.attempt_dir(root, run, number), layout.LOCK)
         held.append(locks.open_lock(path))
         if not locks.try_lock(held[-1]):
-            return "busy", "somebody starts or supervises it"
+            return "busy", "somebody starts or supervises it", number
     return None
 
 
 def _take_away(root: str, run: str, numbers: List[int]) -> Optional[Why]:
     lock = locks.hold_off_starts(root, START_SECONDS)
     if lock is None:
-        return "busy", "something is being started on this host"
+        return "busy", "something is being started on this host", numbers[-1]
     try:
         if list_attempts(root, run) != numbers:
-            return "busy", "another attempt of it has been started"
+            return "busy", "another attempt of it has been started", numbers[-1]
         throw_away(root, layout.run_dir(root, run))
     finally:
         os.close(lock)
@@ -94,11 +95,11 @@ def _find_reason(root: str, wish: Dict[str, Any], numbers: List[int]) -> Optiona
         why = ("foreign", "attempt %d is unknown to this laptop" % number) if facts is None else None
         why = why or _find_reason_of(root, folder, facts or {}, wish["home"])
         if why is not None:
-            return why
+            return why[0], why[1], number
     return None
 
 
-def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -> Optional[Why]:
+def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -> Optional[Reason]:
     state = read_state(folder)
     record = state.get("attempt")
     if record is None:
@@ -109,14 +110,12 @@ def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -
         return "running", "it is %s" % state["state"]
     if system.marked_processes(record["cookie"]):
         return "running", "processes of it are still there"
+    replaced = {str(path) for path in facts.get("replaced") or ()}
     why = _find_output(folder, facts.get("outputs") or {})
-    if why is None and not facts.get("superseded"):  # of such an attempt nobody wants what it made
-        replaced = {str(path) for path in facts.get("replaced") or ()}
-        why = _find_checkpoint(root, folder, record, home, replaced)
-    return why
+    return why or _find_checkpoint(root, folder, record, home, replaced)
 
 
-def _find_output(folder: str, sizes: Dict[str, Any]) -> Optional[Why]:
+def _find_output(folder: str, sizes: Dict[str, Any]) -> Optional[Reason]:
     """Look for an output that is not as long at home."""
     ranks = os.path.join(folder, layout.RANKS)
     names = os.listdir(ranks) if os.path.isdir(ranks) else []
@@ -133,7 +132,7 @@ def _find_output(folder: str, sizes: Dict[str, Any]) -> Optional[Why]:
 
 def _find_checkpoint(
     root: str, folder: str, record: Dict[str, Any], home: Home, replaced: Set[str]
-) -> Optional[Why]:
+) -> Optional[Reason]:
     """Look for a checkpoint that is not at home in this form, nor as a later attempt left it."""
     globs = list(record["plan"].get("checkpoints") or files.CHECKPOINTS)
     for made in files.list_made(root, folder, record, globs):

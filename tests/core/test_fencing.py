@@ -11,6 +11,7 @@ import pytest
 from remote_train.along import pull_now
 from remote_train.attempt_list import append_attempt, retract_attempt
 from remote_train.attempts import is_superseded, item_of, newest_of, places_of, update_newest
+from remote_train.collect import make_hint
 from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.fencing import fence, fences_of, lift, list_pending
 from remote_train.flocks import open_lock, try_lock
@@ -23,6 +24,8 @@ from tests.host.account_kit import until
 from tests.host.test_supervisor_stops import OBEDIENT, begin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from remote_train.records import Run
     from tests.host.account_kit import Account, Started
 
@@ -146,7 +149,7 @@ def test_nothing_of_what_counts_no_more_is_pulled(account: Account) -> None:
     assert (run.files / "ckpt.json").read_text() == "{}"
 
 
-def test_what_it_made_does_not_keep_it_on_its_host(account: Account) -> None:
+def test_what_it_made_stays_until_it_was_brought_aside(account: Account, tmp_path: Path) -> None:
     plan: dict[str, Any] = {"checkpoints": ("ckpt.json",)}
     started = account.start(SAVING, **plan)
     started.end()
@@ -159,8 +162,22 @@ def test_what_it_made_does_not_keep_it_on_its_host(account: Account) -> None:
     [stays] = session.request("prune", runs=[make_wish(run)])["runs"]
     assert (stays["removed"], stays["kind"]) == (False, "checkpoint")
     go_on(run)
-    [gone] = session.request("prune", runs=[make_wish(run, ("local", None))])["runs"]
+    place = ("local", None)
+    [stays] = session.request("prune", runs=[make_wish(run, place)])["runs"]
+    assert (stays["removed"], stays["why"], stays["attempt"]) == (False, "ckpt.json", 1)
+    pull_now(run, 1, account.link(), PullWish(to=tmp_path / "aside", aside=True), Silent())
+    assert (tmp_path / "aside" / "ckpt.json").read_text() == "{}"
+    assert not run.files.exists()
+    [gone] = session.request("prune", runs=[make_wish(run, place)])["runs"]
     assert gone["removed"]
+
+
+def test_gc_names_the_command_for_what_an_older_attempt_made() -> None:
+    stays: dict[str, Any] = {"run": "one", "kind": "checkpoint", "attempt": 1}
+    assert make_hint(stays, 2) == "remote-train pull --attempt 1 --to DIR one"
+    assert make_hint(stays, 1) == "remote-train pull one"
+    assert make_hint({**stays, "kind": "output"}, 2) == "remote-train logs --attempt 1 one"
+    assert make_hint({**stays, "kind": "busy"}, 2) is None
 
 
 def test_the_end_of_what_counts_no_more_is_not_the_runs(account: Account) -> None:
