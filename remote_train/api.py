@@ -143,6 +143,7 @@ class Training:
             started.following.mirror.writing = writing
             started.following.wish.shown = shown
             attached = Attached(started.following, listener)
+            attached.keeping = started.keeping
             attached.watch_from(started.state.get("attempt"), started.state.get("peak"))
             listener.tell("following", log=self._log(shown))
             return attached

@@ -15,6 +15,7 @@ from remote_train.watch import Watch, make_watch, newest, read_pieces
 if TYPE_CHECKING:
     from remote_train.courier import Courier
     from remote_train.follow import Following, Outcome
+    from remote_train.kept_package import Keeping
     from remote_train.listener import Listener
     from remote_train.metrics.record import MetricRecord
     from remote_train.session import Session
@@ -40,6 +41,8 @@ class Attached:
         self._began = (read_record(str(self.wish.run.folder / "run.json")) or {}).get("created")
         self.gaps = GapReader()
         self.courier: Courier | None = None
+        self.keeping: Keeping | None = None
+        """What copies the package behind the launch."""
         following.on_data = self._take
         following.aside = self
 
@@ -76,12 +79,15 @@ class Attached:
     def is_waiting(self) -> bool:
         """Tell whether some output was not looked at for metrics yet, or there is news of checkpoints."""
         news = self.courier is not None and self.courier.is_waiting()
+        news = news or (self.keeping is not None and bool(self.keeping.lost))
         return news or (self.watch is not None and self._unread.is_waiting())
 
     def work(self) -> None:
         """Derive metrics from a piece of output that was passed on already; tell what there is to tell."""
         if self.courier is not None:
             self.courier.work()
+        if self.keeping is not None:
+            self.keeping.tell_lost(self.listener)
         if self.watch is None:
             return
         for record in self._keep(self.watch.feed("0", self._unread.take())):

@@ -24,11 +24,14 @@ from remote_train.host.durable import write_all
 from remote_train.host.snapshot import clone
 from remote_train.package.packing import GitState, Package
 from remote_train.records import client_root, list_runs, make_private, read_json, write_json
+from remote_train.upload import Content, ask_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from remote_train.listener import Listener
     from remote_train.records import Run
+    from remote_train.session import Session
     from remote_train.ship import Row
 
 KEEP = 10
@@ -45,6 +48,10 @@ class Keeping:
     """The copying behind one launch, on a thread that nothing waits for."""
 
     def __init__(self, root: Path, package: Package) -> None:
+        self.lost: Sequence[str] = ()
+        """Files that could not be kept, and were not told of yet."""
+        self.is_urgent = False
+        """The run is to go on elsewhere by itself."""
         self._thread = threading.Thread(target=self._run, args=(root, package), name="keeping", daemon=True)
         self._thread.start()
 
@@ -52,21 +59,38 @@ class Keeping:
         """Wait for it, not long."""
         self._thread.join(seconds)
 
+    def tell_lost(self, listener: Listener) -> None:
+        """Tell, once, what was edited before it was kept: without it the run cannot go on elsewhere."""
+        lost, self.lost = self.lost, ()
+        if lost:
+            text = (
+                f"changed right after it was packaged, and is not kept here: {render_names(lost)}; "
+                "the run can go on only where its package is"
+            )
+            hint = "what changes all the time is better left out: exclude = [...] under [package]"
+            listener.tell("warn" if self.is_urgent else "note", text=text, hint=hint)
+
     def _run(self, root: Path, package: Package) -> None:
         with contextlib.suppress(OSError):  # a disk that takes no more: the hosts have it too
-            keep_package(root, package)
+            self.lost = keep_package(root, package)
 
 
-def keep_package(root: Path, package: Package) -> None:
-    """Keep a package of the project at `root`; raise OSError."""
+def render_names(names: Sequence[str]) -> str:
+    """Return the first five of some files, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def keep_package(root: Path, package: Package) -> list[str]:
+    """Keep a package of the project at `root`, and return the files that are not as they were packaged; raise OSError."""
     path = _manifest(package.package_id)
     with _alone():
         if read_json(path).get("whole"):
             os.utime(path)
-            return
+            return []
         make_private(client_root() / layout.BLOBS)
-        lost = [row[0] for row in package.rows if row[1] == "f" and not _keep_file(str(root), row)]
+        lost = [str(row[0]) for row in package.rows if row[1] == "f" and not _keep_file(str(root), row)]
         write_json(path, {"rows": package.rows, "whole": not lost})
+    return lost
 
 
 def _keep_file(root: str, row: Row) -> bool:
@@ -161,12 +185,18 @@ class KeptFiles:
         """Raise PackageError naming the files of these rows that are nowhere on this laptop."""
         lost = [row[0] for row in rows if self._find(row) is None]
         if lost:
-            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
             raise PackageError(
-                f"neither the host nor this laptop has these files of its package any more: {', '.join(lost[:5])}{more}",
+                f"neither the host nor this laptop has these files of its package any more: {render_names(lost)}",
                 hint="put them back as they were then, or start a new run",
                 lost=lost,
             )
+
+    def refuse_lost(self, session: Session) -> None:
+        """Raise PackageError for files that are neither here nor on this host: asked before anything is sent there."""
+        lost = [row for row in self.rows if row[1] == "f" and self._find(row) is None]
+        contents = [Content(row[4], row[3], self.root / str(row[0]), row[0]) for row in lost]
+        missing = {item.sha256 for item in ask_missing(session, contents)[0]} if lost else set()
+        self.check(row for row in lost if row[4] in missing)
 
     def _find(self, row: Row) -> Path | None:
         kept, own = _blob(row[4]), self.root / str(row[0])

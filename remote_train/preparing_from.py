@@ -80,6 +80,7 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     reached = reach_first(links, local)
     try:
         tell_reached(reached, listener)
+        files.refuse_lost(reached.session)
         recalled = recall_data_of(record, job, reached.link.host, listener)
         job = replace(job, shipped=recalled.shipped)
         plan = make_plan(job, reached.link.host, reached.facts, package.package_id, paths_of(package))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from remote_train.api import Training
+    from remote_train.launching import Started
     from remote_train.listener import Listener
     from remote_train.preparing import Prepared
     from remote_train.show.display import Display
@@ -185,8 +186,7 @@ def run(
             return
         started = start(request, listener, make_ask())
         if detach:
-            screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
-            started.wait_behind(listener)
+            leave(started, screen, listener)
             return
 
         def open_training() -> Training:
@@ -196,6 +196,14 @@ def run(
 
         wishes = {"shown": {0}, "pull": not no_pull, "give_up": choose_give_up(give_up)}
         stay(open_training, screen, listener, failover=patience, **wishes)
+
+
+def leave(started: Started, screen: Display, listener: Listener) -> None:
+    """Say that a run is under way, and stay for what goes on behind it, not long."""
+    screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
+    started.wait_behind(listener)
+    if started.keeping is not None:
+        started.keeping.tell_lost(listener)
 
 
 def _show_plan(prepared: Prepared, *, as_json: bool) -> None:
@@ -239,6 +247,8 @@ def stay(
 def _stay_anywhere(training: Training, listener: Listener, seconds: float, wishes: dict[str, Any]) -> None:
     from remote_train.failover import Failover
 
+    if training.started is not None and training.started.keeping is not None:
+        training.started.keeping.is_urgent = True
     Failover(training, listener, seconds, wishes.pop("give_up", None)).follow(**wishes)
 
 

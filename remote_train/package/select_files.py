@@ -8,6 +8,7 @@ asked for their own files, and everything else is left out with a notice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from remote_train.package.plain_tree import read_plain_listing
 from remote_train.package.secret_names import is_secret_folder, is_secret_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
 MOST_NOTICES = 20  # of one kind
@@ -55,7 +56,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know. kind: secret, special, link, git, include, submodule, unreadable, gone, size."""
+    """Something the user should know. kind: secret, special, output, link, git, include, submodule, unreadable, gone, size."""
 
     kind: str
     path: str
@@ -83,6 +84,7 @@ class _Draft:
     links: dict[str, str] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
     real: dict[str, bool] = field(default_factory=dict)
+    outputs: frozenset[tuple[int, int]] = field(default_factory=lambda: frozenset(_find_outputs()))
 
     def note(self, kind: str, path: str, message: str) -> None:
         self.notices.append(Notice(kind, path, message))
@@ -202,9 +204,21 @@ def _take_folder(draft: _Draft, globs: _Globs, folder: str, names: Iterable[str]
         except (FileNotFoundError, NotADirectoryError):  # deleted and not committed, or deleted just now
             continue
         if found.st_mode & 0o170000 == stat.S_IFREG:
+            if draft.outputs and (found.st_dev, found.st_ino) in draft.outputs:
+                draft.note("output", path, "is where this command's output goes: left out")
+                continue
             draft.stats[path] = found
         else:
             _take_other(draft, globs, path.removesuffix("/"), found.st_mode)
+
+
+def _find_outputs() -> Iterator[tuple[int, int]]:
+    """Yield device and inode of the files that this process's own output goes to: they change with every line of it."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            status = os.fstat(number)
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_dev, status.st_ino
 
 
 def _is_excluded(path: str, globs: _Globs) -> bool:

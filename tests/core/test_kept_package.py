@@ -11,6 +11,7 @@ from remote_train import kept_package
 from remote_train.errors import PackageError
 from remote_train.kept_package import Keeping, drop_packages, keep_package, recall, recall_package
 from remote_train.records import Run, client_root, create_run
+from tests.core.cutting_link import Ears
 from tests.host.account_kit import sha256
 
 if TYPE_CHECKING:
@@ -132,6 +133,35 @@ def test_a_run_whose_package_was_not_kept_can_still_ask_its_host(tmp_path: Path)
     assert package.package_id == "0" * 64
     with pytest.raises(PackageError, match=r"x\.py"):
         files.check([["x.py", "f", 0o644, 1, sha256(b"x")]])
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_what_could_not_be_kept_is_told_once(account: Account, *, urgent: bool) -> None:
+    root, package = account.package(FILES)
+    (root / "train.py").write_text("print(2)")
+    keeping, ears = Keeping(root, package), Ears()
+    keeping.is_urgent = urgent
+    keeping.wait()
+    keeping.tell_lost(ears)
+    keeping.tell_lost(ears)
+    [(kind, facts)] = ears.told
+    assert kind == ("warn" if urgent else "note")
+    assert "train.py" in facts["text"]
+
+
+def test_what_is_nowhere_is_refused_before_anything_is_sent(account: Account) -> None:
+    root, package = account.package(FILES)
+    (root / "train.py").write_text("print(2)")
+    keep_package(root, package)
+    files = recall(package.package_id, root)
+    assert files is not None
+    session = account.connect()
+    with pytest.raises(PackageError) as refused:
+        files.refuse_lost(session)
+    assert refused.value.facts["lost"] == ["train.py"]
+    (root / "train.py").write_text("print(1)")
+    files.refuse_lost(session)
+    session.close()
 
 
 def test_a_damaged_list_is_no_list(account: Account) -> None:

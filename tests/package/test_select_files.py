@@ -366,6 +366,22 @@ def test_special_files_are_left_out_with_a_notice(tree: Tree) -> None:
         assert choose(tree).files == ("a",)  # git does not even list them
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_the_file_that_our_own_output_goes_to_stays(tree: Tree, stream: int) -> None:
+    tree.write_all({"train.py": "", "run.log": ""})
+    kept = os.dup(stream)
+    with (tree.root / "run.log").open("ab") as log:
+        os.dup2(log.fileno(), stream)
+        try:
+            selection = choose(tree)
+        finally:
+            os.dup2(kept, stream)
+            os.close(kept)
+    assert selection.files == ("train.py",)
+    assert told(selection, "output") == ["run.log"]
+    assert choose(tree).files == ("run.log", "train.py")
+
+
 def test_a_tracked_file_that_became_a_fifo(checkout: Tree) -> None:
     checkout.write(a="", b="")
     checkout.commit()
