@@ -7,7 +7,13 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, VerificationFailed
+from remote_train.errors import (
+    ConnectionLost,
+    ProtocolError,
+    PullIncomplete,
+    RemoteTrainError,
+    VerificationFailed,
+)
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.refusals import SourceChanged
 from remote_train.session import Data, End
@@ -195,6 +201,10 @@ class Fetcher:
 
     def _conclude(self, path: str, partial: Partial, summary: dict[str, Any]) -> dict[str, Any]:
         """Compare the whole with what the host says of it."""
+        if summary.get("error"):
+            raise PullIncomplete(
+                f"{self._host} cannot read {path}: {summary['error']}", hint="pull again, or look at its disk"
+            )
         if summary.get("changed"):
             raise SourceChanged(path)
         digest = partial.digest.hexdigest()

@@ -6,12 +6,13 @@ file is sent from its beginning, that hash is the whole file's too, and it is ha
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
 
 from remote_train.host.sources import Reader
-from remote_train.host.wire import DATA, make_frame
+from remote_train.host.wire import DATA, make_end, make_frame
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -49,9 +50,23 @@ class Fetch(Reader):
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": str(status.st_ino)}
 
     def produce(self, limit: int) -> Optional[bytes]:
-        """Return the next frame, or None once the file was sent."""
+        """Return the next frame, or None once the file was sent; what cannot be read is the end of this file alone."""
         if self.done or not self._is_settled():
             return None
+        try:
+            return self._make_next(limit)
+        except OSError as error:
+            return self._fail(error)
+
+    def _fail(self, error: OSError) -> bytes:
+        """Return an END that says why: of a file that was replaced or removed by another machine, that it has changed."""
+        self.done = True
+        self.close()
+        if error.errno in (errno.ESTALE, errno.ENOENT):
+            return make_end(self.stream, {"changed": True})
+        return make_end(self.stream, {"error": error.strerror or str(error)})
+
+    def _make_next(self, limit: int) -> Optional[bytes]:
         if self._trailer:
             piece, self._trailer = self._trailer[:limit], self._trailer[limit:]
             return make_frame(DATA, self.stream, piece)

@@ -64,7 +64,10 @@ def send_file(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]
     block, offset = int(request["block"]), int(request["offset"])
     if not blocks.SMALLEST <= block <= blocks.LARGEST:
         raise ValueError("a block of %d bytes" % block)
-    fetch = blocks.Fetch(int(request["stream"]), _source_path(operations, request), offset, block)
+    try:
+        fetch = blocks.Fetch(int(request["stream"]), _source_path(operations, request), offset, block)
+    except (FileNotFoundError, NotADirectoryError):  # rotated away just now
+        raise Refusal("no-such-file", "%s is not there any more" % request["path"]) from None
     identity = fetch.identity()
     if not 0 <= offset <= fetch.status.st_size or request.get("expect", identity) != identity:
         fetch.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 
 from remote_train import blocks as blocks_module
 from remote_train import reconnect as reconnecting
-from remote_train.blocks import SMALLEST, Blocks, Damaged, Pace
-from remote_train.errors import VerificationFailed
+from remote_train.blocks import SMALLEST, Blocks, Damaged, Fetcher, Pace
+from remote_train.errors import PullIncomplete, VerificationFailed
 from remote_train.host import wire
 from remote_train.host.blocks import Fetch
 from remote_train.landing import PARTIAL
@@ -317,6 +318,28 @@ def test_a_file_that_is_rewritten_ends_with_the_block_that_shows_it(
     count, end = read_end(fetch)
     assert end["changed"] is True
     assert count <= 2 * 4096
+
+
+def test_what_cannot_be_read_is_the_end_of_that_file_alone(fetching: tuple[Path, Fetch]) -> None:
+    _, fetch = fetching
+    with open("/proc/self/mem", "rb") as unreadable:  # noqa: PTH123  (of which nothing at 0 can be read: EIO)
+        os.dup2(unreadable.fileno(), fetch.fd or -1)
+    assert read_end(fetch) == (0, {"error": os.strerror(errno.EIO)})
+    assert fetch.done
+    assert wire.parse_object(fetch._fail(OSError(errno.ESTALE, "stale"))[wire.HEADER.size :]) == {
+        "changed": True
+    }
+
+
+def test_what_its_host_cannot_read_ends_a_pull_with_the_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(*_: object) -> dict[str, Any]:
+        return {"error": "Input/output error", "whole": False}
+
+    monkeypatch.setattr(Fetcher, "_take", take)
+    with pytest.raises(PullIncomplete, match=r"local cannot read big\.pt: Input/output error"):
+        pull_all(run)
 
 
 def test_nothing_is_read_of_a_file_while_its_time_could_hide_a_write(tmp_path: Path) -> None:
