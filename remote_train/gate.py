@@ -5,6 +5,7 @@ A host that says anything else ends the connection with a ProtocolError; so noth
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from remote_train.answers import check_answer, check_end, check_event
@@ -17,6 +18,8 @@ ITEM_BYTES = 256
 HELD_BYTES = CEILING + CEILING // RESERVE + 2 * HELD + (8 << 20)
 """Our agent never has more on the way, and unread here of outputs and of files."""
 HELD_EVENTS = 1000
+HELD_CHECKPOINTS = 100
+"""Told of one attempt and not heard yet, because the terminal is held up: each only says to look at the list again."""
 BESIDE = ("prune", "state")
 """Operations that are asked beside a stream: a malformed answer is the asker's trouble, and the stream goes on."""
 
@@ -30,6 +33,7 @@ class Gate:
         self._streams: set[int] = set()
         self._files: set[int] = set()
         self._followed: set[tuple[object, object]] = set()
+        self._checkpoints: Counter[tuple[object, object]] = Counter()
         self._held = self._events = 0
 
     def ask(self, number: int, op: str, fields: dict[str, Any]) -> None:
@@ -81,22 +85,29 @@ class Gate:
         self._streams.remove(stream)
         check_end(self.host, summary)
 
-    def admit_event(self, message: dict[str, Any]) -> None:
-        """Take an event of an attempt that is followed."""
+    def admit_event(self, message: dict[str, Any]) -> bool:
+        """Take an event of an attempt that is followed; tell whether it is worth keeping."""
         if message.get("event") == "fatal":
             raise make_fatal(self.host, message)
         check_event(self.host, message)
         run, attempt = message.get("run"), message.get("attempt")
         if not isinstance(run, str) or type(attempt) is not int or (run, attempt) not in self._followed:
             raise ProtocolError(f"{self.host} told of `{message['event']}` of a run that is not followed")
+        if message["event"] == "checkpoint":
+            if self._checkpoints[run, attempt] >= HELD_CHECKPOINTS:
+                return False
+            self._checkpoints[run, attempt] += 1
         self._events += 1
         if self._events > HELD_EVENTS:
             raise ProtocolError(f"{self.host} told of more than {HELD_EVENTS} events at once")
+        return True
 
     def release_data(self, payload: bytes) -> None:
         """Note that DATA was taken over."""
         self._held -= len(payload) + ITEM_BYTES
 
-    def release_event(self) -> None:
+    def release_event(self, message: dict[str, Any]) -> None:
         """Note that an event was taken over."""
         self._events -= 1
+        if message["event"] == "checkpoint":
+            self._checkpoints[message["run"], message["attempt"]] -= 1

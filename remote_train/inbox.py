@@ -129,7 +129,7 @@ class Arrivals:
         if isinstance(item, Data):
             self._note_consumed(item)
         elif isinstance(item, Event):
-            self._gate.release_event()
+            self._gate.release_event(item.facts)
         return item
 
     def _note_consumed(self, data: Data) -> None:

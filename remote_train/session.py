@@ -249,8 +249,7 @@ class Session:
                 number, answer = self._gate.admit_reply(message)
                 self._replies[number] = answer
                 self._replied.notify_all()
-            else:
-                self._gate.admit_event(message)
+            elif self._gate.admit_event(message):
                 self._arrivals.put(Event(message["event"], message))
 
     def _fail(self, error: Exception) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from remote_train.bootstrap import Agent
 from remote_train.errors import ConnectionLost, ProtocolError
-from remote_train.gate import HELD_BYTES
+from remote_train.gate import HELD_BYTES, HELD_CHECKPOINTS, HELD_EVENTS
 from remote_train.host import wire
 from remote_train.inbox import CONSUMED_EVERY
-from remote_train.session import Data, End, Inbox, Session, open_session
+from remote_train.session import Data, End, Event, Inbox, Session, open_session
 from remote_train.transport.fake import FakeTransport, Pipe
 from tests.host.account_kit import PATIENCE, until
 
@@ -178,6 +178,22 @@ def test_the_gate_bounds_what_waits_in_all_queues_together() -> None:
             break
     with pytest.raises(ProtocolError, match="sent more than it may"):
         until(session._check, "the end")
+
+
+def test_checkpoints_that_nobody_hears_of_for_long_are_no_breach() -> None:
+    """`run | less` that is not scrolled: a training goes on saving, and its host goes on telling."""
+    host = Host()
+    session = host.connect()
+    session.request("follow", outputs=[], wait=True, **RUN)
+    told = {"event": "checkpoint", **RUN, "unit": "ckpt.pt", "size": 5, "count": 1, "mtime_ns": 1}
+    for turn in range(2):
+        host.send(*[wire.make_control({**told, "mtime_ns": turn})] * (HELD_EVENTS + 1))
+        host.send(wire.make_control({"event": "quiet", **RUN, "seconds": 1.0}))
+        session.request("follow", outputs=[], wait=True, **RUN)  # behind all of them
+        events = [session.next_item(0.0) for _ in range(HELD_CHECKPOINTS + 2)]
+        kinds = [item.kind for item in events if isinstance(item, Event)]
+        assert kinds == ["checkpoint"] * HELD_CHECKPOINTS + ["quiet"]
+    session.close()
 
 
 def test_a_file_is_pulled_beside_a_followed_log_and_requests(account: Account) -> None:
