@@ -69,28 +69,13 @@ class OwnLine:
         self.session = reconnect(self._link, loss, patience, lambda _session: None)
 
 
-class Pace:
-    """Take bytes at a given rate at most; the host's credit follows from that."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._free_at = 0.0
-
-    def spend(self, count: int) -> None:
-        """Wait until so many bytes were allowed."""
-        if self._rate is None:
-            return
-        now = time.monotonic()
-        self._free_at = max(now - LOOK_SECONDS, self._free_at) + count / self._rate
-        time.sleep(max(0.0, self._free_at - now))
-
-
 class Fetcher:
     """Bring files of one attempt, one after the other."""
 
     def __init__(self, run: str, attempt: int, line: Line, host: str) -> None:
         self.line = line
-        self.pace = Pace(None)
+        self.limit: float | None = None
+        """Bytes a second at most, which its host keeps to."""
         self.look: Callable[[], object] = int
         """Called several times a second; what it raises ends the fetching."""
         self.on_progress: Callable[[int, int], object] | None = None
@@ -152,6 +137,7 @@ class Fetcher:
             "path": path,
             "offset": partial.good,
             **self.elsewhere.get(path, {}),
+            **({"limit": self.limit} if self.limit is not None else {}),
         }
         answer = session.request("get", stream=stream, block=self._block, **facts)
         identity = {key: answer[key] for key in ("size", "mtime_ns", "inode")}
@@ -182,7 +168,6 @@ class Fetcher:
                     blocks.take(memoryview(item.payload))
                 except Damaged as error:
                     raise self._damaged(path, error) from None
-                self.pace.spend(len(item.payload))
             elif isinstance(item, End):
                 return {**item.summary, "whole": blocks.is_whole()}
             elif now - heard > patience:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remote_train.blocks import Fetcher, OwnLine, Pace
+from remote_train.blocks import Fetcher, OwnLine
 from remote_train.bringing import Fate, Home, Landing, Pulled, make_local_error
 from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.ledger import PULLED, Ledger, drop_old
@@ -125,7 +125,7 @@ class Pull:
         line = self.fetcher.line
         if isinstance(line, OwnLine):
             line.give_up = wish.give_up
-        self.fetcher.pace = Pace(wish.limit)
+        self.fetcher.limit = wish.limit
         ledger = Ledger(self.run.folder / PULLED)  # with what the one before us brought
         home = Home(self.run, self.attempt, wish.to or self.run.files, ledger, partials, aside=wish.aside)
         return Landing(home, self.fetcher, self.listener, self.result), home

@@ -148,6 +148,7 @@ class Connection:
         timeout = 0.0 if self.settled or self.held else POLL_SECONDS if polling else LOOK_SECONDS
         if self.sources and self.credit.is_paced(now):
             timeout = min(timeout, PACE_SECONDS)
+        timeout = min([timeout] + [source.due - now for source in self.sources if source.due > now])
         ready, _, _ = select.select(readers, [self.fd_out] if busy else [], [], timeout)
         if self.watch is not None and self.watch.fd in ready:
             self.watch.drain()

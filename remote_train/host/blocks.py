@@ -21,10 +21,30 @@ if TYPE_CHECKING:
 SMALLEST = 4096
 LARGEST = 64 << 20
 """Bytes of a block that a laptop may ask for."""
+TURN_SECONDS = 0.05
+"""What a frame may take at the rate that a laptop asks for, and how much of it may be made up for at once."""
 TICK_NS = 50_000_000
 """Two writes within a tick of the kernel's clock, 10 ms at most, leave the same time behind."""
 COARSE_TICK_NS = 2_000_000_000
 """The same on a file system that keeps whole seconds, or every second one."""
+
+
+class Pace:
+    """Has the files of one connection take turns so that together they go no faster than is asked for."""
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        """Bytes a second; 0: as fast as the credit allows."""
+        self.due = 0.0
+
+    def limit(self, size: int) -> int:
+        """Return how long a frame may be."""
+        return min(size, max(1, int(self.rate * TURN_SECONDS))) if self.rate else size
+
+    def spend(self, size: int) -> None:
+        """Note that so many bytes go."""
+        if self.rate:
+            self.due = max(self.due, time.monotonic() - TURN_SECONDS) + size / self.rate
 
 
 class Fetch(Reader):
@@ -32,8 +52,9 @@ class Fetch(Reader):
 
     bulk = True
 
-    def __init__(self, stream: int, path: str, offset: int, block: int) -> None:
+    def __init__(self, stream: int, path: str, offset: int, block: int, pace: Optional[Pace] = None) -> None:
         super().__init__(stream, path, offset)
+        self._pace = pace or Pace()
         fd = self.open()
         if fd is None:
             raise FileNotFoundError(path)
@@ -51,12 +72,15 @@ class Fetch(Reader):
 
     def produce(self, limit: int) -> Optional[bytes]:
         """Return the next frame, or None once the file was sent; what cannot be read is the end of this file alone."""
-        if self.done or not self._is_settled():
+        if not self.wants_turn():
             return None
+        before = self.offset
         try:
-            return self._make_next(limit)
+            return self._make_next(self._pace.limit(limit))
         except OSError as error:
             return self._fail(error)
+        finally:
+            self._pace.spend(self.offset - before)
 
     def _fail(self, error: OSError) -> bytes:
         """Return an END that says why: of a file that was replaced or removed by another machine, that it has changed."""
@@ -104,5 +128,6 @@ class Fetch(Reader):
         return self._settled
 
     def wants_turn(self) -> bool:
-        """Tell whether there is work left."""
-        return not self.done and self._is_settled()
+        """Tell whether there is work left, and it is time for it."""
+        self.due = self._pace.due
+        return not self.done and self._is_settled() and time.monotonic() >= self.due

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from remote_train.host.operations import Operations
 
+FASTEST = 1e15
+"""Bytes a second that a limit may be."""
+
 
 def find_tail(operations: Operations, request: Dict[str, Any]) -> None:
     """Return the byte where the last N lines of a rank's output begin, and its size; lines may be endless."""
@@ -60,12 +63,21 @@ def _list_checkpoints(
 
 
 def send_file(operations: Operations, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Send one file by blocks from a byte offset on; one that is not the `expect`ed any more is refused."""
+    """Send one file by blocks from a byte offset on, at most `limit` bytes a second of all files together.
+
+    One that is not the `expect`ed any more is refused.
+    """
     block, offset = int(request["block"]), int(request["offset"])
     if not blocks.SMALLEST <= block <= blocks.LARGEST:
         raise ValueError("a block of %d bytes" % block)
+    rate = float(request.get("limit") or 0.0)
+    if not 0.0 <= rate < FASTEST:
+        raise ValueError("a limit of %r" % (rate,))
+    pace = operations.pace = operations.pace or blocks.Pace()
+    pace.rate = rate
     try:
-        fetch = blocks.Fetch(int(request["stream"]), _source_path(operations, request), offset, block)
+        path = _source_path(operations, request)
+        fetch = blocks.Fetch(int(request["stream"]), path, offset, block, pace)
     except (FileNotFoundError, NotADirectoryError):  # rotated away just now
         raise Refusal("no-such-file", "%s is not there any more" % request["path"]) from None
     identity = fetch.identity()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
 
     from remote_train.host.agent import Connection
+    from remote_train.host.blocks import Pace
     from remote_train.host.files import Listing
 
     Operation = Callable[["Operations", Dict[str, Any]], Optional[Dict[str, Any]]]
@@ -35,6 +36,7 @@ class Operations:
         self.uploads: Dict[int, Any] = {}
         self.followers: List[Follower] = []
         self.listing: Optional[Listing] = None
+        self.pace: Optional[Pace] = None
 
     def handle(self, kind: int, stream: int, payload: bytes) -> None:
         """Answer one frame."""

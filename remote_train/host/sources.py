@@ -30,6 +30,8 @@ class Reader:
         self.fd: Optional[int] = None
         self.hash = hashlib.sha256()
         self.hashed = 0
+        self.due = 0.0
+        """The moment before which it is not to be asked for a frame."""
 
     def open(self) -> Optional[int]:
         """Return the descriptor, None while there is no file."""

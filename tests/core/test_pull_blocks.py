@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from remote_train import blocks as blocks_module
 from remote_train import reconnect as reconnecting
-from remote_train.blocks import SMALLEST, Blocks, Damaged, Fetcher, Pace
+from remote_train.blocks import SMALLEST, Blocks, Damaged, Fetcher
 from remote_train.errors import PullIncomplete, VerificationFailed
+from remote_train.host import blocks as host_blocks
 from remote_train.host import wire
 from remote_train.host.blocks import Fetch
 from remote_train.landing import PARTIAL
-from remote_train.partial import JOURNAL, Partial, name_partial, pulling_alone
+from remote_train.partial import JOURNAL, Partial, PullInterrupted, name_partial, pulling_alone
 from remote_train.pull import Pull, PullWish
 from remote_train.records import Run
 from tests.core.cutting_link import CuttingLink, Ears
@@ -385,11 +386,42 @@ def test_rewriting_within_one_tick_never_yields_a_mix(tmp_path: Path) -> None:
     assert whole > 0
 
 
-def test_a_pace_is_kept() -> None:
-    pace, began = Pace(1e6), time.monotonic()
-    for _ in range(10):
-        pace.spend(50_000)
-    assert time.monotonic() - began > 0.2
+def test_files_of_one_connection_keep_a_pace_together(tmp_path: Path) -> None:
+    """From the first byte on, small files too: a quarter second of the link for 250 KB at 1 MB/s."""
+    pace, began, sizes = host_blocks.Pace(), time.monotonic(), []
+    pace.rate = 1e6
+    for number in range(10):
+        path = tmp_path / f"{number}"
+        path.write_bytes(b"x" * 25_000)
+        os.utime(path, (1000, 1000))
+        fetch = Fetch(5, str(path), 0, 4096, pace)
+        while not fetch.done:
+            frame = fetch.produce(1 << 20)
+            sizes += [len(frame)] if frame else []
+            time.sleep(max(0.0, fetch.due - time.monotonic()))
+    assert 0.25 - 2 * host_blocks.TURN_SECONDS <= time.monotonic() - began < 5.0
+    assert max(sizes) <= 1e6 * host_blocks.TURN_SECONDS + wire.HEADER.size
+
+
+def test_a_limit_holds_from_the_first_second_on_the_link(run: Run) -> None:
+    """Nothing is sent ahead of it: not a window, and not what the laptop may hold unread."""
+    link = CountingLink()
+    pull = Pull(run, 1, link, link.connect(), Ears())
+    began, before = time.monotonic(), link.bytes
+    came: list[float] = []
+
+    def look() -> None:
+        seconds = time.monotonic() - began
+        came.append((link.bytes - before) / (seconds + 0.2))
+        if seconds > 0.7:
+            raise PullInterrupted
+
+    pull.fetcher.look = look
+    with pytest.raises(PullInterrupted):
+        pull.bring(PullWish(limit=1e6))
+    pull.session.close()
+    assert max(came) <= 1.3e6
+    assert link.bytes - before >= 0.2e6
 
 
 def test_blocks_can_be_as_small_as_a_laptop_asks_for() -> None:
