@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.fencing import publishing
+from remote_train.host.commits import COMMITTED
 from remote_train.host.disk import FAILING
 from remote_train.host.durable import sync_folder
+from remote_train.ledger import make_mark
 from remote_train.mirror import hash_file
 from remote_train.records import choose_hint
 from remote_train.refusals import NoSuchFile, SourceChanged
@@ -79,6 +81,8 @@ class Landing:
 
     def __init__(self, home: Home, fetcher: Fetcher, listener: Listener, result: Pulled) -> None:
         self.tries = TRIES
+        self.marks = False
+        """What is brought are the project's checkpoints, each all of it: what a run may go on from, and what may be too old."""
         self._home = home
         self._fetcher = fetcher
         self._listener = listener
@@ -97,16 +101,24 @@ class Landing:
         target = self._home.target
         if self.is_whole(unit):
             self._result.unchanged += [target / row["path"] for row in unit.rows]
+            if self.marks:
+                self.mark(unit)
             return Fate.HERE
         if len(unit.rows) == 1 and not unit.is_folder:
             return self._bring_alone(unit, look_again)
         return self._bring_together(unit, look_again)
 
+    def mark(self, unit: Unit) -> None:
+        """Keep that a checkpoint of the project is here in one version, if it is."""
+        if _is_checkpoint(unit) and self.is_whole(unit):
+            self._home.ledger.mark(unit.rows, self._home.target, unit.name)
+
     def _bring_alone(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
         """Bring a single file; a checkpoint in exactly the version that is whole, looking again when it is another by now."""
         for _ in range(self.tries):
             row = unit.rows[0]
-            fate = self._bring_row(row, self._home.target / row["path"], self._home.ledger)
+            made = {**row, **self._make_mark(unit)}
+            fate = self._bring_row(made, self._home.target / row["path"], self._home.ledger)
             if fate is not Fate.CHANGED or "state" not in row:
                 return fate
             now = next((other for other in look_again() if other.name == unit.name), None)
@@ -134,6 +146,12 @@ class Landing:
         forget_stage(self._home.run)
         return Fate.CHANGED
 
+    def _make_mark(self, unit: Unit) -> Row:
+        """Return what the ledger says of each file of a checkpoint that is here."""
+        if not self.marks or not _is_checkpoint(unit):
+            return {}
+        return {"unit": unit.name, "checkpoint": make_mark(unit.rows)}
+
     def _open_stage(self, unit: Unit) -> Stage | None:
         """Return where a folder that is new here is brought to, None for what is brought up to date file by file."""
         place = self._home.target / unit.name
@@ -156,11 +174,13 @@ class Landing:
         if stage is not None:
             try:
                 with self._home.publishing():
-                    places = stage.publish(self._home.ledger)
+                    places = stage.publish(self._home.ledger, self._make_mark(unit))
             except OSError as error:
                 raise make_local_error(place, error) from error
             for path in places:
                 self._note_arrival(path, self._home.ledger.entries[str(path)], unit=unit.name)
+        elif self.marks:
+            self.mark(unit)
         files, size = len(unit.rows), unit.size
         self._listener.tell("arrived", unit=unit.name, path=str(place), files=files, size=size)
 
@@ -215,19 +235,25 @@ class Landing:
     def _fetch(self, row: Row, place: Path, ledger: Ledger, held: str | None) -> Row:
         place.parent.mkdir(parents=True, exist_ok=True)
         of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
-        unit = {"unit": row["unit"]} if row.get("unit", row["path"]) != row["path"] else {}
         with self._home.partials.writing(place, of) as partial:
             source = self._fetcher.fetch(row["path"], partial, row if "state" in row else None)
             os.fsync(partial.file.fileno())
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
-            made: Row = {key: row[key] for key in ("weights_of", "saved_ns") if key in row}
-            entry = {**source, **here, **of, **unit, **made}
+            made: Row = {
+                key: row[key] for key in ("weights_of", "saved_ns", "unit", "checkpoint") if key in row
+            }
+            entry = {**source, **here, **of, **made}
             with self._home.publishing():
                 ledger.note({place: entry})
                 partial.path.replace(place)
         sync_folder(str(place.parent))
         self._result.bytes += source["size"]
         return entry
+
+
+def _is_checkpoint(unit: Unit) -> bool:
+    """Tell whether the host vouches for all of it, and it is no part of what it has."""
+    return all(row.get("state") == COMMITTED and "weights_of" not in row for row in unit.rows)
 
 
 def make_local_error(place: Path, error: OSError) -> LocalSpace | PullIncomplete:

@@ -1,18 +1,25 @@
 """Which files here a pull has brought, and from which file of the host: `runs/ID/pulled.json`, by absolute path.
 
-A file here is only ever replaced, or removed, when its hash is the one that stands here for it.
+A file here is only ever replaced, or removed, when its hash is the one that stands here for it. Of a checkpoint each file
+has its `checkpoint`, once all of it is here: of how many files it is, and the digest of what was listed of them. Files
+whose digests differ are of two versions, and too few are half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remote_train.mirror import hash_file
 from remote_train.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PULLED = "pulled.json"
 
@@ -55,6 +62,14 @@ class Ledger:
         self.entries.update({str(place): entry for place, entry in entries.items()})
         write_json(self._path, self.entries, sync=True)
 
+    def mark(self, rows: Iterable[Row], target: Path, unit: str) -> None:
+        """Say that files below `target` are, together, all of a checkpoint in one version."""
+        rows = list(rows)
+        mark = {"unit": unit, "checkpoint": make_mark(rows)}
+        entries = {target / row["path"]: self.entries[str(target / row["path"])] for row in rows}
+        if any(entry.get("checkpoint") != mark["checkpoint"] for entry in entries.values()):
+            self.note({place: {**entry, **mark} for place, entry in entries.items()})
+
     def find_same(self, place: Path) -> Path | None:
         """Return under which other name a pull brought the file that is here, where upper and lower case are one."""
         for name in self.entries:
@@ -68,6 +83,12 @@ class Ledger:
         for place in places:
             self.entries.pop(str(place), None)
         write_json(self._path, self.entries, sync=True)
+
+
+def make_mark(rows: Iterable[Row]) -> Row:
+    """Return what tells this version of a checkpoint from any other, and from a part of it."""
+    facts = sorted([row["path"], row["size"], row["mtime_ns"]] for row in rows)
+    return {"files": len(facts), "digest": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
 
 
 def fold(place: Path) -> str:

@@ -37,12 +37,16 @@ class Lister:
 
     def list_checkpoints(self, globs: tuple[str, ...] = ()) -> list[Row]:
         """Return the rows of the checkpoints that are whole: the project's, or those that the globs name."""
-        plan = self._run.read()["attempts"][self._attempt - 1]["plan"]
-        globs = globs or tuple(plan.get("checkpoints") or CHECKPOINTS)
-        units = make_units(self.list_rows(list(globs), checkpoints=True))
+        units = self.list_units(globs)
         self.left_out = [unit for unit in units if unit.state not in (COMMITTED, SETTLING)]
         self.settling = [unit for unit in units if unit.state == SETTLING]
         return [row for unit in units if unit.state == COMMITTED for row in unit.rows]
+
+    def list_units(self, globs: tuple[str, ...] = ()) -> list[Unit]:
+        """Return the checkpoints as they stand, whole or not."""
+        plan = self._run.read()["attempts"][self._attempt - 1]["plan"]
+        globs = globs or tuple(plan.get("checkpoints") or CHECKPOINTS)
+        return make_units(self.list_rows(list(globs), checkpoints=True))
 
     def list_all(self, globs: list[str]) -> list[Row]:
         """Return the rows of all files that the globs name, checkpoints or not, less checkpoints that are being written.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from remote_train.blocks import Fetcher, OwnLine
 from remote_train.bringing import Fate, Home, Landing, Pulled, make_local_error
 from remote_train.errors import LocalSpace, PullIncomplete
+from remote_train.host.commits import COMMITTED
 from remote_train.ledger import PULLED, Ledger, drop_old
 from remote_train.listed import choose_latest, make_units
 from remote_train.lister import Lister
@@ -86,6 +87,7 @@ class Pull:
             self._tell_left_out()
             self._make_room(home, units)
             fates = {unit.name: landing.bring(unit, lambda: self._look_again(wish)) for unit in units}
+            self._mark(landing, home, units)
             self._drop_old(home, wish)
         self._judge(fates)
         return self.result
@@ -128,7 +130,17 @@ class Pull:
         self.fetcher.limit = wish.limit
         ledger = Ledger(self.run.folder / PULLED)  # with what the one before us brought
         home = Home(self.run, self.attempt, wish.to or self.run.files, ledger, partials, aside=wish.aside)
-        return Landing(home, self.fetcher, self.listener, self.result), home
+        landing = Landing(home, self.fetcher, self.listener, self.result)
+        landing.marks = not wish.match and not wish.everything
+        return landing, home
+
+    def _mark(self, landing: Landing, home: Home, units: Sequence[Unit]) -> None:
+        """Of files that were named one by one, find out which checkpoints they make: the globs do not say it."""
+        rows = [row for unit in units for row in unit.rows if row.get("state") == COMMITTED]
+        found = [home.ledger.find(home.target / row["path"]) for row in rows]
+        if not landing.marks and any(entry is not None and "checkpoint" not in entry for entry in found):
+            for unit in self.lister.list_units():
+                landing.mark(unit)
 
     def _say_wait(self) -> None:
         self.listener.tell(

@@ -7,14 +7,13 @@ it need not travel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.host.commits import COMMITTED
 from remote_train.host.containers import check_file
 from remote_train.host.files import CHECKPOINTS
-from remote_train.host.globs import matches
-from remote_train.listed import make_patterns, parse_page
+from remote_train.listed import parse_page
 from remote_train.mirror import hash_file
 from remote_train.records import read_json
 from remote_train.refusals import NoSuchFile
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 LISTING_SECONDS = 600.0
 FILE_MODE = 0o644
-KNOWN = {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns"}
+KNOWN = {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns", "unit", "checkpoint"}
 """What the ledger of pulls says of a file that can be put back; older versions did not say all of it."""
 
 Row = dict[str, Any]
@@ -100,31 +99,18 @@ def _is_sound(file: File) -> bool:
 
 
 def list_here(run: Run) -> Iterator[Checkpoint]:
-    """Yield the checkpoints that were pulled and of which every file is here as it came."""
-    patterns = make_patterns(run.read()["attempts"][-1]["plan"].get("checkpoints") or CHECKPOINTS)
-    units: dict[tuple[Path, int, str], list[File]] = {}
-    broken = set()
+    """Yield the checkpoints that were pulled and of which every file is here as it came, all of one version."""
+    units: dict[tuple[Path, int, str, str, int], list[File]] = {}
     for place, entry in read_json(run.folder / "pulled.json").items():
-        if not isinstance(entry, dict) or not entry.keys() >= KNOWN:
+        if not isinstance(entry, dict) or not entry.keys() >= KNOWN or not is_still(Path(place), entry):
             continue
-        path = entry["path"]
-        unit = entry.get("unit") or name_unit(path)
-        if unit == path and not matches(patterns, path):
-            continue
-        key = (Path(place.removesuffix(path)), entry["attempt"], unit)
-        facts = (path, entry["size"], entry["mtime_ns"], entry["sha256"])
-        units.setdefault(key, []).append(File(*facts, Path(place)))
-        if "weights_of" in entry or not is_still(Path(place), entry):  # the former has only the model
-            broken.add(key)
-    for key, files in units.items():
-        if key not in broken:
-            yield Checkpoint(key[2], key[1], tuple(sorted(files, key=lambda file: file.path)))
-
-
-def name_unit(path: str) -> str:
-    """Return which checkpoint a file is of, where the ledger does not say it: its `checkpoint-N` folder, or itself."""
-    parents = [str(parent) for parent in PurePosixPath(path).parents if parent.name.startswith("checkpoint-")]
-    return parents[0] if parents else path
+        path, mark = entry["path"], entry["checkpoint"]
+        version = entry["attempt"], entry["unit"], mark["digest"], mark["files"]
+        file = File(path, entry["size"], entry["mtime_ns"], entry["sha256"], Path(place))
+        units.setdefault((Path(place.removesuffix(path)), *version), []).append(file)
+    for (_, attempt, unit, _, count), files in units.items():
+        if len(files) == count:
+            yield Checkpoint(unit, attempt, tuple(sorted(files, key=lambda file: file.path)))
 
 
 def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -> list[Checkpoint]:

@@ -17,6 +17,7 @@ from remote_train.partial import is_partial_of, name_partial
 from remote_train.records import read_json, write_json
 
 if TYPE_CHECKING:
+    from remote_train.ledger import Row
     from remote_train.records import Run
 
 STAGED, PLACE = "staged.json", "staging.json"
@@ -31,10 +32,10 @@ class Stage:
         self.ledger = Ledger(run.folder / STAGED)
         self._run = run
 
-    def publish(self, ledger: Ledger) -> list[Path]:
-        """Give the folder its name; return where its files are now. Raises OSError."""
+    def publish(self, ledger: Ledger, mark: Row) -> list[Path]:
+        """Give the folder its name, and each entry what `mark` says; return where its files are now. Raises OSError."""
         moved = {
-            self.place / Path(name).relative_to(self.folder): entry
+            self.place / Path(name).relative_to(self.folder): {**entry, **mark}
             for name, entry in self.ledger.entries.items()
             if Path(name).is_relative_to(self.folder)
         }
