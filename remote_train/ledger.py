@@ -99,20 +99,33 @@ def fold(place: Path) -> str:
 def drop_old(ledger: Ledger, folder: Path, keep: int) -> list[Path]:
     """Remove all but the `keep` newest checkpoints that pulls brought to a folder; return the files that went.
 
-    A file that is not what the pull brought, by its hash, stays.
+    A file that is not what the pull brought, by its hash, stays. Raises OSError.
     """
+    gone: list[Path] = []
+    try:
+        for place in (place for unit in _list_units(ledger, folder)[keep:] for place in unit):
+            if _remove(ledger, place, folder):
+                gone.append(place)  # noqa: PERF401  (what went is to be known if the next cannot go)
+    finally:
+        if gone:
+            ledger.drop(gone)
+    return gone
+
+
+def _list_units(ledger: Ledger, folder: Path) -> list[list[Path]]:
+    """Return the files of each checkpoint, the newest first: that of the last attempt, then the last that was written."""
     units: dict[str, list[Path]] = {}
     for name, entry in ledger.entries.items():
         place = Path(name)
-        if place.is_relative_to(folder) and place.is_file() and "path" in entry and "weights_of" not in entry:
-            units.setdefault(entry.get("unit") or entry["path"], []).append(place)
-    by_age = sorted(
-        units.values(), key=lambda places: -max(ledger.entries[str(place)]["mtime_ns"] for place in places)
-    )
-    gone = [place for places in by_age[keep:] for place in places if _remove(ledger, place, folder)]
-    if gone:
-        ledger.drop(gone)
-    return gone
+        if "weights_of" not in entry and "unit" in entry and place.is_relative_to(folder) and place.is_file():
+            units.setdefault(entry["unit"], []).append(place)
+    found = {name: [ledger.entries[str(place)] for place in places] for name, places in units.items()}
+    ages = {
+        name: max((entry["attempt"], entry["mtime_ns"]) for entry in entries)
+        for name, entries in found.items()
+        if any("checkpoint" in entry for entry in entries)
+    }
+    return [units[name] for name in sorted(ages, key=ages.__getitem__, reverse=True)]
 
 
 def _remove(ledger: Ledger, place: Path, folder: Path) -> bool:
