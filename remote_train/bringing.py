@@ -209,15 +209,16 @@ class Landing:
             if not staged:
                 self._result.unchanged.append(place)
             return Fate.HERE
-        held = hash_file(place) if place.exists() else None
-        if not ledger.may_replace(place, held):
-            self._result.kept.append(self._describe_kept(place, ledger))
-            return Fate.KEPT
+        held = Held(place)
+        if not ledger.may_replace(place, held.sha256):
+            return self._keep(place, ledger)
         for _ in range(2 if "state" in row else self.tries):  # once for what is left here of another version
             try:
                 entry = self._fetch(row, place, ledger, held)
             except SourceChanged:
                 continue
+            except Taken:
+                return self._keep(place, ledger)
             except NoSuchFile:
                 self._say_gone(row["path"])
                 return Fate.GONE
@@ -226,29 +227,83 @@ class Landing:
             return Fate.HERE
         return Fate.CHANGED
 
+    def _keep(self, place: Path, ledger: Ledger) -> Fate:
+        self._result.kept.append(self._describe_kept(place, ledger))
+        return Fate.KEPT
+
     @staticmethod
     def _describe_kept(place: Path, ledger: Ledger) -> str:
         """Return which file is left as it is; where upper and lower case are one, under which name it was brought."""
         other = ledger.find_same(place)
         return str(place) if other is None else f"{place} (on this disk the same file as {other.name})"
 
-    def _fetch(self, row: Row, place: Path, ledger: Ledger, held: str | None) -> Row:
+    def _fetch(self, row: Row, place: Path, ledger: Ledger, held: Held) -> Row:
         place.parent.mkdir(parents=True, exist_ok=True)
         of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
         with self._home.partials.writing(place, of) as partial:
             source = self._fetcher.fetch(row["path"], partial, row if "state" in row else None)
             os.fsync(partial.file.fileno())
-            here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns, "before": held}
+            here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns}
             made: Row = {
                 key: row[key] for key in ("weights_of", "saved_ns", "unit", "checkpoint") if key in row
             }
             entry = {**source, **here, **of, **made}
             with self._home.publishing():
-                ledger.note({place: entry})
-                partial.path.replace(place)
+                held = held.look_again(ledger)
+                entry["before"] = held.sha256
+                _publish(partial.path, held, ledger, entry)
         sync_folder(str(place.parent))
         self._result.bytes += source["size"]
         return entry
+
+
+class Taken(Exception):
+    """Something of yours has come where a file was to be."""
+
+
+class Held:
+    """What stands at a place."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.status = _look(place)
+        self.sha256 = hash_file(place) if place.exists() else None
+
+    def look_again(self, ledger: Ledger) -> Held:
+        """Return what stands there now; raise Taken when that is nothing that may be replaced. Raises OSError."""
+        if _look(self.place) == self.status:
+            return self
+        now = Held(self.place)
+        if not ledger.may_replace(self.place, now.sha256):
+            raise Taken
+        return now
+
+
+def _look(place: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from what it was before; None where there is nothing."""
+    try:
+        status = place.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _publish(partial: Path, held: Held, ledger: Ledger, entry: Row) -> None:
+    """Give a file its name, in place of what was held there; raise Taken, OSError."""
+    place, before = held.place, ledger.find(held.place)
+    ledger.note({place: entry})
+    if held.status is not None:
+        partial.replace(place)
+        return
+    try:
+        os.link(partial, place)  # as a rename would, but never in place of anything
+    except FileExistsError:
+        ledger.note({place: before}) if before is not None else ledger.drop([place])
+        raise Taken from None
+    except OSError:  # a disk without links
+        partial.replace(place)
+    else:
+        partial.unlink()
 
 
 def _is_checkpoint(unit: Unit) -> bool:

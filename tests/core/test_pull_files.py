@@ -302,6 +302,20 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(big: Puller) -> None
     assert big.here() == {"big.pt": b"new" * 2_000_000}
 
 
+@pytest.mark.parametrize("pulled_before", [False, True])
+def test_what_the_user_puts_there_while_it_comes_is_kept(big: Puller, pulled_before: bool) -> None:
+    mine = big.run.files / "big.pt"
+    if pulled_before:
+        big.pull().bring(PullWish())
+        (big.code / "big.pt").write_bytes(b"new" * 3_000_000)
+    with pytest.raises(PullIncomplete, match=r"big\.pt"):
+        disturbed(big, lambda: mine.write_bytes(b"mine")).bring(PullWish())
+    assert big.here() == {"big.pt": b"mine"}
+    mine.unlink()
+    big.pull().bring(PullWish())
+    assert big.here() == big.there("big.pt")
+
+
 def test_a_file_that_never_holds_still_is_left_and_named(big: Puller) -> None:
     sizes = iter(range(99))
     pull = disturbed(
