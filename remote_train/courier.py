@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import counts_no_more
-from remote_train.errors import ConnectionLost, LocalSpace, RemoteTrainError, VerificationFailed
+from remote_train.bringing import make_local_error
+from remote_train.errors import (
+    ConnectionLost,
+    LocalSpace,
+    PullIncomplete,
+    RemoteTrainError,
+    VerificationFailed,
+)
 from remote_train.partial import PullInterrupted
 from remote_train.pull import Pull, PullWish
 from remote_train.reconnect import Losses
@@ -139,17 +147,29 @@ class Courier:
         self.words.deliver(self._following.listener)
 
     def _work(self) -> None:
+        try:
+            self._bring_all(self._begin())
+        except PullInterrupted:
+            return
+        except (RemoteTrainError, ConnectionLost) as error:
+            self._stop_for(error)
+        except OSError as error:
+            self._stop_for(make_local_error(Path(error.filename or self._following.wish.run.folder), error))
+        except BaseException as error:  # a mistake of ours: nobody is to think that they still come
+            hint = "`remote-train pull` brings them; please report this"
+            self._stop_for(PullIncomplete(f"{type(error).__name__}: {error}", hint=hint))
+            raise
+
+    def _begin(self) -> Pull:
         wish = self._following.wish
         pull = Pull(wish.run, wish.attempt, self._following.link, self._line.session, self.words)
         pull.use(self._line)
         pull.fetcher.look = self._line.check
-        try:
-            self._bring_all(pull)
-        except PullInterrupted:
-            return
-        except (RemoteTrainError, ConnectionLost) as error:
-            self.trouble = error
-            self.tell_trouble(error)
+        return pull
+
+    def _stop_for(self, error: RemoteTrainError | ConnectionLost) -> None:
+        self.trouble = error
+        self.tell_trouble(error)
 
     def tell_trouble(self, error: RemoteTrainError | ConnectionLost) -> None:
         """Tell why it stops; the stream goes on."""

@@ -208,7 +208,11 @@ class Pull:
 
     def _drop_old(self, home: Home, wish: PullWish) -> None:
         if wish.keep_last is not None:
-            for path in drop_old(home.ledger, home.target, wish.keep_last):
+            try:
+                gone = drop_old(home.ledger, home.target, wish.keep_last)
+            except OSError as error:
+                raise make_local_error(Path(error.filename or home.target), error) from error
+            for path in gone:
                 self.listener.tell("dropped", path=str(path))
 
     def _judge(self, fates: dict[str, Fate]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_train import reconnect as reconnecting
 from remote_train.api import Training
-from remote_train.errors import LocalSpace, RemoteTrainError, TrainingFailed
+from remote_train.errors import LocalSpace, PullIncomplete, RemoteTrainError, TrainingFailed
 from remote_train.landing import PARTIAL
 from remote_train.pull import PullWish
 from tests.core.cutting_link import CuttingLink, Ears
@@ -49,6 +52,19 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnecting, "LONGEST_PAUSE", 0.02)
 
 
+@contextmanager
+def mounted_on(path: Path) -> Iterator[None]:
+    """Mount a file on itself: it is busy then."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    if subprocess.run(["mount", "--bind", str(path), str(path)], check=False).returncode != 0:
+        pytest.skip("nothing may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
 class Watched:
     """A training that is followed in a thread; words let it go on."""
 
@@ -79,6 +95,9 @@ class Watched:
 
     def end(self) -> None:
         self.say("end")
+        self.ends()
+
+    def ends(self) -> None:
         assert self._thread is not None
         self._thread.join(60)
         assert not self._thread.is_alive()
@@ -339,3 +358,18 @@ wait("end")
     watched.end()
     assert watched.error is None
     assert bytes(watched.ears.heard) == watched.started.output()
+
+
+def test_an_old_one_that_cannot_be_removed_is_said(
+    watch: Callable[..., Watched],
+) -> None:
+    watched = watch(THREE)
+    watched.follow(lambda: watched.training.pull_along(PullWish(keep_last=1), watched.ears))
+    watched.say("0")
+    watched.comes("out/0.safetensors")
+    until(lambda: watched.told("pulled"), "the word of it")
+    with mounted_on(watched.here("out/0.safetensors")):  # the kernel does not remove it
+        watched.say("1")
+        watched.ends()
+    assert isinstance(watched.error, PullIncomplete)
+    assert "0.safetensors" in str(watched.error)
