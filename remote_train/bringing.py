@@ -96,7 +96,7 @@ class Landing:
     def bring(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
         """Bring a checkpoint, or a file; raise what a user is told when this machine does not take it.
 
-        `look_again` lists what the host has now.
+        `look_again` lists what the host has now, whole or not.
         """
         target = self._home.target
         if self.is_whole(unit):
@@ -121,24 +121,34 @@ class Landing:
             fate = self._bring_row(made, self._home.target / row["path"], self._home.ledger)
             if fate is not Fate.CHANGED or "state" not in row:
                 return fate
-            now = next((other for other in look_again() if other.name == unit.name), None)
+            now = self._find_again(unit, look_again)
             if now is None:
+                return Fate.GONE
+            if now.state != COMMITTED:
                 break
             unit = now
         return Fate.CHANGED
+
+    def _find_again(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Unit | None:
+        """Return a checkpoint as it is now; None, and tell so, when it is on the host no more."""
+        now = next((other for other in look_again() if other.name == unit.name), None)
+        if now is None:
+            self._say_gone(unit.name)
+        return now
 
     def _bring_together(self, unit: Unit, look_again: Callable[[], list[Unit]]) -> Fate:
         """Bring files that belong together, again when one of them has changed before all were here."""
         for _ in range(self.tries):
             stage = self._open_stage(unit)
             fates = {self._bring_staged(row, stage) for row in unit.rows}
-            now = next((other for other in look_again() if other.name == unit.name), None)
+            now = self._find_again(unit, look_again)
             if now is None:
-                self._say_gone(unit.name)
                 forget_stage(self._home.run)
                 return Fate.GONE
             if Fate.KEPT in fates:
                 return Fate.KEPT
+            if now.state != COMMITTED:
+                break
             if now.rows == unit.rows and fates == {Fate.HERE}:
                 self._arrive(unit, stage)
                 return Fate.HERE

@@ -83,14 +83,21 @@ class Pull:
         with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
             landing, home = self._begin(wish, partials)
             self.fetcher.on_progress = self._tell_progress
-            units = self._choose(self.list_files(wish), wish)
-            self._tell_left_out()
-            self._make_room(home, units)
-            fates = {unit.name: landing.bring(unit, lambda: self._look_again(wish)) for unit in units}
-            self._mark(landing, home, units)
+            fates = self._bring_units(wish, landing, home)
+            for _ in range(landing.tries - 1):
+                if wish.latest and set(fates.values()) == {Fate.GONE}:  # another is the newest by now
+                    fates = self._bring_units(wish, landing, home)
             self._drop_old(home, wish)
         self._judge(fates)
         return self.result
+
+    def _bring_units(self, wish: PullWish, landing: Landing, home: Home) -> dict[str, Fate]:
+        units = self._choose(self.list_files(wish), wish)
+        self._tell_left_out()
+        self._make_room(home, units)
+        fates = {unit.name: landing.bring(unit, lambda: self._look_again(wish)) for unit in units}
+        self._mark(landing, home, units)
+        return fates
 
     def _bring_weights(self, wish: PullWish) -> Pulled:
         with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
@@ -103,7 +110,7 @@ class Pull:
             for unit in units if wish.match and not wish.latest else units[:1]:
                 made = maker.make(unit, wish.dtype)
                 self._make_room(home, [made])
-                fates[made.name] = landing.bring(made, lambda: pick_models(self._list_committed(wish)))
+                fates[made.name] = landing.bring(made, lambda: pick_models(self._list_standing(wish)))
         self._judge(fates)
         return self.result
 
@@ -119,7 +126,7 @@ class Pull:
                 return False
             self._make_room(home, [new])
             tried.add((new.name, new.mtime_ns))
-            landing.bring(new, lambda: self._list_committed(wish))
+            landing.bring(new, lambda: self._list_standing(wish))
             self._drop_old(home, wish)
         return True
 
@@ -167,7 +174,10 @@ class Pull:
         return [row for row in rows if not ledger.is_here(row, self.run.files / row["path"])]
 
     def _look_again(self, wish: PullWish) -> list[Unit]:
-        return _make_units(self._list_all(wish), wish)
+        return _make_units(self._list_all(wish), wish) + self.lister.settling + self.lister.left_out
+
+    def _list_standing(self, wish: PullWish) -> list[Unit]:
+        return self._list_committed(wish) + self.lister.settling + self.lister.left_out
 
     def _list_committed(self, wish: PullWish) -> list[Unit]:
         return make_units(self.lister.list_checkpoints(wish.match))
@@ -221,6 +231,12 @@ class Pull:
             raise PullIncomplete(
                 f"{', '.join(self.result.kept[:5])}: already here with other contents, left as they are",
                 hint="pull to another folder with --to, or move them away",
+            )
+        gone = [name for name, fate in fates.items() if fate is Fate.GONE]
+        if gone and len(gone) == len(fates):
+            raise PullIncomplete(
+                f"{', '.join(gone[:5])}: removed on the host before it could be read; nothing came",
+                hint="run the same command again for what is there now",
             )
         missing = [name for name, fate in fates.items() if fate is Fate.CHANGED]
         missing += [] if fates else [unit.name for unit in self.lister.settling]

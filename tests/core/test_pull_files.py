@@ -342,9 +342,23 @@ def test_a_file_that_is_removed_before_it_is_read_is_noted(big: Puller) -> None:
             (big.code / "big.pt").unlink()
             return rows
 
-    assert big.pull(kind=Removing).bring(PullWish()).files == []
+    with pytest.raises(PullIncomplete, match=r"big\.pt: removed on the host"):
+        big.pull(kind=Removing).bring(PullWish())
     assert "note" in big.ears().kinds()
     assert big.here() == {}
+
+
+def test_when_the_newest_is_rotated_away_the_next_newest_comes(big: Puller) -> None:
+    class Rotating(Pull):
+        def list_files(self, wish: PullWish) -> list[Row]:
+            rows = super().list_files(wish)
+            (big.code / "big.pt").unlink(missing_ok=True)
+            return rows
+
+    (big.code / "big.pt").write_bytes(make_zip({"data": b"new"}))
+    (big.code / "old.pt").write_bytes(make_zip({"data": b"old"}))
+    os.utime(big.code / "old.pt", ns=(10**18 + 1, 10**18 + 1))
+    assert big.pull(kind=Rotating).bring(PullWish(latest=True)).files == [big.run.files / "old.pt"]
 
 
 def test_cuts_do_not_lose_what_has_come(big: Puller) -> None:
