@@ -113,6 +113,7 @@ class Courier:
     def __init__(self, following: Following, wish: PullWish) -> None:
         self.trouble: RemoteTrainError | ConnectionLost | None = None
         """Why it has stopped by itself."""
+        self._damaged: VerificationFailed | None = None
         self.words = Words()
         self._following = following
         self._wish = wish
@@ -178,7 +179,21 @@ class Courier:
 
     def serious_trouble(self) -> RemoteTrainError | None:
         """Return what a command ends with even if the newest checkpoint came after all: others did not."""
-        return self.trouble if isinstance(self.trouble, (LocalSpace, VerificationFailed)) else None
+        return self.trouble if isinstance(self.trouble, (LocalSpace, VerificationFailed)) else self._damaged
+
+    def _bring_next(self, pull: Pull, tried: set[tuple[str, int]]) -> bool:
+        """Bring the newest that is not here; one that does not come is told of, and the others do."""
+        before = len(tried)
+        try:
+            return pull.bring_next(self._wish, tried)
+        except (PullIncomplete, VerificationFailed) as error:
+            if len(tried) == before or counts_no_more(pull.run, pull.attempt):  # it is not about that one
+                raise
+            if isinstance(error, VerificationFailed):
+                self._damaged = error
+            text = f"a checkpoint did not come, the next ones will: {error}"
+            self.words.tell("warn", text=text, hint=error.hint)
+        return True
 
     def _bring_all(self, pull: Pull) -> None:
         """Bring one after the other, looking again after each: what is newest now comes next."""
@@ -188,7 +203,7 @@ class Courier:
             self._due.wait()
             self._due.clear()
             self._line.check()
-            while pull.bring_next(self._wish, tried):
+            while self._bring_next(pull, tried):
                 for place in pull.result.kept[told:]:
                     self.words.tell("warn", text=f"{place}: already here with other contents, left as it is")
                 told = len(pull.result.kept)

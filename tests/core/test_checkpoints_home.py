@@ -373,3 +373,19 @@ def test_an_old_one_that_cannot_be_removed_is_said(
         watched.ends()
     assert isinstance(watched.error, PullIncomplete)
     assert "0.safetensors" in str(watched.error)
+
+
+def test_one_that_has_no_place_here_does_not_stop_the_others(watch: Callable[..., Watched]) -> None:
+    watched = watch(
+        "wait('0'); save('out/0.safetensors', 1000, 0); wait('1'); save('1.safetensors', 1000, 1); wait('end')"
+    )
+    watched.run.files.mkdir(parents=True)
+    watched.here("out").write_text("a file of mine where a folder must be")
+    watched.follow()
+    watched.say("0")
+    [warning] = until(lambda: watched.told("warn"), "the warning")
+    assert "the next ones will" in warning["text"]
+    watched.say("1")
+    assert watched.comes("1.safetensors")
+    watched.end()
+    assert watched.error is None
