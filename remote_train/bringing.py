@@ -165,7 +165,10 @@ class Landing:
     def _open_stage(self, unit: Unit) -> Stage | None:
         """Return where a folder that is new here is brought to, None for what is brought up to date file by file."""
         place = self._home.target / unit.name
-        if not unit.is_folder or os.path.lexists(place):
+        if not unit.is_folder:
+            return None
+        if os.path.lexists(place):
+            forget_stage(self._home.run, place)
             return None
         try:
             return open_stage(self._home.run, place)

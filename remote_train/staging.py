@@ -40,7 +40,11 @@ class Stage:
             if Path(name).is_relative_to(self.folder)
         }
         ledger.note(moved)
-        self.folder.rename(self.place)
+        try:
+            self.folder.rename(self.place)
+        except OSError:  # a folder of yours has come there
+            ledger.drop([path for path in moved if not path.exists()])
+            raise
         sync_folder(str(self.place.parent))
         forget_stage(self._run)
         return list(moved)
@@ -66,9 +70,11 @@ def open_stage(run: Run, place: Path) -> Stage:
     return Stage(run, place, folder)
 
 
-def forget_stage(run: Run) -> None:
-    """Remove a hidden folder and what is known of it; where that does not work the next pull tries again."""
+def forget_stage(run: Run, place: Path | None = None) -> None:
+    """Remove a hidden folder, or only one for this place, and what is known of it; what stays the next pull removes."""
     found = find_stage(run)
+    if place is not None and (found is None or found[0] != place):
+        return
     if found is not None and found[1].is_dir() and not found[1].is_symlink():
         shutil.rmtree(found[1], ignore_errors=True)
     with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train.blocks import Fetcher
+from remote_train.errors import PullIncomplete
 from remote_train.ledger import Ledger, drop_old
 from remote_train.partial import PullInterrupted
 from remote_train.pull import PullWish
@@ -111,3 +112,24 @@ def test_the_newest_are_those_of_the_last_attempt_whatever_its_clock(tmp_path: P
         ledger.note({place: {**row, "sha256": empty, "attempt": attempt}})
         ledger.mark([row], tmp_path, name)
     assert drop_old(ledger, tmp_path, 1) == [tmp_path / "one.pt"]
+
+
+def test_a_folder_of_yours_that_comes_there_meanwhile_stays_and_nothing_hidden_does(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Fetcher.fetch
+    mine = puller.run.files / UNIT
+
+    def come(self: Fetcher, path: str, partial: Partial, listed: Row | None) -> dict[str, Any]:
+        mine.mkdir(exist_ok=True)
+        (mine / FILES[0]).write_text("mine")
+        return real(self, path, partial, listed)
+
+    pull = puller.pull()
+    with monkeypatch.context() as patch:
+        patch.setattr(Fetcher, "fetch", come)
+        with pytest.raises(PullIncomplete):
+            pull.bring(PullWish())
+    with pytest.raises(PullIncomplete, match=FILES[0]):
+        puller.pull().bring(PullWish())
+    assert puller.here() == {f"{UNIT}/{FILES[0]}": b"mine", f"{UNIT}/{FILES[1]}": b'{"version": 1}'}
