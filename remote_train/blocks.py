@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from remote_train.errors import (
     ConnectionLost,
+    LocalSpace,
     ProtocolError,
     PullIncomplete,
     RemoteTrainError,
@@ -142,8 +144,9 @@ class Fetcher:
         answer = session.request("get", stream=stream, block=self._block, **facts)
         identity = {key: answer[key] for key in ("size", "mtime_ns", "inode")}
         try:
+            _check_room(path, partial, identity["size"])
             partial.identify(identity)
-        except (SourceChanged, OSError):
+        except (SourceChanged, LocalSpace, OSError):
             self._cancel(session, stream)
             raise
         return identity
@@ -199,6 +202,19 @@ class Fetcher:
             )
         identity = partial.identity or {}
         return {"size": identity["size"], "mtime_ns": identity["mtime_ns"], "sha256": digest}
+
+
+def _check_room(path: str, partial: Partial, size: int) -> None:
+    """Raise LocalSpace for a file that is longer by now than what this disk has free; OSError."""
+    folder = partial.path.parent
+    need, free = size - partial.good, shutil.disk_usage(folder).free
+    if need > free:
+        raise LocalSpace(
+            f"{path} has {need:,} bytes to come by now, and {folder} has {free:,} free",
+            hint="free space there, or pull elsewhere with --to",
+            need=need,
+            have=free,
+        )
 
 
 class Damaged(Exception):

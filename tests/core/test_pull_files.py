@@ -139,6 +139,18 @@ def test_a_folder_is_here_whole_or_not_at_all(puller: Puller, monkeypatch: pytes
     assert again.files == []
 
 
+def test_one_that_is_longer_than_this_disk_once_it_was_listed_is_left(puller: Puller) -> None:
+    class Growing(Pull):
+        def list_files(self, wish: PullWish) -> list[Row]:
+            rows = super().list_files(wish)
+            os.truncate(puller.code / EMPTY, 2**43)
+            return rows
+
+    with pytest.raises(LocalSpace, match=r"empty\.pt has 8,796,093,022,208 bytes to come"):
+        puller.pull(kind=Growing).bring(PullWish(match=(EMPTY,)))
+    assert puller.here() == {}
+
+
 def test_everything_is_everything_the_run_made_and_not_its_package(puller: Puller) -> None:
     puller.pull().bring(PullWish(everything=True))
     assert puller.here() == puller.there(*CHECKPOINTS, EMPTY, *FOLDERS, "notes.txt")
