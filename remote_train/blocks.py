@@ -141,7 +141,9 @@ class Fetcher:
             **self.elsewhere.get(path, {}),
             **({"limit": self.limit} if self.limit is not None else {}),
         }
-        answer = session.request("get", stream=stream, block=self._block, **facts)
+        answer = session.wait(
+            session.submit("get", stream=stream, block=self._block, **facts), look=self.look
+        )
         identity = {key: answer[key] for key in ("size", "mtime_ns", "inode")}
         try:
             _check_room(path, partial, identity["size"])

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 
 LOOK_SECONDS = 1.0
+TURN_SECONDS = 0.3
+"""Between two checkpoints, for another pull that waits for its turn: it looks every 0.1 s."""
+STOP_SECONDS = 10.0
+"""Whatever holds it up longer, a disk that does not answer, is not waited for: it holds the lock of pulls until it is done."""
 
 
 class SharedLine:
@@ -76,6 +80,12 @@ class SharedLine:
         with self._changed:
             self._over = True
             self._changed.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        """Let so much time go by, unless it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over, seconds)
+        self.check()
 
     def check(self) -> None:
         """Raise PullInterrupted once it is over."""
@@ -137,7 +147,7 @@ class Courier:
         self._line.end()
         self._due.set()
         if wait and self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def is_waiting(self) -> bool:
         """Tell whether it has something to tell."""
@@ -165,7 +175,7 @@ class Courier:
         wish = self._following.wish
         pull = Pull(wish.run, wish.attempt, self._following.link, self._line.session, self.words)
         pull.use(self._line)
-        pull.fetcher.look = self._line.check
+        pull.fetcher.look = pull.lister.look = self._line.check
         return pull
 
     def _stop_for(self, error: RemoteTrainError | ConnectionLost) -> None:
@@ -204,6 +214,7 @@ class Courier:
             self._due.clear()
             self._line.check()
             while self._bring_next(pull, tried):
+                self._line.pause(TURN_SECONDS)
                 for place in pull.result.kept[told:]:
                     self.words.tell("warn", text=f"{place}: already here with other contents, left as it is")
                 told = len(pull.result.kept)

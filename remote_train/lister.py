@@ -12,6 +12,8 @@ from remote_train.listed import make_patterns, make_units, parse_page
 from remote_train.refusals import NoSuchFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remote_train.blocks import Line
     from remote_train.listed import Row, Unit
     from remote_train.listener import Listener
@@ -27,6 +29,8 @@ class Lister:
 
     def __init__(self, run: Run, attempt: int, line: Line, listener: Listener) -> None:
         self.line = line
+        self.look: Callable[[], object] = int
+        """Called every second while the host does not answer; what it raises ends the listing."""
         self.left_out: list[Unit] = []
         """Checkpoints that are not whole, as listed last."""
         self.settling: list[Unit] = []
@@ -86,7 +90,7 @@ class Lister:
         try:
             facts = {"run": self._run.id, "attempt": self._attempt, **asked}
             number = self.line.session.submit("files", globs=globs, after=after, **facts)
-            return self.line.session.wait(number, LISTING_SECONDS)
+            return self.line.session.wait(number, LISTING_SECONDS, self.look)
         except NoSuchFile as error:
             raise PullIncomplete(
                 f"{error}: the folder it ran in was removed",

@@ -24,7 +24,7 @@ from remote_train.inbox import ACK_SECONDS, Arrivals, Data, End, Event, Inbox, I
 from remote_train.uplink import Uplink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from remote_train.transport import Channel, Transport
 
@@ -67,11 +67,13 @@ class Session:
         self._send(wire.make_control({"id": number, "op": op, **fields}))
         return number
 
-    def wait(self, number: int, seconds: float | None = None) -> dict[str, Any]:
+    def wait(
+        self, number: int, seconds: float | None = None, look: Callable[[], object] = int
+    ) -> dict[str, Any]:
         """Return the answer to a request; raise what the host refused it with, or ConnectionLost.
 
         A host that is heard and does not answer within `seconds` (REQUEST_SECONDS) is a ProtocolError: our agent
-        answers from the loop that its heartbeats come from.
+        answers from the loop that its heartbeats come from. `look` is called every second; what it raises ends the wait.
         """
         seconds = REQUEST_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + seconds
@@ -82,6 +84,7 @@ class Session:
                 if left <= 0:
                     op = self._gate.find_op(number)
                     raise ProtocolError(f"{self.host} did not answer `{op}` within {seconds:.0f} s")
+                look()
                 self._replied.wait(min(left, 1.0))
             reply = self._replies.pop(number)
         if isinstance(reply, Exception):

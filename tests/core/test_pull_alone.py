@@ -16,6 +16,7 @@ from remote_train import partial
 from remote_train.blocks import Blocks, Fetcher
 from remote_train.errors import PullIncomplete
 from remote_train.landing import PARTIAL
+from remote_train.partial import PullInterrupted
 from remote_train.pull import Pull, PullWish
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import sha256, until
@@ -179,3 +180,15 @@ def test_a_link_where_the_partial_is_to_be_is_not_followed(run: Run, tmp_path: P
         pull.bring(PullWish())
     pull.session.close()
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("account")
+def test_a_pull_that_is_told_to_leave_off_does_not_wait_for_an_answer() -> None:
+    session = CuttingLink().connect()
+
+    def stop() -> None:
+        raise PullInterrupted
+
+    with pytest.raises(PullInterrupted):
+        session.wait(10**9, 600.0, stop)  # an answer that never comes
+    session.close()
