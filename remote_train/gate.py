@@ -32,6 +32,7 @@ class Gate:
         self._asked: dict[int, tuple[str, dict[str, Any]]] = {}
         self._streams: set[int] = set()
         self._files: set[int] = set()
+        self._unwanted: set[int] = set()
         self._followed: set[tuple[object, object]] = set()
         self._checkpoints: Counter[tuple[object, object]] = Counter()
         self._held = self._events = 0
@@ -50,17 +51,38 @@ class Gate:
         """Tell a file's stream from an output's."""
         return stream in self._files
 
+    def leave(self, stream: int) -> None:
+        """Note that nobody wants what a stream still brings; all that it brought was taken or dropped."""
+        if stream in self._streams:
+            self._unwanted.add(stream)
+        else:
+            self._files.discard(stream)
+
+    def is_unwanted(self, stream: int) -> bool:
+        """Tell whether what a stream brings is dropped."""
+        return stream in self._unwanted
+
+    def close_stream(self, stream: int) -> None:
+        """Note that a stream brings nothing more."""
+        self._streams.discard(stream)
+        if stream in self._unwanted:
+            self._unwanted.discard(stream)
+            self._files.discard(stream)
+
     def find_op(self, number: int) -> str:
         """Return what a request was for that has no answer yet."""
         return self._asked[number][0]
 
-    def admit_reply(self, message: dict[str, Any]) -> tuple[int, dict[str, Any] | Exception]:
-        """Return whose answer this is, and the answer or what it refuses with."""
+    def admit_reply(self, message: dict[str, Any]) -> tuple[int, dict[str, Any] | Exception] | None:
+        """Return whose answer this is, and the answer or what it refuses with; None where nobody waits for it."""
         number = message["id"]
         # A bool is equal to the number of our first request, but none of ours.
         if type(number) is not int or number not in self._asked:
             raise ProtocolError(f"{self.host} answered what was not asked: id {str(number)[:40]}")
         op, fields = self._asked.pop(number)
+        self._note_closed(op, fields, refused="error" in message)
+        if op == "cancel":
+            return None
         try:
             if "error" in message:
                 return number, make_refusal(self.host, op, message["error"])
@@ -69,6 +91,14 @@ class Gate:
             if op in BESIDE:
                 return number, error
             raise
+
+    def _note_closed(self, op: str, fields: dict[str, Any], *, refused: bool) -> None:
+        """Note which streams bring nothing more: those of what was refused, and one that was cancelled."""
+        streams = [fields["stream"]] if op == ("get" if refused else "cancel") else []
+        if refused and op == "follow":
+            streams = [output["stream"] for output in fields["outputs"]]
+        for stream in streams:
+            self.close_stream(stream)
 
     def admit_data(self, stream: int, payload: bytes) -> None:
         """Take DATA of a stream that is open, as long as the host keeps to its credit."""

@@ -66,7 +66,6 @@ class Arrivals:
         self._lock = lock
         self._gate = gate
         self._own: dict[int, Queue] = {}
-        self._unwanted: set[int] = set()
         self._received = 0
         self._consumed = [0, 0]
         self._told = (0, 0, 0)
@@ -99,10 +98,9 @@ class Arrivals:
         queue = self._own.pop(stream, None)
         if queue is None:
             return
-        if not any(isinstance(item, End) for item in queue.items):
-            self._unwanted.add(stream)
         while queue.items:
             self.pop(queue)
+        self._gate.leave(stream)
 
     def put(self, item: Item) -> None:
         """Queue an item where its reader looks for it."""
@@ -110,7 +108,7 @@ class Arrivals:
         if isinstance(item, Data):
             self._received += len(item.payload)
         if not isinstance(item, Event):
-            if item.stream in self._unwanted:
+            if self._gate.is_unwanted(item.stream):
                 self._drop(item)
                 return
             queue = self._own.get(item.stream, queue)
@@ -121,7 +119,7 @@ class Arrivals:
         if isinstance(item, Data):
             self._note_consumed(item)
         else:
-            self._unwanted.discard(item.stream)
+            self._gate.close_stream(item.stream)
 
     def pop(self, queue: Queue) -> Item:
         """Take the next item of a queue that has one."""

@@ -249,9 +249,10 @@ class Session:
         elif kind == wire.CONTROL:
             message = wire.parse_object(payload)
             if "id" in message:
-                number, answer = self._gate.admit_reply(message)
-                self._replies[number] = answer
-                self._replied.notify_all()
+                reply = self._gate.admit_reply(message)
+                if reply is not None:
+                    self._replies[reply[0]] = reply[1]
+                    self._replied.notify_all()
             elif self._gate.admit_event(message):
                 self._arrivals.put(Event(message["event"], message))
 

@@ -14,6 +14,7 @@ from remote_train.errors import ConnectionLost, ProtocolError
 from remote_train.gate import HELD_BYTES, HELD_CHECKPOINTS, HELD_EVENTS
 from remote_train.host import wire
 from remote_train.inbox import CONSUMED_EVERY
+from remote_train.refusals import NoSuchFile
 from remote_train.session import Data, End, Event, Inbox, Session, open_session
 from remote_train.transport.fake import FakeTransport, Pipe
 from tests.host.account_kit import PATIENCE, until
@@ -137,6 +138,33 @@ def test_a_closed_inbox_drops_and_acknowledges_what_still_comes(*, asleep: bool)
     other, _ = ask_file(session, inbox=False)
     host.send(data(other, b"y"))
     assert session.next_item(PATIENCE) == Data(other, b"y")
+    session.close()
+
+
+def test_nothing_is_kept_of_files_that_were_refused_or_left(account: Account) -> None:
+    """A courier brings thousands on one connection, and some were rotated away."""
+    started = account.start("open('big.bin', 'wb').write(bytes(8 << 20))")
+    started.end()
+    session = account.connect()
+    gate = session._gate
+    for number in range(20):
+        stream = session.new_stream()
+        with session.open_inbox(stream) as inbox:
+            if number % 2:
+                with pytest.raises(NoSuchFile):
+                    session.request("get", stream=stream, offset=0, path="gone.bin", block=BLOCK, **RUN)
+                continue
+            session.request("get", stream=stream, offset=0, path="big.bin", block=BLOCK, **RUN)
+            if number % 4:
+                assert isinstance(inbox.next_item(PATIENCE), Data)
+            else:
+                while not isinstance(inbox.next_item(PATIENCE), End):
+                    pass
+        session.submit("cancel", stream=stream)
+    until(lambda: not gate._asked, "all answers")
+    assert [gate._streams, gate._files, gate._unwanted] == [set()] * 3
+    until(lambda: gate._held == 0, "word of all that came")
+    assert list(session._replies) == [1]  # of `open`, which nobody waits for
     session.close()
 
 
