@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import time
 
@@ -32,6 +33,8 @@ COMMITTED, SETTLING, INCOMPLETE = "committed", "settling", "incomplete"
 SETTLE_SECONDS = 2.0
 QUIET_SECONDS = 0.25
 """Settling of a zip where writers are seen: its directory is written last, so that whole and let go of it is done."""
+UNFINISHED_SECONDS = 60.0
+"""Settling of a folder of the Hugging Face Trainer without its last file: gathering an optimizer takes a while, and nothing is written."""
 PATIENCE_SECONDS = SETTLE_SECONDS + 1.0
 """How long a list waits for what is settling: a training that rewrites all the time does not hold it up for ever."""
 LOOK_SECONDS = 0.4
@@ -39,6 +42,10 @@ SHARE = 0.005
 """Of one core, for looking at the whole tree, and as much for looking near what was found, while a run is followed."""
 ANNOUNCED = 100
 """Units told at once, the newest: a laptop that was away for long looks at the list for the others."""
+
+
+_TRAINERS = re.compile(r"(.*/)?checkpoint-\d+\Z", re.DOTALL)
+_WITH_MODEL, _LAST = "training_args.bin", "trainer_state.json"
 
 
 class Unit:
@@ -60,6 +67,11 @@ class Unit:
     def make_version(self) -> Key:
         """Return what tells one version from another."""
         return tuple((name, item.st_ino, item.st_size, item.st_mtime_ns) for name, item in self.files.items())
+
+    def is_unfinished(self) -> bool:
+        """Tell whether it is a folder of the Hugging Face Trainer, which has written the model and not its last file."""
+        has_model, has_last = (self.path + "/" + name in self.files for name in (_WITH_MODEL, _LAST))
+        return bool(_TRAINERS.match(self.path)) and has_model and not has_last
 
     def list_rows(self) -> List[Dict[str, Any]]:
         """Return a row for each file that is wanted."""
@@ -168,6 +180,8 @@ class Looker:
         zipped = len(unit.files) == 1 and unit.path in unit.files and unit.path.endswith(ZIPPED)
         if self._reports.covers(unit.path, unit.files) or (zipped and memory.replaced):
             return tick
+        if unit.is_unfinished():
+            return UNFINISHED_SECONDS
         return max(tick, QUIET_SECONDS if zipped and writers.can_tell() else SETTLE_SECONDS)
 
     def _find_written(self, units: List[Unit]) -> Set[Tuple[int, int]]:

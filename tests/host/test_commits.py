@@ -370,6 +370,22 @@ def test_a_folder_is_committed_when_all_of_it_holds_still(attempt: Attempt) -> N
     wait_for(looker, "llm")
 
 
+def test_a_trainers_folder_waits_for_its_last_file(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model and its arguments come first, the optimizer much later; other folders have no such file."""
+    monkeypatch.setattr(commits, "SETTLE_SECONDS", 0.1)
+    looker = attempt.looker()
+    for name in ("model.safetensors", "training_args.bin"):
+        attempt.write(f"out/checkpoint-7/{name}", make_safetensors({}) if "model" in name else WHOLE)
+    attempt.write("checkpoint-8/optimizer.pt", WHOLE)
+    wait_for(looker, "checkpoint-8")
+    assert states(looker)["out/checkpoint-7"] == SETTLING
+    attempt.write("out/checkpoint-7/trainer_state.json", b"{}")
+    wait_for(looker, "out/checkpoint-7")
+    monkeypatch.setattr(commits, "UNFINISHED_SECONDS", 0.1)
+    attempt.write("checkpoint-9/training_args.bin", WHOLE)
+    wait_for(looker, "checkpoint-9")
+
+
 # ---- lists and events ----
 
 
