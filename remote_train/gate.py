@@ -20,6 +20,8 @@ HELD_BYTES = CEILING + CEILING // RESERVE + 2 * HELD + (8 << 20)
 HELD_EVENTS = 1000
 HELD_CHECKPOINTS = 100
 """Told of one attempt and not heard yet, because the terminal is held up: each only says to look at the list again."""
+DROPPED_CHECKPOINTS = 200_000
+"""Of those that came beyond that, on one connection: two days of a training that saves every second. More is a flood."""
 BESIDE = ("prune", "state")
 """Operations that are asked beside a stream: a malformed answer is the asker's trouble, and the stream goes on."""
 
@@ -35,7 +37,7 @@ class Gate:
         self._unwanted: set[int] = set()
         self._followed: set[tuple[object, object]] = set()
         self._checkpoints: Counter[tuple[object, object]] = Counter()
-        self._held = self._events = 0
+        self._held = self._events = self._dropped = 0
 
     def ask(self, number: int, op: str, fields: dict[str, Any]) -> None:
         """Expect the answer to a request, and DATA and END of the streams that it names."""
@@ -125,12 +127,17 @@ class Gate:
             raise ProtocolError(f"{self.host} told of `{message['event']}` of a run that is not followed")
         if message["event"] == "checkpoint":
             if self._checkpoints[run, attempt] >= HELD_CHECKPOINTS:
+                self._dropped += 1
+                self._check_flood()
                 return False
             self._checkpoints[run, attempt] += 1
         self._events += 1
-        if self._events > HELD_EVENTS:
-            raise ProtocolError(f"{self.host} told of more than {HELD_EVENTS} events at once")
+        self._check_flood()
         return True
+
+    def _check_flood(self) -> None:
+        if self._events > HELD_EVENTS or self._dropped > DROPPED_CHECKPOINTS:
+            raise ProtocolError(f"{self.host} told of more than {HELD_EVENTS} events at once")
 
     def release_data(self, payload: bytes) -> None:
         """Note that DATA was taken over."""

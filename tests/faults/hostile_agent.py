@@ -123,6 +123,8 @@ class Agent:
     said: list[tuple[str, Frame]] = field(default_factory=list)
     """Everything before it was twisted."""
     stopped: bool = False
+    refused: object = None
+    """The request that was refused last: its stream brings nothing, as with an honest host."""
 
     def serve(self) -> None:
         """Speak until the laptop leaves."""
@@ -155,6 +157,8 @@ class Agent:
         op = request["op"]
         answer: dict[str, Any] = getattr(self, f"on_{op}", lambda _request: {})(request)
         self.say(f"reply {op}", Frame(wire.CONTROL, 0, {"id": request["id"], "ok": answer}))
+        if self.refused == request["id"]:
+            return
         if op == "follow":
             self.stream(request)
         elif op == "get":

@@ -84,8 +84,9 @@ def text(json_text: str) -> Twist:
 def refuse(kind: Any, message: Any) -> Twist:
     """Answer with an error."""
 
-    def twist(_agent: Agent, frame: Frame) -> Iterable[Piece]:
+    def twist(agent: Agent, frame: Frame) -> Iterable[Piece]:
         error = {"kind": kind, "message": message}
+        agent.refused = frame.payload["id"]
         yield Frame(wire.CONTROL, 0, {"id": frame.payload["id"], "error": error})
 
     return twist
@@ -300,7 +301,8 @@ case(
 case("a refusal that is a list", "reply state", refuse(["a"], {"b": []}))
 case("follow refused as lost", "reply follow", refuse("run-lost", EVIL), 31)
 case("get refused for ever", "reply get", refuse("changed", "again"), 40)
-case("get refused as gone", "reply get", refuse("no-such-file", EVIL), 0)
+case("a file after its refusal", "reply get", text('{"id":ID,"error":{"kind":"changed","message":"again"}}'))
+case("get refused as gone", "reply get", refuse("no-such-file", EVIL), 40)
 
 # ---- facts ----
 
