@@ -60,8 +60,10 @@ WithFailover = Annotated[
     ),
 ]
 FailoverAfter = Annotated[
-    float,
-    typer.Option("--failover-after", metavar="SECONDS", min=0, help="How long silent is, for --failover."),
+    float | None,
+    typer.Option(
+        "--failover-after", metavar="SECONDS", min=0, help="How long silent is, for --failover. [default: 60]"
+    ),
 ]
 NoPull = Annotated[
     bool,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from remote_train.show.display import Display
 
 BARE = "\0--"
+FAILOVER_SECONDS = 60.0
 OFFER_SECONDS = 3.0
 STOP_SECONDS = 90.0  # the grace, what follows it, and the margin of `stop`
 
@@ -143,7 +144,7 @@ def run(
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     failover: WithFailover = False,
-    failover_after: FailoverAfter = 60.0,
+    failover_after: FailoverAfter = None,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
@@ -153,7 +154,7 @@ def run(
     from remote_train.preparing_from import prepare
 
     settings.json = json
-    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull)
+    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull, stays=not detach)
     if launcher not in (None, "torchrun", "python"):
         raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
     request = Request(
@@ -252,14 +253,18 @@ def _stay_anywhere(training: Training, listener: Listener, seconds: float, wishe
     Failover(training, listener, seconds, wishes.pop("give_up", None)).follow(**wishes)
 
 
-def check_failover(*, wanted: bool, after: float, pull: bool) -> float | None:
+def check_failover(*, wanted: bool, after: float | None, pull: bool, stays: bool) -> float | None:
     """Return after how many seconds of silence to go on elsewhere, None for never; refuse what cannot be."""
-    if math.isnan(after):
-        raise typer.BadParameter("nan is no time", param_hint="--failover-after")
+    if after is not None and (math.isnan(after) or not wanted):
+        why = "nan is no time" if wanted else "means nothing without --failover"
+        raise typer.BadParameter(why, param_hint="--failover-after")
+    if wanted and not stays:
+        why = "somebody has to stay with the run: leave out -d, or follow it with `logs -f --failover`"
+        raise typer.BadParameter(why, param_hint="--failover")
     if wanted and not pull:
         why = "without its checkpoints at home a run cannot go on elsewhere"
         raise typer.BadParameter(why, param_hint="--no-pull")
-    return after if wanted else None
+    return (FAILOVER_SECONDS if after is None else after) if wanted else None
 
 
 def _detach(training: Training, screen: Display, listener: Listener, number: int) -> None:

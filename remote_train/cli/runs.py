@@ -70,7 +70,7 @@ def logs(
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     failover: WithFailover = False,
-    failover_after: FailoverAfter = 60.0,
+    failover_after: FailoverAfter = None,
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
@@ -78,7 +78,7 @@ def logs(
     from remote_train.api import find_training
 
     settings.json = json
-    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull)
+    patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull, stays=True)
     if failover and (attempt is not None or not follow):
         raise typer.BadParameter("only with -f, and for the newest attempt", param_hint="--failover")
     training = find_training(run, hosts_file, make_ask(), attempt)

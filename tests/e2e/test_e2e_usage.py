@@ -43,6 +43,15 @@ def test_a_typo_is_never_a_cpu_run(laptop: Laptop, box: Box, hello: Path) -> Non
     assert is_untouched(hello, box)
 
 
+def test_failover_where_nobody_stays_or_nobody_asked_for_it(laptop: Laptop, box: Box, hello: Path) -> None:
+    left = laptop.type(hello, "run", "-d", "--failover", "train.py").expect(2)
+    unasked = laptop.type(hello, "run", "--failover-after", "5", "train.py").expect(2)
+
+    assert "logs -f --failover" in " ".join(left.err.split())
+    assert "--failover-after" in unasked.err
+    assert is_untouched(hello, box)
+
+
 def test_every_fault_of_hosts_toml_at_once(laptop: Laptop, hello: Path) -> None:
     laptop.write_hosts(
         'default = ["boks"]\n[hosts.box]\nadress = ["1.2.3.4"]\nport = 70000\ndevice = "gpu"\n[hosts.box.env]\n"A B" = "x"\n'
