@@ -5,6 +5,7 @@ Imported only when there is a file to check: pydantic costs 50 ms. Values leave 
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,10 +203,29 @@ def _find_conflicts(data: dict[str, Any]) -> Iterator[Problem]:
                     f"{render_shown(folder)} and {render_shown(other)} in data overlap; keep one",
                 )
 
+    yield from _find_unseen(data)
+
+
+def _find_unseen(data: dict[str, Any]) -> Iterator[Problem]:
+    """Find checkpoints that would lie in what persists: that outlives runs, and is never looked at for what one made."""
+    for index, glob in enumerate(_texts(data, "", "checkpoints")):
+        for folder in _texts(data, "package", "persist"):
+            place, fixed = _split(folder), list(itertools.takewhile(_is_plain, _split(glob)))
+            if place and fixed[: len(place)] == place:
+                where = f"{render_shown(glob)} lies in {render_shown(folder)}, which persists"
+                yield (
+                    ("checkpoints", index),
+                    f"{where}: what is there is of no run; save checkpoints elsewhere",
+                )
+
+
+def _is_plain(part: str) -> bool:
+    return not any(letter in part for letter in "*?[")
+
 
 def _texts(data: dict[str, Any], table: str, key: str) -> list[str]:
     """List the texts of one list, "" in place of anything else, so that indices stay true."""
-    inner = data.get(table)
+    inner = data.get(table) if table else data
     values = inner.get(key) if isinstance(inner, dict) else None
     return [value if isinstance(value, str) else "" for value in (values if isinstance(values, list) else ())]
 
@@ -213,7 +233,9 @@ def _texts(data: dict[str, Any], table: str, key: str) -> list[str]:
 def _overlap(one: str, other: str) -> bool:
     if not one or not other:
         return False
-    short, long = sorted(
-        ([part for part in path.split("/") if part not in {"", "."}] for path in (one, other)), key=len
-    )
+    short, long = sorted((_split(one), _split(other)), key=len)
     return long[: len(short)] == short
+
+
+def _split(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in {"", "."}]
