@@ -91,6 +91,7 @@ class Shipment:
         self._answer: dict[str, Any] | None = None
         self._uploads: list[int] = []
         self._needed: set[str] = set()
+        self._data_again = False
 
     def _tell(self, sent: int) -> None:
         self.progress(sent)
@@ -153,8 +154,10 @@ class Shipment:
     def _send_needed(self, answer: dict[str, Any], rows: Sequence[Row]) -> None:
         need = answer["need"]
         wanted = {"manifest"} if need == "manifest" else set(answer[need])
-        if wanted & self._needed:
+        again = bool(wanted & self._needed)
+        if again and (need != "data" or self._data_again):  # a `gc --data` may have come between, once
             raise ProtocolError(f"{self.session.host} asks again for what was sent when it asked")
+        self._data_again |= again
         self._needed |= wanted
         if need == "manifest" and not rows:
             raise PackageError(

@@ -64,6 +64,22 @@ def test_a_file_that_changed_since_it_was_hashed_stops_the_start(account: Accoun
     assert account.connect().request("list")["runs"] == []
 
 
+def test_a_host_may_ask_once_more_for_data_and_for_nothing_else(account: Account) -> None:
+    session = account.connect()
+    rows = make_rows({"train.py": b"pass"})
+    shipment = Shipment(session, account.home, Package(rows, make_package_id(rows), 4, (), (), None))
+    brought: list[list[str]] = []
+    shipment.bring_data = lambda _session, ids: brought.append(list(ids))
+    for _ in range(2):
+        shipment._send_needed({"need": "data", "data": ["1" * 64]}, rows)
+    assert brought == [["1" * 64]] * 2
+    with pytest.raises(ProtocolError, match="asks again"):
+        shipment._send_needed({"need": "data", "data": ["1" * 64]}, rows)
+    shipment._send_needed({"need": "manifest"}, rows)
+    with pytest.raises(ProtocolError, match="asks again"):
+        shipment._send_needed({"need": "manifest"}, rows)
+
+
 def test_a_host_that_asks_for_what_is_not_in_the_package_is_refused(account: Account) -> None:
     session = account.connect()
     rows = make_rows({"train.py": b"pass"})
