@@ -128,4 +128,9 @@ def recall_data_of(record: dict[str, Any], job: Job, host: HostSpec, listener: L
     for place in recalled.changed:
         text = f"{place} is not here any more as {record['run']} began with it: the data that its host has is used"
         listener.tell("note", text=text)
+    own = {*job.project.data, *record["job"]["data"]}  # the rest was typed for this run
+    for place in recalled.shipped:
+        if place in own and place not in known:
+            text = f"what {place} was when {record['run']} began is not known: it goes as it is here now"
+            listener.tell("note", text=text)
     return recalled

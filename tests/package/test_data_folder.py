@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train.config.host_spec import HostSpec, make_local
+from remote_train.config.project_spec import ProjectSpec
 from remote_train.datasets import choose_places, hash_places, parse_place, recall_data, walk_places
 from remote_train.errors import PackageError, UsageError
 from remote_train.host.manifest_format import check_rows
 from remote_train.package import stat_cache
 from remote_train.package.data_folder import DataSet, hash_data, walk_data
 from remote_train.package.stat_cache import WORTH_FILES
+from remote_train.plan import Job
+from remote_train.preparing_from import recall_data_of
+from tests.core.cutting_link import Ears
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,3 +163,18 @@ def test_a_run_that_goes_on_keeps_its_data(tmp_path: Path) -> None:
     assert recalled.changed == ("changed", "gone")
     with pytest.raises(PackageError, match="never"):
         recall_data(tmp_path, ["never"], {})
+
+
+def test_data_that_nobody_has_named_before_is_told_of(tmp_path: Path) -> None:
+    """Attempt 1 ran on this machine, or where hosts.toml says where the data lies."""
+    write(tmp_path, known__a=b"1", unknown__a=b"2", typed__a=b"3")
+    spec = ProjectSpec(project="p", data=("known", "unknown"))
+    job = Job(spec, str(tmp_path), "", "train.py", None, (), None, data=("typed",))
+    plan = {"data": {"known": read(tmp_path, "known").reference}}
+    record = {"run": "one", "attempts": [{"plan": plan}], "job": {"data": []}}
+    ears = Ears()
+    recalled = recall_data_of(record, job, HostSpec(name="box", address=("box",)), ears)
+    assert list(recalled.shipped) == ["known", "unknown", "typed"]
+    [(kind, facts)] = ears.told
+    assert kind == "note"
+    assert facts["text"].startswith("what unknown was when one began is not known")
