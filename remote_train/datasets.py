@@ -155,7 +155,8 @@ class DataSender:
                 base = base if len(needed) == 1 else {}
                 session.wait(send_manifest(session, data.data_id, base, data.rows))
             else:
-                sent = send_contents(session, make_contents(data), self._make_progress(session, data))
+                progress = self._make_progress(session, data)
+                sent = send_contents(session, make_contents(data), progress, self._say)
         if sent.files:
             self._listener.tell("sent", files=sent.files, bytes=sent.bytes)
 
@@ -181,6 +182,9 @@ class DataSender:
                 self._listener.tell("sending", bytes=done, total=total, what=data.place, rate=rate)
 
         return tell
+
+    def _say(self, text: str) -> None:
+        self._listener.tell("note", text=text)
 
     def _tell_size(self, session: Session, data: DataSet, size: int) -> None:
         """Say, once, how much is to travel."""

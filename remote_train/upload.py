@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import HostSpace, PackageError, ProtocolError, VerificationFailed
 from remote_train.host.arrivals import BLOCK, MOST_ASKED
 from remote_train.host.manifest_format import make_delta
+from remote_train.others import Others, Say, ignore
 from remote_train.refusals import hint_of
 from remote_train.session import REQUEST_SECONDS, compress_pieces
 
@@ -69,8 +70,10 @@ class Sent:
     bytes: int = 0
 
 
-def send_contents(session: Session, contents: Iterable[Content], progress: Progress) -> Sent:
-    """Bring to the host what its blob store lacks of these contents; call `progress` with bytes there, and in total.
+def send_contents(
+    session: Session, contents: Iterable[Content], progress: Progress, say: Say = ignore
+) -> Sent:
+    """Bring to the host what its blob store lacks of these contents; tell `progress` (bytes there, in total) and `say`.
 
     Raises PackageError for a file that is not what was hashed any more, HostSpace before the first byte when there is
     no room, and ConnectionLost: connect and call it again, and it goes on.
@@ -78,7 +81,7 @@ def send_contents(session: Session, contents: Iterable[Content], progress: Progr
     distinct = {content.sha256: content for content in contents}
     missing, held = ask_missing(session, list(distinct.values()))
     total = sum(content.size for content in missing)
-    upload = Upload(session, lambda done: progress(done, total))
+    upload = Upload(session, lambda done: progress(done, total), say)
     upload.skip(sum(held.values()))
     upload.send(missing)
     upload.settle()
@@ -126,8 +129,9 @@ def ask_missing(session: Session, contents: Sequence[Content]) -> tuple[list[Con
 class Upload:
     """Contents on their way to one host, over one connection."""
 
-    def __init__(self, session: Session, progress: Callable[[int], None]) -> None:
+    def __init__(self, session: Session, progress: Callable[[int], None], say: Say = ignore) -> None:
         self.sent = Sent()
+        self._others = Others(session, say)
         self._session = session
         self._progress = progress
         self._done = self._damaged = 0
@@ -204,9 +208,11 @@ class Upload:
     def _send_one(self, asked: _Asked) -> bool:
         """Return False when another connection is bringing these contents."""
         answer = self._session.wait(asked.number)
+        content, offset = asked.content, int(answer.get("offset", 0))
+        if answer.get("busy"):
+            self._others.note(content.sha256, content.size, content.label)
         if answer.get("stored") or answer.get("busy"):
             return not answer.get("busy")
-        content, offset = asked.content, int(answer["offset"])
         if offset > content.size or (offset < content.size and offset % BLOCK):
             raise ProtocolError(f"{self._session.host} would go on at byte {offset} of {content.label}")
         reading = _Reading(content)

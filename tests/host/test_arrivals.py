@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train import others
 from remote_train.errors import (
     ConnectionLost,
     HostSpace,
+    HostUnfit,
     PackageError,
     ProtocolError,
     VerificationFailed,
@@ -193,7 +195,9 @@ def test_two_uploads_of_one_content_at_once_send_it_once(account: Account, tmp_p
     assert incoming(account) == []
 
 
-def test_who_waits_for_another_goes_on_where_that_one_is_cut_off(account: Account, tmp_path: Path) -> None:
+def test_who_waits_for_another_says_so_and_goes_on_where_that_one_is_cut_off(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = os.urandom(3 * BLOCK)
     content = make_content(tmp_path / "here", data)
     first, second = account.connect(), account.connect()
@@ -203,10 +207,30 @@ def test_who_waits_for_another_goes_on_where_that_one_is_cut_off(account: Accoun
     until(lambda: held(account, content) == BLOCK, "the first block")
     asked = second.request("put", stream=second.new_stream(), sha256=content.sha256, size=content.size)
     assert asked == {"stored": False, "busy": True, "offset": 0}
-    waiting = threading.Timer(0.5, first.close)
-    waiting.start()
-    assert send(second, content).bytes == 2 * BLOCK
+    monkeypatch.setattr(others, "SAY_SECONDS", 0.1)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        first.close()
+
+    assert send_contents(second, [content], lambda _done, _total: None, say).bytes == 2 * BLOCK
     assert is_stored(account, content)
+    assert [text.partition(":")[0] for text in said] == [
+        f"another command is sending {content.label} to {second.host}"
+    ]
+
+
+def test_who_waits_for_what_comes_no_further_gives_up(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = make_content(tmp_path / "here", os.urandom(2 * BLOCK))
+    first, second = account.connect(), account.connect()
+    first.request("put", stream=first.new_stream(), sha256=content.sha256, size=content.size)
+    monkeypatch.setattr(others, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(others, "STUCK_SECONDS", 0.1)
+    with pytest.raises(HostUnfit, match="nothing of it comes"):
+        send(second, content)
 
 
 def send_pieces(session: Session, stream: int, pieces: list[bytes]) -> None:
