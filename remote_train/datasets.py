@@ -7,6 +7,8 @@ is remembered; one that has lost it says so at the start, and gets it again.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import posixpath
 import time
 from dataclasses import dataclass
@@ -60,9 +62,16 @@ def walk_places(root: Path, places: Iterable[str]) -> dict[str, DataListing]:
 
 
 def hash_places(
-    root: Path, listings: Mapping[str, DataListing], places: Iterable[str]
+    root: Path, listings: Mapping[str, DataListing], wanted: Iterable[str], host: HostSpec
 ) -> tuple[DataSet, ...]:
-    """Name these folders by their content; raise PackageError for one that is not here."""
+    """Name by content what of these folders a host has to be sent; raise UsageError for one that is not here, PackageError."""
+    places = choose_places(wanted, [host])
+    for place in places:
+        if not os.path.lexists(root / place):
+            raise UsageError(
+                f"data {place}: {root / place}: {os.strerror(errno.ENOENT)}",
+                hint=f"put it there, or say under [hosts.{host.name}.data] in hosts.toml where it lies on the host",
+            )
     return tuple(
         hash_data(listings.get(place) or walk_data(root, place), stat_cache_path(root / place))
         for place in places

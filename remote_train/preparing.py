@@ -134,7 +134,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         raise
     tell_reached(reached, listener)
     try:
-        data = hash_places(place.root, listings, choose_places(folders, [reached.link.host]))
+        data = hash_places(place.root, listings, folders, reached.link.host)
         tell_data(place.root, data, listener)
         job = replace(job, shipped={item.place: item.reference for item in data})
         plan = _plan(job, reached, package)

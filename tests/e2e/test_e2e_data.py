@@ -180,7 +180,7 @@ def test_data_that_cannot_be_sent_is_named(laptop: Laptop, box: Box, project: Pa
     (project / "link").symlink_to(tmp_path / "elsewhere")
     (project / "empty").mkdir()
     cases = {
-        "nowhere": (20, "nowhere"),
+        "nowhere": (2, "[hosts.box.data]"),
         "link": (20, "leads out of the project"),
         "empty": (20, "no file in it"),
         "../elsewhere": (2, "must stay inside the project"),

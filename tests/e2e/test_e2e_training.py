@@ -152,7 +152,7 @@ def test_stop_ends_a_torchrun_job_and_its_ranks(laptop: Laptop, box: Box, projec
     read_until(process.stdout, b"is here\n", 60)
     (run,) = [path.name for path in (box.root / "runs").iterdir()]
     cookie = box.cookie(run)
-    assert len(find_marked(cookie)) >= 5  # torchrun, two shims, two ranks
+    poll(lambda: len(find_marked(cookie)) >= 5, "torchrun, two shims, two ranks")
 
     laptop.ok(project, "stop", "--grace", "5")
 

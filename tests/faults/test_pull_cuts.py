@@ -80,7 +80,7 @@ def pull_through_cuts(
     assert hash_file(place) == made
     lines = proxy.lines[first:]
     broken = sum(line.broken is not None for line in lines)
-    assert broken == CUTS
+    assert broken in {CUTS, CUTS + 1}  # the last one, which we close with bytes unread, may look broken too
     passed = sum(line.passed[DOWN] for line in lines)
     print(f"{passed / SIZE:.4f} of the size in {len(lines)} connections, {broken} of them cut")
     assert passed <= 1.02 * SIZE + broken * BLOCK + len(lines) * HANDSHAKE

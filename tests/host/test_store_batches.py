@@ -267,7 +267,7 @@ def test_progress_is_told_within_one_large_file(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten gigabytes take longer than the laptop waits for a word."""
-    monkeypatch.setattr(snapshot, "_clone", lambda _source, _target: False)
+    monkeypatch.setattr(snapshot, "clone", lambda _source, _target: False)
     files = {"large.bin": bytes(40 << 20)}
     fill(root, files)
     told: list[int] = []

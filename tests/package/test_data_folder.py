@@ -127,9 +127,9 @@ def test_only_what_a_host_does_not_have_is_sent_there(tmp_path: Path) -> None:
     assert choose_places(["one", "two"], [make_local()]) == []
     listings = walk_places(tmp_path, ["one", "nowhere"])
     assert list(listings) == ["one"]
-    assert [data.place for data in hash_places(tmp_path, listings, ["one", "two"])] == ["one", "two"]
-    with pytest.raises(PackageError, match="nowhere"):
-        hash_places(tmp_path, listings, ["nowhere"])
+    assert [data.place for data in hash_places(tmp_path, listings, ["one", "two"], bare)] == ["one", "two"]
+    with pytest.raises(UsageError, match="nowhere"):
+        hash_places(tmp_path, listings, ["nowhere"], bare)
     with pytest.raises(UsageError, match="overlap"):
         choose_places(["data", "data/a"], [bare])
 
