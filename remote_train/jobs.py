@@ -5,6 +5,8 @@ Of secrets only the names are kept. Records of older versions, and of runs that 
 
 from __future__ import annotations
 
+import secrets
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,15 @@ SPEC = ("project", "script", "module", "args", "checkpoints", "resume_args", "de
 PLAIN = ("cwd", "script", "module", "args", "gpus", "processes", "launcher", "max_restarts", "env", "data")
 
 Row = dict[str, Any]
+
+ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Letters of a run id that cannot be taken for one another."""
+
+
+def make_run_id(project: str, now: float) -> str:
+    """Return PROJECT-MMDD-4 characters."""
+    tail = "".join(secrets.choice(ALPHABET) for _ in range(4))
+    return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
 
 
 def make_job_record(job: Job, secrets: Iterable[str]) -> Row:

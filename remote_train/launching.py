@@ -18,12 +18,13 @@ from remote_train.errors import (
     LocalSpace,
     LoginRefused,
     NameTaken,
+    PackageError,
     ProtocolError,
     RemoteTrainError,
 )
 from remote_train.follow import Following, Wish, name_checkpoints
 from remote_train.host import layout
-from remote_train.jobs import make_job_record
+from remote_train.jobs import make_job_record, make_run_id
 from remote_train.package.manifest import render_size
 from remote_train.plan import find_unfit, make_plan
 from remote_train.preparing import Prepared, Request, paths_of
@@ -50,9 +51,6 @@ TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
 MUCH_BYTES = 20_000_000_000
 """What a host may keep of us before it is said."""
-
-ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
-"""Letters of a run id that cannot be taken for one another."""
 
 OUTPUTS_ALWAYS = ["launcher", "clock"]
 
@@ -92,12 +90,6 @@ def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
         raise
 
 
-def make_run_id(project: str, now: float) -> str:
-    """Return PROJECT-MMDD-4 characters."""
-    tail = "".join(secrets.choice(ALPHABET) for _ in range(4))
-    return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
-
-
 def import_followers() -> None:
     """Import what follows a run; done while the host starts it, it costs the launch nothing."""
     import remote_train.attach  # noqa: PLC0415  (see above)
@@ -128,12 +120,16 @@ def begin(prepared: Prepared, run: Run, listener: Listener) -> Started:
     asking = Asking()
     try:
         plan, state = _start(prepared, run, following, asking)
-    except NameTaken:
-        drop_run(run) if prepared.attempt == 1 else retract_attempt(run)
+    except NameTaken as error:
+        if prepared.attempt == 1:
+            drop_run(run)
+        else:
+            retract_attempt(run)
+            error.hint = "try again once what runs there is over, or go on elsewhere with --host NAME"
         raise
     except BaseException as error:
         if isinstance(error, Exception):
-            _note_unstarted(following, error)
+            _note_unstarted(asking, following, error)
         else:
             _say_what_is_true(asking, following)
         raise
@@ -195,7 +191,7 @@ def _say_what_is_true(asking: Asking, following: Following) -> None:
     except RemoteTrainError as refusal:
         state = None if isinstance(refusal, AMBIGUOUS) else {}
     if state is None:
-        _note_unknown(run, following.link.host.name, listener)
+        _note_unknown(following)
     elif not state:
         _note_nothing(following)
         listener.tell("interrupted", run=run.id, text=NOTHING)
@@ -205,14 +201,15 @@ def _say_what_is_true(asking: Asking, following: Following) -> None:
         listener.tell("detached", run=run.id)
 
 
-def _note_unstarted(following: Following, error: Exception) -> None:
+def _note_unstarted(asking: Asking, following: Following, error: Exception) -> None:
     """Record that an attempt was not started, or that only its host knows."""
-    run = following.wish.run
-    if isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
+    if asking.lost and isinstance(error, PackageError):
+        error.hint = None  # it says to start anew
+    if not asking.lost and isinstance(error, RemoteTrainError) and not isinstance(error, AMBIGUOUS):
         with contextlib.suppress(LocalSpace):  # the error that is on its way says more
             _note_nothing(following)
     else:
-        _note_unknown(run, following.link.host.name, following.listener)
+        _note_unknown(following)
 
 
 def _note_nothing(following: Following) -> None:
@@ -223,11 +220,12 @@ def _note_nothing(following: Following) -> None:
         retract_attempt(following.wish.run)
 
 
-def _note_unknown(run: Run, host: str, listener: Listener) -> None:
+def _note_unknown(following: Following) -> None:
+    run, host = following.wish.run, following.link.host.name
     with contextlib.suppress(LocalSpace):  # as above
         run.update(state="unknown")
     hint = f"`remote-train show {run.id}` asks there"
-    listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
+    following.listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
 
 
 def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
@@ -315,8 +313,11 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             if not asked:
                 refuse_taken_name(session, run.id)
                 asked = True  # from here on a run of this name may be ours
-            data.send(session)
-            state = shipment.start(base, message, following.make_request(session))
+            if not asking.lost:
+                data.send(session)
+            # Where it may have begun that is asked first: what would be sent may not be here any more.
+            held = {"package": prepared.package.package_id} if asking.lost else base
+            state = shipment.start(held, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent.files, bytes=shipment.sent.bytes)
         except FactsChanged:
             looks += 1

@@ -17,7 +17,7 @@ from remote_train.consent import choose_environment
 from remote_train.errors import ConnectionLost, HostKeyRefused, HostUnfit, LoginRefused, NameTaken, UsageError
 from remote_train.follow import Outcome
 from remote_train.host import layout
-from remote_train.launching import make_run_id
+from remote_train.jobs import make_run_id
 from remote_train.memory import consent_path, host_memory
 from remote_train.outcome import make_verdict, render_end
 from remote_train.reconnect import Patience, choose_pause, reconnect

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
+    from remote_train.session import Session
     from tests.faults.agent_farm import Farm
     from tests.host.account_kit import Account
 
@@ -73,6 +74,35 @@ def test_a_lost_start_answer_is_one_start(farm: Farm, monkeypatch: pytest.Monkey
                 life = live(farm, f"lost{trial.number}", monkeypatch, *plans)
                 assert not life.link.breaks
                 assert len(life.link.transports) == losses + 1
+
+
+def test_a_start_whose_answer_was_lost_is_asked_for_before_anything_is_sent(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the project has changed by then: the run goes on all the same, and nobody says that it was not started."""
+
+    def make_life(name: str, *breaks: Break) -> Life:
+        life = Life(farm, name, breaks)
+        life.link.memory.write_base(life.project, "0" * 64, [])  # so its files are sent ahead
+        return life
+
+    whole = make_life("whole")
+    whole.live(monkeypatch)
+    channel = whole.link.transports[0].channel
+    assert channel is not None
+    answer = length_of_start_answer(channel.answer)
+    life = make_life("changed", Break(after_start=channel.starts, down=answer - 1))
+    connect = life.link.connect
+
+    def connect_again() -> Session:
+        if life.link.transports:
+            (life.project / "train.py").write_text("raise SystemExit(4)")
+        return connect()
+
+    monkeypatch.setattr(life.link, "connect", connect_again)
+    life.live(monkeypatch)
+    assert len(life.link.transports) == 2
+    life.verify()
 
 
 def length_of_start_answer(data: bytes) -> int:
