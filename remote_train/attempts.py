@@ -22,6 +22,10 @@ Place = tuple[str, str | None]
 """A host and the state folder on it that was asked for."""
 
 
+OVER = ("ended", "lost", "not started")
+"""States of an attempt that is known not to run."""
+
+
 @dataclass(frozen=True)
 class Hop:
     """One attempt that went on from another."""
@@ -97,6 +101,13 @@ def keep_standing(run: Run, place: Place, **changes: Any) -> Record:  # noqa: AN
 def is_superseded(record: Mapping[str, Any], number: int) -> bool:
     """Tell whether an attempt counts no more."""
     return number < newest_of(record)
+
+
+def are_left(record: Mapping[str, Any], place: Place) -> bool:
+    """Tell whether none of the attempts at a place counts or runs, for all that is known, and there are any."""
+    found = [item_of(record, number) for number in places_of(record).get(place, [])]
+    known = [item.get("superseded") or item.get("state", record["state"]) in OVER for item in found]
+    return bool(known) and all(known)
 
 
 def update_newest(run: Run, number: int, **changes: Any) -> Record:  # noqa: ANN401  (JSON values)

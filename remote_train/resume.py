@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import append_attempt, retract_attempt
-from remote_train.attempts import newest_of
+from remote_train.attempts import OVER, are_left, newest_of
 from remote_train.consent import choose_environment
 from remote_train.errors import (
     ConnectionLost,
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from remote_train.restorable import Checkpoint, Row
     from remote_train.session import Session
     from remote_train.transport import Ask
-
-OVER = ("ended", "lost", "not started")
 
 
 @dataclass(frozen=True)
@@ -259,7 +257,8 @@ class _Going:
             secrets,
             files=files,
             attempt=self.last + 1,
-            supersede=self.wish.lost,
+            supersede=self.wish.lost
+            or are_left(self.record, (self.link.host.name, self.link.host.state_dir)),
             data=recalled.data,
         )
         return prepared, checkpoint

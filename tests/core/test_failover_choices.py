@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.attempts import are_left
 from remote_train.errors import (
     ConnectionGivenUp,
     HostKeyRefused,
@@ -91,3 +92,17 @@ def test_patience_ends_when_it_is_said_to_and_says_how_long_it_was(monkeypatch: 
     silence = given_up.value.facts["silence"]
     assert isinstance(silence, float)
     assert silence > 0.2
+
+
+@pytest.mark.parametrize(
+    ("older", "left"),
+    [
+        ({"superseded": True}, True),
+        ({"state": "ended"}, True),
+        ({"state": "running"}, False),
+        ({"host": "c", "state_dir": None, "superseded": True}, False),
+    ],
+)
+def test_back_at_a_host_what_counts_no_more_there_may_be_stopped(older: dict[str, Any], left: bool) -> None:
+    attempts = [{"attempt": 1, "host": "a", "state_dir": None, **older}, {"attempt": 2, "host": "b"}]
+    assert are_left({"host": "b", "state": "ended", "attempts": attempts}, ("a", None)) is left
