@@ -34,6 +34,8 @@ from remote_train.records import Run, create_run, drop_run
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from remote_train.cleaning import Cleaning
     from remote_train.kept_package import Keeping
     from remote_train.listener import Listener
@@ -285,10 +287,8 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
     link, session = prepared.reached.link, prepared.reached.session
     token = secrets.token_hex(16)
     plan, facts = prepared.plan, prepared.reached.facts
-    base = link.memory.read_base(prepared.root)
-    if not prepared.package.rows:  # only the host may know them
-        base = {"package": prepared.package.package_id, "rows": []}
-    others = [[row["path"], "f", row["mode"], row["size"], row["sha256"]] for row in plan.restore]
+    known: dict[str, Any] = {"package": prepared.package.package_id}  # of some only the host knows the files
+    base = link.memory.read_base(prepared.root) if prepared.package.rows else known
 
     def meanwhile() -> None:
         """While the host works: what follows the run, and what it will hold. If it does not, it will say so."""
@@ -306,7 +306,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
         message = make_message(prepared, run, token, plan, facts)
         source = prepared.files or prepared.root
         asking.shipment = shipment = Shipment(session, source, prepared.package, meanwhile)
-        shipment.others = others
+        shipment.others = [_as_manifest_row(row) for row in plan.restore]
         shipment.bring_data = data.send
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
         try:
@@ -316,8 +316,7 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             if not asking.lost:
                 data.send(session)
             # Where it may have begun that is asked first: what would be sent may not be here any more.
-            held = {"package": prepared.package.package_id} if asking.lost else base
-            state = shipment.start(held, message, following.make_request(session))
+            state = shipment.start(known if asking.lost else base, message, following.make_request(session))
             following.listener.tell("sent", files=shipment.sent.files, bytes=shipment.sent.bytes)
         except FactsChanged:
             looks += 1
@@ -333,6 +332,10 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             session = reconnect(link, error, patience, lambda _session: None)
     following.note_state(state)
     return plan, state
+
+
+def _as_manifest_row(row: Mapping[str, Any]) -> list[Any]:
+    return [row["path"], "f", row["mode"], row["size"], row["sha256"]]
 
 
 def _look_again(prepared: Prepared, session: Session) -> tuple[dict[str, Any], Plan]:
