@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import counts_no_more, is_superseded, newest_of
@@ -29,10 +28,11 @@ from remote_train.errors import (
     UsageError,
 )
 from remote_train.fencing import list_pending
-from remote_train.find import link_of
+from remote_train.find import link_of, read_hosts_file
 from remote_train.finish import make_superseded
 from remote_train.reach import HostLink
 from remote_train.reconnect import choose_pause, pause
+from remote_train.restorable import NothingGained
 from remote_train.resume import ResumeWish, resume
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Failover:
     """Seconds without any connection after which to leave the run alone, where no other host takes it; None: never."""
     _silence: _Silence = field(default_factory=lambda: _Silence())  # noqa: PLW0108  (it stands below)
     _chasers: list[threading.Thread] = field(default_factory=list)
+    _said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.listener = _Shared(self.listener)
@@ -114,16 +115,19 @@ class Failover:
             wish = ResumeWish(
                 host=None if name == LOCAL else name,
                 local=name == LOCAL,
-                hosts_file=read_hosts_file(run),
                 give_up=self.seconds,
                 reason=reason,
                 lost=True,
+                anew=lost,
             )
             try:
                 started = resume(run, wish, self.listener, None)
             except (RemoteTrainError, ConnectionLost) as refusal:
                 if newest_of(run.read()) != before:  # it may have been started: nobody may start another then
                     raise
+                if isinstance(refusal, NothingGained):
+                    self._say_stay(refusal)
+                    return False
                 self.listener.tell("passed_over", reason=str(refusal))
                 if isinstance(refusal, DECIDED):
                     break
@@ -134,6 +138,13 @@ class Failover:
             return True
         self._say_nowhere(lost=lost)
         return False
+
+    def _say_stay(self, why: NothingGained) -> None:
+        """Tell, once, why the run is left where it is."""
+        if why.message not in self._said:
+            self.listener.tell("warn", text=why.message, hint=why.hint)
+        self._said.add(why.message)
+        self.training.again = True
 
     def _say_nowhere(self, *, lost: bool) -> None:
         run = self.training.run
@@ -152,7 +163,13 @@ class Failover:
             name = f"fence {host} {number}"
             if any(thread.name == name and thread.is_alive() for thread in self._chasers):
                 continue
-            link = link_of(run, read_hosts_file(run), None, number)
+            try:
+                link = link_of(run, read_hosts_file(run), None, number)
+            except UsageError as error:  # its name means nothing any more; that it may run is told at the end
+                if str(error) not in self._said:
+                    self.listener.tell("warn", text=f"attempt {number} cannot be stopped: {error.message}")
+                self._said.add(str(error))
+                continue
             chaser = threading.Thread(
                 target=chase, args=(run, number, link, self.listener), name=name, daemon=True
             )
@@ -194,12 +211,6 @@ def choose_route(record: dict[str, Any], *, lost: bool) -> list[str]:
     if (job.get("fallback") and here != LOCAL) or (lost and here == LOCAL):
         route.append(LOCAL)
     return route
-
-
-def read_hosts_file(run: Run) -> Path | None:
-    """Return the hosts.toml that the run was started with, None for the user's own."""
-    path = (run.read().get("job") or {}).get("hosts_file")
-    return Path(path) if path else None
 
 
 def _render_reason(error: RemoteTrainError, host: str) -> str:

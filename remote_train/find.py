@@ -75,6 +75,12 @@ def link_of(run: Run, hosts_file: Path | None, ask: Ask | None, attempt: int | N
     return make_link(host, state_dir, hosts_file, ask, Path(record["root"]))
 
 
+def read_hosts_file(run: Run) -> Path | None:
+    """Return the hosts.toml that the run was started with, None for the user's own."""
+    path = (run.read().get("job") or {}).get("hosts_file")
+    return Path(path) if path else None
+
+
 def _ask_state(link: HostLink, run_id: str) -> dict[str, Any]:
     """Return what a host says of a run; a connection that is lost over it is made anew."""
     for left in reversed(range(TRIES)):

@@ -6,14 +6,17 @@ it need not travel.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from remote_train.errors import ProtocolError, UsageError
 from remote_train.host.commits import COMMITTED
 from remote_train.host.containers import check_file
 from remote_train.host.files import CHECKPOINTS
 from remote_train.listed import parse_page
+from remote_train.lister import MAX_FILES
 from remote_train.mirror import hash_file
 from remote_train.records import read_json
 from remote_train.refusals import NoSuchFile
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 LISTING_SECONDS = 600.0
 FILE_MODE = 0o644
+MOST_HOPS = 3
+"""So often a run that is lost goes on from one checkpoint."""
+TOGETHER_NS = 10_000_000_000
+"""Files that one save writes are not further apart."""
 KNOWN = {"path", "attempt", "size", "mtime_ns", "sha256", "here_mtime_ns", "unit", "checkpoint"}
 """What the ledger of pulls says of a file that can be put back; older versions did not say all of it."""
 
@@ -83,6 +90,47 @@ class Checkpoint:
         return {"unit": self.unit, "attempt": self.attempt, "sha256s": hashes, "step": step}
 
 
+class NothingGained(UsageError):
+    """To go on elsewhere now would throw away what the last attempt may still be at, or has failed the same way before."""
+
+
+def refuse_anew(run: str, host: str) -> NothingGained:
+    """Return why a run that may still go on is not begun anew elsewhere."""
+    return NothingGained(
+        f"{run} has no checkpoint to go on from, and may still run on {host}: it would begin anew",
+        hint=f"wait for {host}, or begin anew all the same with `remote-train resume {run} --anew`",
+    )
+
+
+def check_progress(record: Row, checkpoint: Checkpoint | None) -> None:
+    """Raise NothingGained when the last attempts all went on from this checkpoint and were lost before they wrote another."""
+    source = checkpoint.attempt if checkpoint else None
+    hops = [item.get("checkpoint") or {} for item in record["attempts"][1:]]
+    if len(hops) >= MOST_HOPS and all(hop.get("attempt") == source for hop in hops[-MOST_HOPS:]):
+        raise NothingGained(
+            f"{record['run']} was lost {MOST_HOPS} times without a newer checkpoint than before"
+        )
+
+
+def list_beside(chosen: Checkpoint, found: Iterable[Checkpoint]) -> list[str]:
+    """Return the files that were written beside a checkpoint of one file and may belong to it: no others of its series."""
+    if len(chosen.files) > 1 or chosen.unit != chosen.files[0].path:
+        return []
+    names = {
+        other.unit
+        for other in found
+        if other.attempt == chosen.attempt
+        and abs(other.mtime_ns - chosen.mtime_ns) < TOGETHER_NS
+        and PurePosixPath(other.unit).parent == PurePosixPath(chosen.unit).parent
+        and _name_series(other.unit) != _name_series(chosen.unit)
+    }
+    return sorted(names)
+
+
+def _name_series(path: str) -> str:
+    return re.sub(r"\d+", "", path)
+
+
 def choose_newest(found: Iterable[Checkpoint]) -> Checkpoint | None:
     """Return the one to go on from; one that is here only if all of it still has the hash it came with."""
     ordered = sorted(found, key=lambda item: (item.attempt, item.mtime_ns, not item.is_here), reverse=True)
@@ -127,6 +175,8 @@ def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -
         for row in parse_page(page, after, wanted, checkpoints=True):
             units.setdefault(row["unit"], []).append(row)
         after = page["next"]
+        if sum(map(len, units.values())) > MAX_FILES:
+            raise ProtocolError(f"{session.host} lists more than {MAX_FILES:,} files of checkpoints")
     return [
         Checkpoint(
             unit, attempt, tuple(File(row["path"], row["size"], row["mtime_ns"], None) for row in rows)

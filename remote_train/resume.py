@@ -18,15 +18,13 @@ from remote_train.attempts import OVER, are_left, newest_of
 from remote_train.consent import choose_environment
 from remote_train.errors import (
     ConnectionLost,
-    HostSpace,
     HostUnfit,
     Unreachable,
     UsageError,
 )
 from remote_train.fencing import lift
-from remote_train.find import link_of, make_link
+from remote_train.find import link_of, make_link, read_hosts_file
 from remote_train.flocks import open_lock, try_lock
-from remote_train.host.arrivals import MOST_ASKED
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.launching import NOTHING, begin, make_entry
@@ -37,20 +35,33 @@ from remote_train.preparing_from import recall_data_of
 from remote_train.query import keep_state
 from remote_train.reach import Reached
 from remote_train.records import RESUME_LOCK
-from remote_train.restorable import choose_newest, find_step, list_here, list_there
+from remote_train.restorable import (
+    check_progress,
+    choose_newest,
+    find_step,
+    list_beside,
+    list_here,
+    list_there,
+    refuse_anew,
+)
+from remote_train.room import check_space
 from remote_train.stop import DONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from remote_train.launching import Started
     from remote_train.listener import Listener
     from remote_train.plan import Job
     from remote_train.reach import HostLink
     from remote_train.records import Run
-    from remote_train.restorable import Checkpoint, Row
+    from remote_train.restorable import Checkpoint
     from remote_train.session import Session
     from remote_train.transport import Ask
+
+
+NAMED = 5
+"""Files that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +75,15 @@ class ResumeWish:
     """More arguments of the script."""
     secrets: tuple[str, ...] = ()
     hosts_file: Path | None = None
+    """None: the one that the run was started with, or else the user's own."""
     give_up: float | None = None
     pull: bool = True
     """Bring checkpoints home as they appear, while it is followed."""
     reason: str = "resume"
     lost: bool = False
     """The host of the last attempt is not asked any more, and what goes on there counts no more."""
+    anew: bool = False
+    """Without a checkpoint it begins anew, even if the last attempt may still run."""
 
 
 def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> Started:
@@ -78,6 +92,8 @@ def resume(run: Run, wish: ResumeWish, listener: Listener, ask: Ask | None) -> S
     Raises UsageError for a run that still runs or is being resumed, PackageError when its files are lost, and whatever
     stands in the way of a start.
     """
+    if wish.hosts_file is None:
+        wish = replace(wish, hosts_file=read_hosts_file(run))
     with _alone(run):
         job = parse_job(run.id, run.read())
         going = _Going(run, wish, listener, ask)
@@ -124,6 +140,7 @@ class _Going:
         self.before = self._find_before()
         self.link = self._choose_link()
         self.session: Session | None = None
+        self.superseded = False
 
     def _find_before(self) -> HostLink | None:
         """Return the way to the last attempt's host, None where its name means nothing any more and it is left."""
@@ -161,7 +178,7 @@ class _Going:
 
     def prepare(self, job: Job) -> Prepared:
         """Decide everything, and record the attempt that is to be started."""
-        superseded = self.wish.lost or not self._learn()
+        self.superseded = superseded = self.wish.lost or not self._learn()
         prepared, checkpoint = self._prepare(job)
         step = find_step(self.run, checkpoint) if checkpoint else None
         self._tell(checkpoint, step)
@@ -243,7 +260,7 @@ class _Going:
                 files.others[file.sha256] = file.place
         recalled = recall_data_of(self.record, job, self.link.host, self.listener)
         job = replace(job, shipped=recalled.shipped)
-        self._check_space(reached.session, rows)
+        check_space(reached.session, self.link.host.name, rows)
         plan = make_plan(job, self.link.host, reached.facts, package.package_id, paths_of(package))
         wish = self.wish
         request = Request(hosts_file=wish.hosts_file, give_up=wish.give_up, pull=wish.pull)
@@ -268,25 +285,6 @@ class _Going:
         named = job.gpus.split(",") if not (job.gpus.isdigit() or job.gpus == "all") else []
         count = len([item for item in named if item.strip()])
         return replace(job, gpus=str(count)) if count and not self.stays else job
-
-    def _check_space(self, session: Session, rows: Sequence[Row]) -> None:
-        """Raise HostSpace where what comes and its copies in the snapshot do not fit; the next checkpoint needs as much."""
-        need = sum(row["size"] for row in rows)
-        sizes = {row["sha256"]: row["size"] for row in rows if row["attempt"] is None}
-        asked = [list(item) for item in sizes.items()]
-        answer: Row = {}
-        for place in range(0, len(asked) or 1, MOST_ASKED):
-            answer = session.request("lack", contents=asked[place : place + MOST_ASKED])
-            need += sum(sizes[sha256] - answer["held"].get(sha256, 0) for sha256 in answer["missing"])
-        if need > answer["free"]:
-            host = self.link.host.name
-            raise HostSpace(
-                f"{host}: {answer['path']}: going on takes {need:,} bytes, and {answer['free']:,} are free",
-                hint=f"free space there (`remote-train gc --host {host}`), or go on elsewhere with --host NAME",
-                host=host,
-                need=need,
-                have=answer["free"],
-            )
 
     def _reach(self) -> Reached:
         session = self.session = self.session or self._connect()
@@ -321,7 +319,17 @@ class _Going:
             older = item.get("superseded") or any(each.attempt > item["attempt"] for each in found)
             if there == place and not older:
                 found += list_there(session, self.run, item["attempt"], item["plan"].get("checkpoints") or ())
-        return choose_newest(found)
+        chosen = choose_newest(found)
+        if chosen is None and self.superseded and not self.wish.anew and self.record["state"] not in OVER:
+            raise refuse_anew(self.run.id, self.record["host"])
+        if self.wish.lost and self.wish.anew:
+            check_progress(self.record, chosen)
+        beside = list_beside(chosen, found) if chosen else []
+        if chosen and beside:
+            text = f"only {chosen.unit} is put back; beside it were written {', '.join(beside[:NAMED])}"
+            hint = "a checkpoint of several files is put back whole if it is a folder of its own, `checkpoint-N/`"
+            self.listener.tell("warn", text=text, hint=hint)
+        return chosen
 
     def _tell(self, checkpoint: Checkpoint | None, step: int | None) -> None:
         facts: dict[str, Any] = {"run": self.run.id, "attempt": self.last + 1, "host": self.link.host.name}

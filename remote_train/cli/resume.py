@@ -50,6 +50,12 @@ def resume(
         typer.Option("--host", metavar="NAME", help="Where to go on. [default: where it was]"),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Go on on this machine's CPU.")] = False,
+    anew: Annotated[
+        bool,
+        typer.Option(
+            "--anew", help="Without a checkpoint, begin anew even if the last attempt may still run."
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it and return.")] = False,
     secret: Annotated[
         list[str] | None,
@@ -78,6 +84,7 @@ def resume(
         hosts_file=hosts_file,
         give_up=choose_give_up(give_up),
         pull=not (no_pull or detach),
+        anew=anew,
     )
     with make_screen() as screen:
         listener = make_listener(screen)

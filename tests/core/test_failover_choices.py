@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from remote_train.errors import (
 from remote_train.failover import choose_route, may_go_on
 from remote_train.reconnect import Losses, Patience, reconnect
 from remote_train.records import Run
+from remote_train.restorable import Checkpoint, File, NothingGained, check_progress, list_beside
 from tests.core.cutting_link import CuttingLink, Ears
 
 if TYPE_CHECKING:
@@ -106,3 +108,40 @@ def test_patience_ends_when_it_is_said_to_and_says_how_long_it_was(monkeypatch: 
 def test_back_at_a_host_what_counts_no_more_there_may_be_stopped(older: dict[str, Any], left: bool) -> None:
     attempts = [{"attempt": 1, "host": "a", "state_dir": None, **older}, {"attempt": 2, "host": "b"}]
     assert are_left({"host": "b", "state": "ended", "attempts": attempts}, ("a", None)) is left
+
+
+def make_checkpoint(unit: str, attempt: int = 1, seconds: float = 0.0) -> Checkpoint:
+    return Checkpoint(unit, attempt, (File(unit, 1, int(seconds * 1e9), None),))
+
+
+@pytest.mark.parametrize(
+    ("sources", "chosen", "goes_on"),
+    [
+        ((1, 1), 1, True),
+        ((1, 1, 1), 1, False),
+        ((1, 1, 1), 4, True),
+        ((1, 1, 3), 3, True),
+        ((None, None, None), None, False),
+        ((None, None, 3), None, True),
+    ],
+)
+def test_a_run_that_is_lost_again_and_again_at_one_place_is_left(
+    sources: tuple[int | None, ...], chosen: int | None, goes_on: bool
+) -> None:
+    hops = [{"checkpoint": {"attempt": source} if source else None} for source in sources]
+    checkpoint = make_checkpoint("a.pt", chosen) if chosen else None
+    with contextlib.nullcontext() if goes_on else pytest.raises(NothingGained, match="lost 3 times"):
+        check_progress({"run": "r", "attempts": [{}, *hops]}, checkpoint)
+
+
+def test_what_was_written_beside_a_checkpoint_is_named() -> None:
+    chosen = make_checkpoint("out/model-20.pt", seconds=100)
+    found = [
+        chosen,
+        make_checkpoint("out/model-10.pt", seconds=99),
+        make_checkpoint("out/optim-20.pt", seconds=101),
+        make_checkpoint("out/first.pt", seconds=10),
+        make_checkpoint("out/optim.pt", 2, 100),
+        make_checkpoint("other/optim.pt", seconds=100),
+    ]
+    assert list_beside(chosen, found) == ["out/optim-20.pt"]

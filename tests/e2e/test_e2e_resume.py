@@ -299,6 +299,32 @@ def test_a_host_that_is_gone_is_gone_on_without(
     assert "box" in done.err
 
 
+def test_what_may_still_run_is_not_begun_anew(
+    laptop: Laptop, box: Box, other: Box, project: Path, tmp_path: Path
+) -> None:
+    """Its hosts are looked up where they were when it was started."""
+    known = tmp_path / "mine.toml"
+    known.write_text(laptop.hosts_file.read_text())
+    laptop.write_hosts("")
+    write_project(project, {"train.py": COUNTING, "remote-train.toml": SETTINGS})
+    gate = f"GATE={tmp_path / 'go'}:1"
+    run = laptop.ok(project, "run", "-d", "--hosts-file", str(known), "--env", gate, "train.py").run_id()
+    assert f"{run} is running on box" in laptop.type(project, "resume", run).expect(2).err
+    there = known.read_text()
+    known.write_text(there.replace(str(box.sshd.port), "9"))
+    refused = laptop.type(project, "resume", "--host", "other", run).expect(2)
+    assert f"{run} has no checkpoint to go on from, and may still run on box" in refused.err
+    assert "--anew" in refused.err
+    assert [item.get("superseded") for item in record(project, run)["attempts"]] == [None]
+    laptop.ok(project, "resume", "-d", "--anew", "--host", "other", run)
+    assert [item.get("superseded") for item in record(project, run)["attempts"]] == [True, None]
+    (tmp_path / "go").touch()
+    known.write_text(there)
+    assert "begins at 1" in laptop.ok(project, "logs", "-f", "--hosts-file", str(known), run).out.decode()
+    poll(lambda: not box.processes(run), "the end of the copy on box")
+    assert other.root.exists()
+
+
 def test_a_host_that_is_named_no_more_is_gone_on_without(
     laptop: Laptop, other: Box, project: Path, tmp_path: Path
 ) -> None:
