@@ -10,7 +10,7 @@ import os
 import time
 
 from remote_train.host import disk, layout, locks, snapshot, store, system
-from remote_train.host.attempt import read_state
+from remote_train.host.attempt import list_attempts, read_state
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import make_environment
 from remote_train.host.peaks_cache import recall_peak
@@ -81,7 +81,7 @@ def _start_new(
     if lock is None:
         return read_state(folder)
     try:
-        if request["attempt"] > 1 or request.get("supersede"):
+        if list_attempts(root, request["run"])[-1:] != [1] or request.get("supersede"):
             _refuse_obstacle(root, request, progress)
         disk.keep_reserve(folder)
         _write_code(root, folder, plan, rows, progress)

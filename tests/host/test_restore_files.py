@@ -193,6 +193,15 @@ def test_a_lower_attempt_than_the_highest_is_refused(account: Account) -> None:
     assert attempt.list_attempts(str(account.root), "run") == [1, 3]
 
 
+def test_a_first_attempt_that_comes_late_is_refused(account: Account) -> None:
+    session = account.connect()
+    ask(account, session, READING, attempt=2)
+    assert Later(account, 2).end()["code"] == 0
+    with pytest.raises(NameTaken, match="attempt 2 of run has been started"):
+        ask(account, session, READING, attempt=1)
+    assert attempt.list_attempts(str(account.root), "run") == [2]
+
+
 def test_a_run_of_another_laptop_with_the_same_name_is_left_alone(account: Account, first: Started) -> None:
     session = account.connect()
     with pytest.raises(NameTaken, match="another laptop"):
