@@ -109,9 +109,10 @@ def _stop(session: Session, path: Path, run: Run, number: int, facts: dict[str, 
     asked = {"run": run.id, "attempt": number, "cookie": facts.get("cookie")}
     answer = session.request("stop", grace=GRACE, superseded_by=int(facts["by"]), **asked)
     if answer["state"] in GONE and not answer["survivors"]:
+        ended = session.request("state", run=run.id, attempt=number) if answer["state"] == "ended" else {}
         _drop(path, number)
-        now = time.time()
-        run.change(lambda record: {"attempts": change_item(record, number, fenced=now)})
+        known = {"fenced": time.time(), "state": ended.get("state", "lost"), "exit": ended.get("exit")}
+        run.change(lambda record: {"attempts": change_item(record, number, **known)})
 
 
 @contextlib.contextmanager

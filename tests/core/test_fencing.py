@@ -59,7 +59,9 @@ def test_the_first_contact_stops_what_counts_no_more(account: Account) -> None:
     until(lambda: not started.supervisor_lives(), "the supervisor's end")
     account.link().connect().close()
     assert list_pending(run) == []
-    assert item_of(run.read(), 1)["fenced"] > 0
+    first = item_of(run.read(), 1)
+    assert first["fenced"] > 0
+    assert (first["state"], first["exit"]["superseded_by"]) == ("ended", 2)
     assert run.read()["state"] == "running"
 
 
