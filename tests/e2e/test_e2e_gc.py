@@ -114,6 +114,16 @@ def test_what_is_at_home_of_a_removed_run_works_with_the_host_away(
     assert record(training, "old")["state"] == "ended"
 
 
+def test_what_an_older_attempt_made_comes_only_to_a_folder_apart(alone: Laptop, training: Path) -> None:
+    train(alone, training, "one", options=("--local", "--no-pull"))
+    files = training / "runs" / "one" / "files"
+    for words in (("--attempt", "1"), ("--attempt", "1", "--to", str(files / "apart"))):
+        alone.type(training, "pull", *words, "one").expect(2)
+    assert not files.exists()
+    alone.ok(training, "pull", "--attempt", "1", "--to", "apart", "one")
+    assert (training / "apart" / "ckpt.pt").read_bytes() == b"one" * 50_000
+
+
 def test_launches_keep_the_last_ten_runs(alone: Laptop, training: Path) -> None:
     """Twelve runs, one of them with a checkpoint that never came home; and one of another project of the same name."""
     other = write_project(training.parent / "elsewhere" / training.name, {"train.py": SAVING})
