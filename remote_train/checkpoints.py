@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.contents import SUFFIXES, Contents, read_contents, render_contents
 from remote_train.landing import PARTIAL
-from remote_train.records import read_json
+from remote_train.ledger import PULLED, read_ledger
 from remote_train.retention import is_still
 from remote_train.saving import read_step_at
 
@@ -57,9 +57,7 @@ def list_checkpoints(run: Run) -> list[Row]:
 
 def _find_units(run: Run) -> Iterable[_Unit]:
     ledger = {
-        Path(place): entry
-        for place, entry in read_json(run.folder / "pulled.json").items()
-        if _is_entry(entry)
+        Path(place): entry for place, entry in read_ledger(run.folder / PULLED).items() if _is_entry(entry)
     }
     places = {path for path in ledger if path.is_file()}
     if run.files.is_dir():

@@ -1,5 +1,7 @@
 """Which files here a pull has brought, and from which file of the host: `runs/ID/pulled.json`, by absolute path.
 
+While a pull is under way what it changes stands in `pulled.jsonl`, a line for each change: of thousands of files each would
+else cost the writing of all. Who reads the one reads the other too; the end of a pull, or the next, folds them into one.
 A file here is only ever replaced, or removed, when its hash is the one that stands here for it. Of a checkpoint each file
 has its `checkpoint`, once all of it is here: of how many files it is, and the digest of what was listed of them. Files
 whose digests differ are of two versions, and too few are half of one.
@@ -15,15 +17,38 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.host.durable import sync_folder
 from remote_train.mirror import hash_file
-from remote_train.records import read_json, write_json
+from remote_train.records import make_private, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PULLED = "pulled.json"
+JOURNAL_ENDING = ".jsonl"
 
 Row = dict[str, Any]
+
+
+def read_ledger(path: Path) -> Row:
+    """Return what is known of files here: what was folded, and the changes since; a torn line ends them."""
+    try:
+        lines = path.with_suffix(JOURNAL_ENDING).read_bytes().split(b"\n")
+    except OSError:
+        lines = []
+    entries = read_json(path)  # after the journal: what is folded in between is seen twice, not missed
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        for line in lines:
+            _apply(entries, json.loads(line))
+    return entries
+
+
+def _apply(entries: Row, changes: Row) -> None:
+    for place, entry in changes.items():
+        if entry is None:
+            entries.pop(place, None)
+        else:
+            entries[place] = entry
 
 
 class Ledger:
@@ -31,7 +56,10 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.entries: Row = read_json(path)
+        self._journal = path.with_suffix(JOURNAL_ENDING)
+        self._whole = not self._journal.exists()
+        """The journal does not end in half a line."""
+        self.entries: Row = read_ledger(path)
 
     def find(self, place: Path) -> Row | None:
         """Return what is known of a file here."""
@@ -59,8 +87,7 @@ class Ledger:
 
         Written after the rename instead, a death between the two left a file that no later pull would touch.
         """
-        self.entries.update({str(place): entry for place, entry in entries.items()})
-        write_json(self._path, self.entries, sync=True)
+        self._change({str(place): entry for place, entry in entries.items()})
 
     def mark(self, rows: Iterable[Row], target: Path, unit: str) -> None:
         """Say that files below `target` are, together, all of a checkpoint in one version."""
@@ -80,9 +107,31 @@ class Ledger:
 
     def drop(self, places: list[Path]) -> None:
         """Forget files that are here no more."""
-        for place in places:
-            self.entries.pop(str(place), None)
-        write_json(self._path, self.entries, sync=True)
+        self._change(dict.fromkeys(map(str, places)))
+
+    def _change(self, changes: Row) -> None:
+        """Make a change, and make it durable. Raises OSError."""
+        _apply(self.entries, changes)
+        if not self._whole:
+            self.fold()
+            return
+        self._whole = False
+        made = not self._journal.exists()
+        make_private(self._path.parent)
+        with self._journal.open("ab") as journal:
+            journal.write(json.dumps(changes, separators=(",", ":")).encode() + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        if made:
+            sync_folder(str(self._journal.parent))
+        self._whole = True
+
+    def fold(self) -> None:
+        """Write all of it, and begin a new journal with the next change. Raises OSError."""
+        if self._journal.exists() or not self._whole:
+            write_json(self._path, self.entries, sync=True)
+            self._journal.unlink(missing_ok=True)
+            self._whole = True
 
 
 def make_mark(rows: Iterable[Row]) -> Row:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.errors import ConnectionLost, PullIncomplete, RemoteTrainError
+from remote_train.ledger import PULLED, read_ledger
 from remote_train.pull import Pulled, PullWish
-from remote_train.records import read_json
 from remote_train.retention import is_still
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def render_pruned(run: Run) -> str:
 
 def recall_pulled(run: Run, wish: PullWish, listener: Listener) -> Pulled:
     """Return what earlier pulls brought of it; raise PullIncomplete where that is not what is wished for."""
-    ledger = read_json(run.folder / "pulled.json")
+    ledger = read_ledger(run.folder / PULLED)
     here = [Path(place) for place, entry in ledger.items() if is_still(Path(place), entry)]
     whole = {ledger[str(path)].get("path") for path in here}
     away = [

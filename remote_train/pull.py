@@ -5,6 +5,7 @@ What there is, is asked in `lister.py`; what becomes of each file is in `bringin
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from remote_train.staging import find_stage, forget_stage
 from remote_train.weights import WeightsMaker, pick_models
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from remote_train.blocks import Line
     from remote_train.listed import Row, Unit
@@ -80,8 +81,7 @@ class Pull:
         """Fetch what is wished for; raise PullIncomplete, VerificationFailed, LocalSpace, ConnectionGivenUp."""
         if wish.weights:
             return self._bring_weights(wish)
-        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
-            landing, home = self._begin(wish, partials)
+        with self._alone(wish) as (landing, home):
             self.fetcher.on_progress = self._tell_progress
             fates = self._bring_units(wish, landing, home)
             for _ in range(landing.tries - 1):
@@ -100,8 +100,7 @@ class Pull:
         return fates
 
     def _bring_weights(self, wish: PullWish) -> Pulled:
-        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
-            landing, home = self._begin(wish, partials)
+        with self._alone(wish) as (landing, home):
             self.fetcher.on_progress = self._tell_progress
             maker = WeightsMaker(self.fetcher, self.listener)
             units = self._list_committed(wish)
@@ -116,8 +115,7 @@ class Pull:
 
     def bring_next(self, wish: PullWish, tried: set[tuple[str, int]]) -> bool:
         """Fetch the newest checkpoint that is not here and was not tried; return False when there is none."""
-        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
-            landing, home = self._begin(wish, partials)
+        with self._alone(wish) as (landing, home):
             landing.tries = 1  # whoever writes it again tells so again
             units = self._list_committed(wish)[: wish.keep_last]
             lacking = (unit for unit in units if not landing.is_whole(unit))
@@ -129,6 +127,16 @@ class Pull:
             landing.bring(new, lambda: self._list_standing(wish))
             self._drop_old(home, wish)
         return True
+
+    @contextlib.contextmanager
+    def _alone(self, wish: PullWish) -> Iterator[tuple[Landing, Home]]:
+        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
+            landing, home = self._begin(wish, partials)
+            try:
+                yield landing, home
+            finally:
+                with contextlib.suppress(OSError):  # its journal says the same
+                    home.ledger.fold()
 
     def _begin(self, wish: PullWish, partials: Partials) -> tuple[Landing, Home]:
         line = self.fetcher.line

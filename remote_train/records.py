@@ -4,7 +4,7 @@
     attempts/K/ranks/N.log     exact mirrors of the host's outputs; their size is the offset to go on from
     attempts/K/clock.jsonl     mirror of the host's clock
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
-    files/RELATIVE             what `pull` brought; pulled.json says with which hash
+    files/RELATIVE             what `pull` brought; pulled.json(l) says with which hash
     mirror.lock                held by the one process that writes the mirrors
     resume.lock                held by the one command that starts another attempt
     pull.lock, puller.lock     shared by those that pull or wait for it; held by the one that does, naming its partial file

@@ -15,10 +15,10 @@ from remote_train.errors import ProtocolError, UsageError
 from remote_train.host.commits import COMMITTED
 from remote_train.host.containers import check_file
 from remote_train.host.files import CHECKPOINTS
+from remote_train.ledger import PULLED, read_ledger
 from remote_train.listed import parse_page
 from remote_train.lister import MAX_FILES
 from remote_train.mirror import hash_file
-from remote_train.records import read_json
 from remote_train.refusals import NoSuchFile
 from remote_train.retention import is_still
 from remote_train.saving import read_step_at
@@ -149,7 +149,7 @@ def _is_sound(file: File) -> bool:
 def list_here(run: Run) -> Iterator[Checkpoint]:
     """Yield the checkpoints that were pulled and of which every file is here as it came, all of one version."""
     units: dict[tuple[Path, int, str, str, int], list[File]] = {}
-    for place, entry in read_json(run.folder / "pulled.json").items():
+    for place, entry in read_ledger(run.folder / PULLED).items():
         if not isinstance(entry, dict) or not entry.keys() >= KNOWN or not is_still(Path(place), entry):
             continue
         path, mark = entry["path"], entry["checkpoint"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout
+from remote_train.ledger import PULLED, read_ledger
 from remote_train.records import (
     LEFTOVER,
     MIRROR_LOCK,
@@ -24,7 +25,6 @@ from remote_train.records import (
     PULLER_LOCK,
     RESUME_LOCK,
     client_root,
-    read_json,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def make_wish(run: Run, place: Place | None = None) -> Row:
 def _list_newest(run: Run) -> dict[str, int]:
     """Return from which attempt each pulled file is that is still here; older attempts' versions of it matter no more."""
     newest: dict[str, int] = {}
-    for place, entry in read_json(run.folder / "pulled.json").items():
+    for place, entry in read_ledger(run.folder / PULLED).items():
         if not isinstance(entry, dict) or "weights_of" in entry or not {"path", "attempt"} <= set(entry):
             continue
         if {"size", "here_mtime_ns"} <= set(entry) and is_still(Path(place), entry):
@@ -111,7 +111,7 @@ def _list_newest(run: Run) -> dict[str, int]:
 def list_home(run: Run) -> list[list[Any]]:
     """Return path, size, mtime_ns and SHA-256, as the host stated them, of each pulled file that is still here."""
     home = []
-    for place, entry in read_json(run.folder / "pulled.json").items():
+    for place, entry in read_ledger(run.folder / PULLED).items():
         if not isinstance(entry, dict) or not {"size", "mtime_ns", "sha256", "here_mtime_ns"} <= set(entry):
             continue
         if "weights_of" in entry:  # made of a file there, and no copy of it
@@ -232,7 +232,7 @@ def is_worth_asking(run: Run, place: Place, now: float) -> bool:
 
 def _list_proofs(run: Run) -> list[Path]:
     """Return the files here that say, or are, what there is of a run at home."""
-    patterns = ("pulled.json", "attempts/*/ranks/*.log", f"attempts/*/{layout.LAUNCHER_LOG}")
+    patterns = (PULLED, "pulled.jsonl", "attempts/*/ranks/*.log", f"attempts/*/{layout.LAUNCHER_LOG}")
     return [path for pattern in patterns for path in run.folder.glob(pattern)]
 
 

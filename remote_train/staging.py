@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.host.durable import sync_folder
-from remote_train.ledger import Ledger
+from remote_train.ledger import JOURNAL_ENDING, Ledger
 from remote_train.partial import is_partial_of, name_partial
 from remote_train.records import read_json, write_json
 
@@ -80,5 +80,6 @@ def forget_stage(run: Run, place: Path | None = None) -> None:
     with contextlib.suppress(OSError):
         if found is not None and found[1].is_dir():
             return
+        (run.folder / STAGED).with_suffix(JOURNAL_ENDING).unlink(missing_ok=True)
         (run.folder / STAGED).unlink(missing_ok=True)
         (run.folder / PLACE).unlink(missing_ok=True)

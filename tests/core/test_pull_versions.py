@@ -10,7 +10,7 @@ import pytest
 
 from remote_train.blocks import Fetcher
 from remote_train.errors import PullIncomplete
-from remote_train.ledger import Ledger, drop_old
+from remote_train.ledger import Ledger, drop_old, read_ledger
 from remote_train.partial import PullInterrupted
 from remote_train.pull import PullWish
 from remote_train.restorable import choose_newest, list_here
@@ -133,3 +133,24 @@ def test_a_folder_of_yours_that_comes_there_meanwhile_stays_and_nothing_hidden_d
     with pytest.raises(PullIncomplete, match=FILES[0]):
         puller.pull().bring(PullWish())
     assert puller.here() == {f"{UNIT}/{FILES[0]}": b"mine", f"{UNIT}/{FILES[1]}": b'{"version": 1}'}
+
+
+def test_what_a_killed_pull_changed_is_known_up_to_half_a_line(tmp_path: Path) -> None:
+    path, journal = tmp_path / "pulled.json", tmp_path / "pulled.jsonl"
+    first = Ledger(path)
+    for name in ("a", "b", "c"):
+        first.note({tmp_path / name: {"path": name}})
+    first.drop([tmp_path / "b"])
+    assert not path.exists(), "one line for each, and not all of it"
+    whole = {str(tmp_path / name): {"path": name} for name in ("a", "c")}
+    with journal.open("ab") as file:
+        file.write(b'{"/d": {"pa')
+    assert read_ledger(path) == whole
+    second = Ledger(path)
+    second.note({tmp_path / "e": {"path": "e"}})
+    assert not journal.exists()
+    second.note({tmp_path / "f": {"path": "f"}})
+    assert read_ledger(path).keys() == {*whole, str(tmp_path / "e"), str(tmp_path / "f")}
+    second.fold()
+    assert not journal.exists()
+    assert json.loads(path.read_bytes()) == second.entries == read_ledger(path)

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.bootstrap import read_agent
 from remote_train.host import layout, wire
 from remote_train.host.manifest_format import make_package_id
+from remote_train.ledger import read_ledger
 from tests.e2e.machines import find_marked
 from tests.host.account_kit import agents_of, until
 
@@ -236,8 +237,8 @@ def check_prefix(here: Path, there: Path, *, whole: bool) -> None:
 
 def check_pulled(seat: Seat) -> None:
     """I4: what a pull has published is what it verified, unless its owner has changed it since."""
-    for ledger in seat.runs.glob("*/pulled.json"):
-        for name, entry in (read_whole(ledger) or {}).items():
+    for run in seat.runs.glob("*/"):
+        for name, entry in read_ledger(run / "pulled.json").items():
             place = Path(name)
             if place.is_file() and place.stat().st_mtime_ns == entry["here_mtime_ns"]:
                 assert hash_file(place) == entry["sha256"], f"I4: {place} is not what was verified"
