@@ -117,6 +117,7 @@ class Pull:
         """Fetch the newest checkpoint that is not here and was not tried; return False when there is none."""
         with self._alone(wish) as (landing, home):
             landing.tries = 1  # whoever writes it again tells so again
+            self._drop_old(home, wish)  # after the one before: what goes wrong with it is not about the next
             units = self._list_committed(wish)[: wish.keep_last]
             lacking = (unit for unit in units if not landing.is_whole(unit))
             new = next((unit for unit in lacking if (unit.name, unit.mtime_ns) not in tried), None)
@@ -125,7 +126,6 @@ class Pull:
             self._make_room(home, [new])
             tried.add((new.name, new.mtime_ns))
             landing.bring(new, lambda: self._list_standing(wish))
-            self._drop_old(home, wish)
         return True
 
     @contextlib.contextmanager
