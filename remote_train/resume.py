@@ -258,6 +258,7 @@ class _Going:
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place
+        files.refuse_lost(reached.session)
         recalled = recall_data_of(self.record, job, self.link.host, self.listener)
         job = replace(job, shipped=recalled.shipped)
         check_space(reached.session, self.link.host.name, rows)
