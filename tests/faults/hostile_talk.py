@@ -72,6 +72,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten every deadline: what is tested is that there is one."""
     for module, name, seconds in (
         (gate, "HELD_BYTES", 32 << 20),
+        (gate, "DROPPED_CHECKPOINTS", 10_000),
         (session, "REQUEST_SECONDS", 2.0),
         (lister, "LISTING_SECONDS", 2.0),
         (ship, "REQUEST_SECONDS", 2.0),
