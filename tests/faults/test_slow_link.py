@@ -1,7 +1,7 @@
 """A slow line, and a checkpoint on its way over it: the log, requests, heartbeats and `stop` do not wait for it.
 
 Each line of the log says when it was written, by the one clock of this machine; what is measured is when it is here. Asserted is
-the promise of half a second at night, and by day, on machines where many tests run at once, twice as much.
+the promise of half a second at night; by day, on machines where many tests run at once, what no stall of the kind this is about keeps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.sshd, PATIENT]
 
-LIMIT = 0.5 if is_nightly() else 1.0
+LIMIT = 0.5 if is_nightly() else 3.0
 SECONDS = 60.0 if is_nightly() else 5.0
 MOST = 12 << 20
 """What the laptop may hold of a file at 40 MB/s: a window, and what the credit allows beside it."""
