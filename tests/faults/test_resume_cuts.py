@@ -62,7 +62,8 @@ def test_a_checkpoint_goes_up_across_cuts(alone: Laptop, box: Box, proxy: ChaosP
                 done = alone.ok(project, "resume", name, "--host", "box", seconds=100)
 
                 assert done.out.decode().split() == ["resumed", hashlib.sha256(saved).hexdigest()]
-                assert len(proxy.lines) - first > CUTS
+                # The last cut may lie behind what was left to send.
+                assert len(proxy.lines) - first >= CUTS
                 sent = sum(line.flows[UP].passed for line in proxy.lines[first:])
                 assert sent <= SIZE * 1.02 + CUTS * (BLOCK + (1 << 20)) + (1 << 20)
                 assert [item["attempt"] for item in attempts(project, name)] == [1, 2]
