@@ -226,8 +226,8 @@ def test_a_lost_run_goes_there_and_back(hosts: Hosts) -> None:
     with run_over(hosts) as command:
         await_step(a, 1, 12)
         until(lambda: home_checkpoint(hosts, 1), "a checkpoint of attempt 1 at home", LONG)
-        a.pace(0.0)
         a.crash("r", 1)
+        a.pace(0.0)  # only now: let go before, it may be through before it is killed
         await_step(b, 2, 24)
         until(lambda: home_checkpoint(hosts, 2), "a checkpoint of attempt 2 at home", LONG)
         b.crash("r", 2)
