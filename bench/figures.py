@@ -1,15 +1,19 @@
-"""What bench/stream.py has measured: every single figure, and all of them as a table."""
+"""What a benchmark has measured: every single figure, all of them as a table, and as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bench.report import render_spread, render_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from bench.report import Budget
 
 SIDES = ("ours", "by hand")
 
@@ -53,3 +57,13 @@ def render_figure(what: str, values: Sequence[float]) -> str:
         return render_spread(values, 1)
     p50, p99 = (pick(sorted(values), percent) for percent in (50, 99))
     return f"p50 {p50:.1f}, p99 {p99:.1f} ({len(values)} lines)"
+
+
+def write_json(path: Path, machine: dict[str, str], figures: Figures, budgets: Sequence[Budget]) -> None:
+    """Write every single figure and verdict."""
+    raw = [
+        {"what": what, "side": side, "rtt_ms": rtt, "values": values}
+        for (what, side, rtt), values in figures.held.items()
+    ]
+    verdicts = [asdict(budget) | {"kept": budget.kept} for budget in budgets]
+    path.write_text(json.dumps({"machine": machine, "figures": raw, "budgets": verdicts}, indent=1))

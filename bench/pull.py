@@ -13,16 +13,14 @@ Exit code 0: every budget that was measured is kept; 1: one is not; 2: a side fa
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.figures import Figures, render_figures
+from bench.figures import Figures, render_figures, write_json
 from bench.machines import HOST, make_project, read_file_system, running_machines
 from bench.reading import MB
 from bench.report import Budget, has_torch, read_machine, render_budgets, render_machine, say
@@ -274,16 +272,6 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown or not has_torch():
         parser.error(f"unknown: {', '.join(unknown)}" if unknown else "this Python has no torch")
     return options
-
-
-def write_json(path: Path, machine: dict[str, str], figures: Figures, budgets: Sequence[Budget]) -> None:
-    """Write every single figure and verdict."""
-    raw = [
-        {"what": what, "side": side, "rtt_ms": rtt, "values": values}
-        for (what, side, rtt), values in figures.held.items()
-    ]
-    verdicts = [asdict(budget) | {"kept": budget.kept} for budget in budgets]
-    path.write_text(json.dumps({"machine": machine, "figures": raw, "budgets": verdicts}, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,11 +1,10 @@
-"""How a run's output and files come home: latency and throughput of its log, its checkpoints; beside ssh and scp.
+"""How a run's output comes home: latency and throughput of its log, beside ssh. Files are bench/pull.py.
 
-    python bench/stream.py [--quick] [--rtt 0,100] [--only latency,flood,log,pull] [--json FILE]     (about 15 minutes, alone)
+    python bench/stream.py [--quick] [--rtt 0,100] [--only latency,flood,log] [--json FILE]     (about 10 minutes, alone)
 
 Latency: from just before the script's write on the host to the line on the laptop's pipe, both by one clock, since both are this
 machine; lines that were printed before the stream stood are left out. Flood: a script writes its log as fast as
-it can, timed from the first byte on the laptop's pipe to the last. Pull: one incompressible file, whole processes beside
-each other. By hand that is `ssh tail -F` and `scp`. The proxy has no bandwidth limit but costs CPU, on both sides.
+it can, timed from the first byte on the laptop's pipe to the last. By hand that is `ssh tail -F` and `ssh cat`. The proxy has no bandwidth limit but costs CPU, on both sides.
 
 Exit code 0: every budget that was measured is kept; 1: one is not; 2: a side failed.
 """
@@ -13,16 +12,13 @@ Exit code 0: every budget that was measured is kept; 1: one is not; 2: a side fa
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.figures import Figures, pick, render_figures
+from bench.figures import Figures, pick, render_figures, write_json
 from bench.machines import HOST, make_project, read_file_system, running_machines
 from bench.reading import MB, read_flood, read_ticks, read_whole
 from bench.report import (
@@ -43,7 +39,7 @@ if TYPE_CHECKING:
     from bench.machines import Machines
     from bench.sides import Timed
 
-KINDS = ("latency", "flood", "log", "pull")
+KINDS = ("latency", "flood", "log")
 GROWTH_MB = 64 * 1.048576  # "memory flat": what a full receive window may hold, above the process at rest
 TAIL_LINES = 1000
 TAIL_SECONDS = 0.2  # on the host alone, of a log of 1 GB
@@ -68,16 +64,6 @@ for _ in range(int(sys.argv[1])):
     sys.stdout.buffer.write(lines)
 sys.stdout.buffer.flush()
 """,
-    "big.py": """\
-import os
-import sys
-
-os.makedirs("out")
-with open("out/big.bin", "wb") as file:
-    for _ in range(int(sys.argv[1])):
-        file.write(os.urandom(1_000_000))
-print("written", os.getcwd(), flush=True)
-""",
 }
 
 
@@ -101,7 +87,6 @@ class Streams:
             "latency": self.measure_latency,
             "flood": self.measure_flood,
             "log": self.measure_log,
-            "pull": self.measure_pull,
         }
         for kind in self.options.only:
             kinds[kind](rtt)
@@ -181,35 +166,6 @@ class Streams:
     def _forget_mirror(self, run: str) -> None:
         (self.project.ours / "runs" / run / "attempts/1/ranks/0.log").unlink(missing_ok=True)
 
-    def measure_pull(self, rtt: float) -> None:
-        """Bring one large file home."""
-        size = self.options.pull_mb
-        with self._running("ours", f"big.py {size}") as timed:
-            line, _ = timed.read_line()
-            timed.finish()
-        place = f"{HOST}:{line.split(maxsplit=1)[1].decode().strip()}/out/big.bin"
-        pulls = {
-            "ours": [COMMAND, "pull", "--match", "out/big.bin", "--to"],
-            "by hand": ["scp", "-q", "-F", str(self.machines.ssh_config), place],
-        }
-        for _ in range(self.options.repeat):
-            for side, argv in pulls.items():
-                self.figures.add("pull MB/s", side, rtt, size / self._pull(argv, size))
-        shutil.rmtree(self.machines.host / ".local/state/remote-train/runs")
-
-    def _pull(self, argv: list[str], size: int) -> float:
-        """Return the seconds of a process that fills a new folder, and delete that again."""
-        folder = self.machines.folder / "pulled"
-        folder.mkdir()
-        timed = start(self.machines, [*argv, str(folder)], self.project.ours)
-        timed.finish()
-        took = time.monotonic() - timed.began
-        came = sum(path.stat().st_size for path in folder.rglob("big.bin"))
-        shutil.rmtree(folder)
-        if came != size * MB:
-            raise SideFailed(f"{argv} brought {came} bytes of {size * MB}\n{timed.read_errors()}")
-        return took
-
     def _running(self, side: str, script: str) -> Running:
         argv = our_argv(script=script.split())
         if side != "ours":
@@ -258,11 +214,6 @@ def make_budgets(figures: Figures, rtts: Sequence[float]) -> list[Budget]:
         tails = figures.get("tail: host alone, s", "ours", rtt)
         if tails:
             budgets.append(Budget("the last 1,000 lines, on the host", max(tails), TAIL_SECONDS, " s"))
-        ours, scp = (figures.get("pull MB/s", side, rtt) for side in ("ours", "by hand"))
-        least = {0.0: 0.7, 100.0: 8.0}.get(rtt)
-        if ours and least:
-            ratio = statistics.median(ours) / statistics.median(scp)
-            budgets.append(Budget(f"pull / scp, RTT {rtt:g} ms", ratio, least, at_least=True))
     return budgets
 
 
@@ -281,13 +232,12 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ticks", type=int, default=500, help="lines of a latency run [500]")
     parser.add_argument("--log-mb", type=int, default=1000, help="size of the log [1000]")
-    parser.add_argument("--pull-mb", type=int, default=1000, help="size of the file [1000]")
     parser.add_argument("--json", type=Path, help="write every single figure here")
     parser.add_argument("--seed", type=int, default=0, help="of the project's filler [0]")
     parser.add_argument("--dir", type=Path, help="where the temporary folder is made")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.repeat, options.ticks, options.log_mb, options.pull_mb = 1, 200, 50, 100
+        options.repeat, options.ticks, options.log_mb = 1, 200, 50
     unknown = sorted(set(options.only) - set(KINDS))
     if unknown or not has_torch():
         parser.error(f"unknown: {', '.join(unknown)}" if unknown else "this Python has no torch")
@@ -312,14 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "\n\n".join([render_machine(machine), render_figures(figures, options.rtt), render_budgets(budgets)])
     )
     if options.json:
-        raw = [
-            {"what": what, "side": side, "rtt_ms": rtt, "values": values}
-            for (what, side, rtt), values in figures.held.items()
-        ]
-        verdicts = [asdict(budget) | {"kept": budget.kept} for budget in budgets]
-        options.json.write_text(
-            json.dumps({"machine": machine, "figures": raw, "budgets": verdicts}, indent=1)
-        )
+        write_json(options.json, machine, figures, budgets)
     return 0 if all(budget.kept for budget in budgets) else 1
 
 

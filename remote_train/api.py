@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.along import choose_checkpoints, pull_along, pull_now
 from remote_train.attach import Attached, attach_to_end, follow_again, wait_again
 from remote_train.attempts import (
+    OVER,
     Hop,
     counts_no_more,
     is_superseded,
@@ -36,7 +37,7 @@ from remote_train.outcome import make_verdict
 from remote_train.preparing import Request
 from remote_train.pruned import is_away
 from remote_train.pull import Pulled, PullWish
-from remote_train.query import FINAL, describe, keep_state, refresh
+from remote_train.query import describe, keep_state, refresh
 from remote_train.resume import ResumeWish, resume
 from remote_train.retention import drop_leftovers
 from remote_train.stop import stop_across_losses
@@ -247,7 +248,7 @@ class Training:
         trouble = following.mirror.make_failure(self.id)
         if trouble is not None:
             raise trouble
-        if outcome.state in FINAL:
+        if outcome.state in OVER:
             update_newest(self.run, self.attempt, state=outcome.state, exit=outcome.exit, why=outcome.why)
 
     def _read_end(self) -> Outcome | None:
@@ -256,7 +257,7 @@ class Training:
     def is_over(self) -> bool:
         """Tell whether this attempt has ended, for all that is known here; what counts no more is left to its fence."""
         record = self.run.read()
-        return record["state"] in FINAL or is_superseded(record, self.attempt)
+        return record["state"] in OVER or is_superseded(record, self.attempt)
 
     def is_complete(self) -> bool:
         """Tell whether the attempt is over and all there is of its output is here."""

@@ -106,6 +106,8 @@ class Attached:
         watching = _PeakListener(self)
         self.following.listener = watching
         outcome = self._follow()
+        if self.keeping is not None:
+            self.keeping.wait()  # a run may be over before its package is kept
         while self.is_waiting():
             self.work()
         if self.watch is not None:

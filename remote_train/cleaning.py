@@ -10,17 +10,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import item_of, keep_standing, newest_of, place_of, places_of
+from remote_train.attempts import OVER, item_of, keep_standing, newest_of, place_of, places_of
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.follow import Following, Wish
-from remote_train.host import layout
+from remote_train.host import layout, life
 from remote_train.kept_package import drop_packages
 from remote_train.listener import Silent
-from remote_train.query import FINAL, keep_state, name_newest
+from remote_train.query import keep_state, name_newest
 from remote_train.reach import HostLink
 from remote_train.records import client_root, list_runs
 from remote_train.retention import (
-    OVER,
     Offer,
     drop_leftovers,
     forget_missing,
@@ -115,7 +114,7 @@ class Cleaning:
         """Tell whether a run is one of ours on this host, not known to be over."""
         record = run.read()
         here = place_of(record, newest_of(record)) == self._place
-        if not here or run.id == self._launched.id or record.get("state") in FINAL:
+        if not here or run.id == self._launched.id or record.get("state") in OVER:
             return False
         return read_token(run) is not None
 
@@ -128,7 +127,7 @@ class Cleaning:
                 continue
             ours = (state.get("attempt") or {}).get("token") == read_token(run)
             # Not asked of a run that goes on: to look at its lock might keep it from who is about to follow it.
-            if ours and state["state"] in OVER and not run.in_use():
+            if ours and state["state"] in life.FINAL and not run.in_use():
                 keep_state(run, state)
 
     def _bring(self, runs: Sequence[Run]) -> list[Run]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.attempts import Place, newest_of, place_of, places_of, standing_at
+from remote_train.attempts import OVER, Place, newest_of, place_of, places_of, standing_at
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project, read_project
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
 from remote_train.find import make_link
 from remote_train.host import layout
 from remote_train.kept_package import drop_packages
-from remote_train.query import FINAL, keep_state, name_newest
+from remote_train.query import keep_state, name_newest
 from remote_train.retention import (
     Offer,
     forget_missing,
@@ -127,7 +127,7 @@ def clean_host(link: HostLink, runs: Sequence[Run], wish: Wish) -> Row:
         place = (link.host.name, link.host.state_dir)
         for run in runs:
             record = run.read()
-            if record["state"] not in FINAL and place_of(record, newest_of(record)) == place:
+            if record["state"] not in OVER and place_of(record, newest_of(record)) == place:
                 keep_state(run, session.request("state", **name_newest(run)))
         old = pick_old(runs, *place, wish.keep)
         return _ask(session, place, [run for run in old if not run.in_use()], wish)

@@ -51,6 +51,26 @@ ASK_SECONDS = 1.0
 HEARD_SECONDS = 2.0
 
 
+class _Silence:
+    """How long the host of the followed run has been silent, over several tries to go on."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def note(self, error: RemoteTrainError, began: float) -> None:
+        """Take notice of a following, begun at `began`, that ended like this."""
+        silence = error.facts.get("silence")
+        now = time.monotonic()
+        if not isinstance(silence, float):
+            self._since = None
+        elif self._since is None or now - began - silence > HEARD_SECONDS:  # it was heard in between
+            self._since = now - silence
+
+    def is_longer(self, seconds: float | None) -> bool:
+        """Tell whether it is over a limit; None: there is none."""
+        return seconds is not None and self._since is not None and time.monotonic() - self._since >= seconds
+
+
 @dataclass
 class Failover:
     """Stay with a run over as many hosts as it takes."""
@@ -61,7 +81,7 @@ class Failover:
     seconds: float = SECONDS
     give_up: float | None = None
     """Seconds without any connection after which to leave the run alone, where no other host takes it; None: never."""
-    _silence: _Silence = field(default_factory=lambda: _Silence())  # noqa: PLW0108  (it stands below)
+    _silence: _Silence = field(default_factory=_Silence)
     _chasers: list[threading.Thread] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
@@ -243,26 +263,6 @@ def chase(run: Run, number: int, link: HostLink, listener: Listener) -> None:
 def is_fenced(run: Run, number: int) -> bool:
     """Tell whether an attempt is still to be stopped."""
     return not run.is_gone() and number in [old for old, _ in list_pending(run)]
-
-
-class _Silence:
-    """How long the host of the followed run has been silent, over several tries to go on."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def note(self, error: RemoteTrainError, began: float) -> None:
-        """Take notice of a following, begun at `began`, that ended like this."""
-        silence = error.facts.get("silence")
-        now = time.monotonic()
-        if not isinstance(silence, float):
-            self._since = None
-        elif self._since is None or now - began - silence > HEARD_SECONDS:  # it was heard in between
-            self._since = now - silence
-
-    def is_longer(self, seconds: float | None) -> bool:
-        """Tell whether it is over a limit; None: there is none."""
-        return seconds is not None and self._since is not None and time.monotonic() - self._since >= seconds
 
 
 class _Shared:

@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import OVER
 from remote_train.errors import PackageError
 from remote_train.host import layout
 from remote_train.host.disk import drop
@@ -24,7 +25,7 @@ from remote_train.host.durable import write_all
 from remote_train.host.snapshot import clone
 from remote_train.package.packing import GitState, Package
 from remote_train.records import client_root, list_runs, make_private, read_json, write_json
-from remote_train.upload import Content, ask_missing
+from remote_train.upload import Content, ask_missing, hash_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
 KEEP = 10
 """Runs of a project whose packages stay."""
-OVER = ("ended", "lost", "not started")
 LOCK = "packages.lock"
+CALM_SECONDS = 1.0
+"""The training's first lines come before: to look at 20,000 files holds this process up."""
 WAIT_SECONDS = 5.0
 """How long a detached launch stays for it; what is missing then, the next launch of the project copies."""
 PIECE = 1 << 20
@@ -52,11 +54,13 @@ class Keeping:
         """Files that could not be kept, and were not told of yet."""
         self.is_urgent = False
         """The run is to go on elsewhere by itself."""
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(root, package), name="keeping", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float = WAIT_SECONDS) -> None:
         """Wait for it, not long."""
+        self._hurry.set()
         self._thread.join(seconds)
 
     def tell_lost(self, listener: Listener) -> None:
@@ -71,6 +75,7 @@ class Keeping:
             listener.tell("warn" if self.is_urgent else "note", text=text, hint=hint)
 
     def _run(self, root: Path, package: Package) -> None:
+        self._hurry.wait(CALM_SECONDS)
         with contextlib.suppress(OSError):  # a disk that takes no more: the hosts have it too
             self.lost = keep_package(root, package)
 
@@ -202,15 +207,7 @@ class KeptFiles:
         kept, own = _blob(row[4]), self.root / str(row[0])
         if row[4] in self.others or _has(kept, row[3]):
             return self.others.get(row[4], kept)
-        return own if _has(own, row[3]) and _hash(own) == row[4] else None
-
-
-def _hash(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+        return own if _has(own, row[3]) and hash_path(own) == row[4] else None
 
 
 def recall(package: str, root: Path) -> KeptFiles | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from remote_train.listed import Row, Unit
     from remote_train.listener import Listener
     from remote_train.records import Run
+    from remote_train.session import Session
 
 MAX_FILES = 100_000
 LISTING_SECONDS = 600.0
@@ -74,23 +75,9 @@ class Lister:
 
     def list_now(self, globs: list[str], **asked: Any) -> list[Row]:  # noqa: ANN401  (as above)
         """Return all rows of a listing, over the connection as it is; raise ConnectionLost."""
-        rows: list[Row] = []
-        after: str | None = ""
-        while after is not None:
-            page = self._ask_page(globs, after, asked)
-            rows += parse_page(page, after, globs, checkpoints=bool(asked.get("checkpoints")))
-            after = page["next"]
-            if len(rows) > MAX_FILES:
-                raise PullIncomplete(
-                    f"more than {MAX_FILES:,} files to bring", hint="take fewer with --match"
-                )
-        return rows
-
-    def _ask_page(self, globs: list[str], after: str, asked: dict[str, Any]) -> dict[str, Any]:
+        facts = {"run": self._run.id, "attempt": self._attempt, "globs": globs, **asked}
         try:
-            facts = {"run": self._run.id, "attempt": self._attempt, **asked}
-            number = self.line.session.submit("files", globs=globs, after=after, **facts)
-            return self.line.session.wait(number, LISTING_SECONDS, self.look)
+            return read_listing(self.line.session, facts, self.look)
         except NoSuchFile as error:
             raise PullIncomplete(
                 f"{error}: the folder it ran in was removed",
@@ -103,6 +90,23 @@ class Lister:
         if inside:
             self._listener.tell("note", text=f"{len(inside)} files below a .git folder are not brought")
         return [row for row in rows if row not in inside] if inside else rows
+
+
+def read_listing(session: Session, asked: dict[str, Any], look: Callable[[], object] = int) -> list[Row]:
+    """Return all rows of the listing that a `files` request asks for, page by page, each checked.
+
+    Raises NoSuchFile where there is no snapshot any more, PullIncomplete for too many files, ProtocolError, ConnectionLost.
+    """
+    rows: list[Row] = []
+    after: str | None = ""
+    while after is not None:
+        number = session.submit("files", after=after, **asked)
+        page = session.wait(number, LISTING_SECONDS, look)
+        rows += parse_page(page, after, asked["globs"], checkpoints=bool(asked.get("checkpoints")))
+        after = page["next"]
+        if len(rows) > MAX_FILES:
+            raise PullIncomplete(f"more than {MAX_FILES:,} files to bring", hint="take fewer with --match")
+    return rows
 
 
 def _may_be_torn(unit: Unit) -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import (
+    OVER,
     Place,
     newest_of,
     place_of,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from remote_train.reach import HostLink
     from remote_train.records import Run
-
-FINAL = ("ended", "lost", "not started")
 
 
 def refresh(run: Run, link: HostLink) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
 
     Of an attempt that counts no more the run's state says nothing.
     """
-    if state["state"] == "unknown" and run.read()["state"] in (*FINAL, "starting"):
+    if state["state"] == "unknown" and run.read()["state"] in (*OVER, "starting"):
         return run.read()  # it may be on its way there
     number = state.get("number") or newest_of(run.read())
     mirror = run.attempt(number)
@@ -69,7 +68,7 @@ def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict
     troubles: dict[str, str] = {}
     for run in runs:
         record = run.read()
-        if record["state"] not in FINAL:
+        if record["state"] not in OVER:
             waiting.setdefault(place_of(record, newest_of(record)), []).append(run)
     pool = ThreadPoolExecutor(max(1, min(8, len(waiting))))
     try:
@@ -121,7 +120,7 @@ def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
     number = newest_of(record)
     metric, watch = read_last_metric(number, run.attempt(number))
     ended = record.get("exit") or {}
-    end = ended.get("ended") if record["state"] in FINAL else time.time()
+    end = ended.get("ended") if record["state"] in OVER else time.time()
     progress = watch.deriver.progress if watch else None
     return {
         "run": run.id,
@@ -177,7 +176,7 @@ def describe(run: Run) -> dict[str, Any]:
         "device": watch.device.name if watch else None,
         "last": metric.as_json() if metric else None,
         "steps": watch.deriver.progress[1] if watch and watch.deriver.progress else None,
-        "eta": watch.deriver.eta_seconds if watch and record["state"] not in FINAL else None,
+        "eta": watch.deriver.eta_seconds if watch and record["state"] not in OVER else None,
         "explanation": watch.deriver.explanation if watch else None,
         "checkpoints": list_checkpoints(run),
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
@@ -216,9 +215,9 @@ def render_notes(record: dict[str, Any]) -> list[str]:
     notes = []
     if record["state"] == "lost":
         notes.append(f"{record.get('why') or 'it is gone'}; how it ended is not known")
-    elif record["state"] not in FINAL and record.get("supervised") is False and record.get("why"):
+    elif record["state"] not in OVER and record.get("supervised") is False and record.get("why"):
         notes.append(f"{record['why']}: it runs on, and how it ends will not be known")
-    if record["state"] not in FINAL and (record.get("quiet") or 0) >= QUIET_SECONDS:
+    if record["state"] not in OVER and (record.get("quiet") or 0) >= QUIET_SECONDS:
         notes.append(f"no output for {record['quiet'] / 60:.0f} minutes: it may hang")
     if first.get("rank") is not None and len(ended.get("outputs", {})) > 1:
         notes.append(f"rank {first['rank']} failed first")
@@ -233,7 +232,7 @@ def next_commands(run: str, state: str, *, pruned: bool = False) -> list[str]:
     """Return what can be done with a run in this state; `pruned`: its host has removed it."""
     if pruned:
         return [f"remote-train logs {run}", f"remote-train metrics {run}"]
-    if state in FINAL:
+    if state in OVER:
         return [f"remote-train logs {run}", f"remote-train pull {run}"]
     return [f"remote-train logs -f {run}", f"remote-train stop {run}"]
 

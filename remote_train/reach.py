@@ -139,6 +139,16 @@ class HostLink:
             self.memory.write_facts(self.pythons, facts)
         return facts
 
+    def read_fit_facts(self, session: Session) -> tuple[dict[str, Any], str | None]:
+        """Return what the host is like, and why it cannot run a job of its device, None when it can.
+
+        What is remembered is believed only while it says that it can: it may have been mended since.
+        """
+        facts = self.read_facts(session)
+        if find_unfit(self.host, facts) is not None:
+            facts = self.read_facts(session, fresh=True)
+        return facts, find_unfit(self.host, facts)
+
     def close(self) -> None:
         """Let go of sockets that were dialled and not used."""
         if self._dialling is not None:
@@ -204,11 +214,7 @@ def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
         unfit.append(error.message)
         return None
     try:
-        facts = link.read_facts(session)
-        why = find_unfit(link.host, facts)
-        if why is not None:  # it may have been mended since we last looked
-            facts = link.read_facts(session, fresh=True)
-            why = find_unfit(link.host, facts)
+        facts, why = link.read_fit_facts(session)
         if why is None:
             return Reached(link, session, facts, absent + unfit)
         unfit.append(f"{link.host.name}: {why}{_name_others(session, facts)}")

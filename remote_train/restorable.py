@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from remote_train.errors import ProtocolError, UsageError
+from remote_train.errors import UsageError
 from remote_train.host.commits import COMMITTED
 from remote_train.host.containers import check_file
 from remote_train.host.files import CHECKPOINTS
 from remote_train.ledger import PULLED, read_ledger
-from remote_train.listed import parse_page
-from remote_train.lister import MAX_FILES
+from remote_train.listed import make_units
+from remote_train.lister import read_listing
 from remote_train.mirror import hash_file
 from remote_train.refusals import NoSuchFile
 from remote_train.retention import is_still
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from remote_train.records import Run
     from remote_train.session import Session
 
-LISTING_SECONDS = 600.0
 FILE_MODE = 0o644
 MOST_HOPS = 3
 """So often a run that is lost goes on from one checkpoint."""
@@ -162,28 +161,21 @@ def list_here(run: Run) -> Iterator[Checkpoint]:
 
 
 def list_there(session: Session, run: Run, attempt: int, globs: Sequence[str]) -> list[Checkpoint]:
-    """Return what an attempt has left on its host, whole; [] where its files are gone. Raises ProtocolError, ConnectionLost."""
-    wanted = list(globs or CHECKPOINTS)
-    units: dict[str, list[Row]] = {}
-    after: str | None = ""
-    while after is not None:
-        facts = {"run": run.id, "attempt": attempt, "globs": wanted, "after": after, "checkpoints": True}
-        try:
-            page = session.wait(session.submit("files", **facts), LISTING_SECONDS)
-        except NoSuchFile:
-            return []
-        for row in parse_page(page, after, wanted, checkpoints=True):
-            units.setdefault(row["unit"], []).append(row)
-        after = page["next"]
-        if sum(map(len, units.values())) > MAX_FILES:
-            raise ProtocolError(f"{session.host} lists more than {MAX_FILES:,} files of checkpoints")
+    """Return what an attempt has left on its host, whole; [] where its files are gone. Raises PullIncomplete, ProtocolError, ConnectionLost."""
+    asked = {"run": run.id, "attempt": attempt, "globs": list(globs or CHECKPOINTS), "checkpoints": True}
+    try:
+        units = make_units(read_listing(session, asked))
+    except NoSuchFile:
+        return []
     return [
-        Checkpoint(
-            unit, attempt, tuple(File(row["path"], row["size"], row["mtime_ns"], None) for row in rows)
-        )
-        for unit, rows in units.items()
-        if all(row["state"] == COMMITTED for row in rows)
+        Checkpoint(unit.name, attempt, tuple(map(_as_file, unit.rows)))
+        for unit in units
+        if unit.state == COMMITTED
     ]
+
+
+def _as_file(row: Row) -> File:
+    return File(row["path"], row["size"], row["mtime_ns"], None)
 
 
 def find_step(run: Run, checkpoint: Checkpoint) -> int | None:

@@ -29,7 +29,7 @@ from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.launching import NOTHING, begin, make_entry
 from remote_train.leaving import Leaving
-from remote_train.plan import find_unfit, make_plan
+from remote_train.plan import make_plan
 from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.preparing_from import recall_data_of
 from remote_train.query import keep_state
@@ -289,11 +289,7 @@ class _Going:
 
     def _reach(self) -> Reached:
         session = self.session = self.session or self._connect()
-        facts = self.link.read_facts(session)
-        why = find_unfit(self.link.host, facts)
-        if why is not None:  # it may have been mended since we last looked
-            facts = self.link.read_facts(session, fresh=True)
-            why = find_unfit(self.link.host, facts)
+        facts, why = self.link.read_fit_facts(session)
         if why is not None:
             raise HostUnfit(
                 f"{self.link.host.name}: {why}", hint="go on elsewhere with --host NAME, or --local"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
-from remote_train.host import layout
+from remote_train.host import layout, life
 from remote_train.ledger import PULLED, read_ledger
 from remote_train.records import (
     LEFTOVER,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from remote_train.session import Session
 
 KEEP = 10
-OVER = ("ended", "lost")
 AT_ONCE = 20
 """Runs that one launch asks for."""
 ASK_AGAIN_SECONDS = 24 * 3600.0
@@ -69,7 +68,7 @@ def pick_old(runs: Iterable[Run], host: str, state_dir: str | None, keep: int = 
     for run in runs:
         record = run.read()
         here = place in places_of(record)
-        if here and record.get("state") in OVER and not standing_at(record, place).get("pruned"):
+        if here and record.get("state") in life.FINAL and not standing_at(record, place).get("pruned"):
             when = (record.get("exit") or {}).get("ended") or record.get("created") or 0.0
             projects.setdefault(run.folder.parent, []).append((float(when), run))
     old: list[Run] = []

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from remote_train.attempts import OVER
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, StopIncomplete
 from remote_train.host import layout
 from remote_train.reconnect import Losses, Patience, reconnect
@@ -21,8 +22,6 @@ MARGIN_SECONDS = 30.0
 LOST_SECONDS = 60.0
 """How long to go on trying when the connection is lost in the middle of a stop."""
 DONE = ("ended", "lost", "unknown", "created")
-OVER = ("ended", "lost", "not started")
-"""What this laptop may know of a run that its host does not know."""
 
 
 def stop_across_losses(

@@ -221,7 +221,7 @@ class Upload:
             self._session.wait(self._session.submit("stored", stream=asked.stream), PLACING_SECONDS)
         except VerificationFailed as error:
             reading.check()
-            if hash_content(content) != content.sha256:
+            if hash_path(content.path) != content.sha256:
                 raise make_changed(content) from error
             self._damaged += 1
             if self._damaged > MOST_DAMAGED:
@@ -306,9 +306,9 @@ def _read_whole(file: Any, size: int) -> bytes:  # noqa: ANN401  (a raw file)
     return data
 
 
-def hash_content(content: Content) -> str | None:
+def hash_path(path: Path) -> str | None:
     """Return the hash of a file as it is now, None when it cannot be read."""
-    with contextlib.suppress(OSError), content.path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 

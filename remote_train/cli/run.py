@@ -268,12 +268,12 @@ def check_failover(*, wanted: bool, after: float | None, pull: bool, stays: bool
 
 
 def _detach(training: Training, screen: Display, listener: Listener, number: int) -> None:
-    from remote_train.query import FINAL
+    from remote_train.attempts import OVER
 
     if training.run.is_gone():
         listener.tell("detached", run=f"{training.link.host.name}:{training.run.id}")
         return
-    if training.run.read()["state"] in FINAL:
+    if training.run.read()["state"] in OVER:
         say_pull_goes_on(training, listener)
         return
     listener.tell("detached", run=training.id)

@@ -118,9 +118,10 @@ def ps(
 ) -> None:
     """List runs with their state, loss and MFU."""
     from remote_train.api import Training
+    from remote_train.attempts import OVER
     from remote_train.cli.answers import show_runs
     from remote_train.find import current_project, link_of
-    from remote_train.query import FINAL, make_row, reach_fenced, refresh_all
+    from remote_train.query import make_row, reach_fenced, refresh_all
     from remote_train.records import list_runs
 
     settings.json = json
@@ -129,7 +130,7 @@ def ps(
     if not found and not json:
         say("no run of this project; `remote-train ps --all` lists every run")
         return
-    going = [run for run in found if run.read()["state"] not in FINAL]
+    going = [run for run in found if run.read()["state"] not in OVER]
     reach_fenced(found, lambda run, number: link_of(run, hosts_file, make_ask(), number))
     troubles = refresh_all(going, lambda run: link_of(run, hosts_file, make_ask()))
     for run in going:  # of those that have ended meanwhile this is the last that is brought by itself

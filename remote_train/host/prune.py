@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from remote_train.host import files, layout, locks, system
+from remote_train.host import files, layout, life, locks, system
 from remote_train.host.attempt import list_attempts, read_state
 from remote_train.host.trees import measure, throw_away
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Why = Tuple[str, str, int]
     Home = Dict[Tuple[str, int, int], str]
 
-OVER = ("ended", "lost")
 COARSE = 1_000_000_000
 """Nanoseconds of a whole second: what time a file has where the file system, or who set it, knows no better."""
 START_SECONDS = 10.0
@@ -106,7 +105,7 @@ def _find_reason_of(root: str, folder: str, facts: Dict[str, Any], home: Home) -
         return "running", "it was claimed and has not begun"
     if record.get("token") != facts.get("token"):
         return "foreign", "another laptop started it"
-    if state["state"] not in OVER:
+    if state["state"] not in life.FINAL:
         return "running", "it is %s" % state["state"]
     if system.marked_processes(record["cookie"]):
         return "running", "processes of it are still there"
