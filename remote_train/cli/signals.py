@@ -27,6 +27,9 @@ ECHO_SECONDS = 0.03
 """A terminal sends the signal of a Ctrl-C first and echoes ^C then."""
 DOUBLED = 0.5
 """A second Ctrl-C sooner than this only means the first, also where one was asked for."""
+SWALLOWING = ("__set_name__", "__del__")
+"""What is raised in the one becomes a RuntimeError of the class being made (up to Python 3.11), in the other it is lost."""
+AGAIN_SECONDS = 0.001
 
 
 class Ended(BaseException):
@@ -90,10 +93,23 @@ def stay_for(seconds: float) -> None:
     _leaving.deadline = time.monotonic() + seconds
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
-    if _leaving.armed:
-        _leaving.armed = False
-        raise Ended(number)
+def _end(number: int, frame: FrameType | None) -> None:
+    if not _leaving.armed:
+        return
+    if _is_swallowed(frame):
+        signal.signal(signal.SIGALRM, lambda _number, later: _end(number, later))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        return
+    _leaving.armed = False
+    raise Ended(number)
+
+
+def _is_swallowed(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name in SWALLOWING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(reading: int) -> None:
