@@ -304,11 +304,13 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
     asked = prepared.request.name is None or prepared.attempt > 1  # an id that we made is free
     while state is None:
         message = make_message(prepared, run, token, plan, facts)
-        source = prepared.files or prepared.root
-        asking.shipment = shipment = Shipment(session, source, prepared.package, meanwhile)
+        asking.shipment = shipment = Shipment(
+            session, prepared.files or prepared.root, prepared.package, meanwhile
+        )
         shipment.others = [_as_manifest_row(row) for row in plan.restore]
         shipment.bring_data = data.send
         shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
+        shipment.say = lambda text: following.listener.tell("note", text=text)
         try:
             if not asked:
                 refuse_taken_name(session, run.id)

@@ -18,6 +18,7 @@ from remote_train.errors import (
     RunLost,
     VerificationFailed,
 )
+from remote_train.others import Say, ignore
 from remote_train.session import REQUEST_SECONDS
 from remote_train.upload import Content, Upload, send_manifest
 
@@ -82,9 +83,11 @@ class Shipment:
         """Called while the host works on the start."""
         self.progress: Callable[[int], None] = lambda _sent: None
         """Called with the bytes of files sent so far, once a megabyte."""
+        self.say: Say = ignore
+        """Called when a file is waited for that another command is sending."""
         self.bring_data: Callable[[Session, Sequence[str]], None] = lambda _session, _ids: None
         """Called with the ids of data folders that the host does not have."""
-        self._upload = Upload(session, self._tell)
+        self._upload = Upload(session, self._tell, self._note)
         self.asked = False
         """A start request may have left."""
         self._request: int | None = None
@@ -95,6 +98,9 @@ class Shipment:
 
     def _tell(self, sent: int) -> None:
         self.progress(sent)
+
+    def _note(self, text: str) -> None:
+        self.say(text)
 
     @property
     def sent(self) -> Sent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import signal
 import stat
@@ -208,6 +210,27 @@ def test_an_upload_whose_laptop_was_killed_goes_on_at_the_next_launch(
     assert again.event("data")["bytes"] <= size - (16 << 20)
     assert len(data_of(box)) == 1
     assert list(incoming.iterdir()) == []
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize("place", ["code/table.bin", "data/owt/table.bin"])
+def test_a_file_that_another_launch_is_sending_is_waited_for_and_that_is_said(
+    laptop: Laptop, box: Box, project: Path, place: str
+) -> None:
+    table = os.urandom(5 << 20)
+    write_reader(project, small=b"1")
+    run(laptop, project, "one", "train.py", "data/owt")
+    write_project(project, {place: table})
+    incoming = box.root / layout.incoming_path(".", hashlib.sha256(table).hexdigest())
+    incoming.parent.mkdir(mode=0o700, exist_ok=True)
+    with incoming.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = laptop.popen(project, "run", "--launcher", "python", "train.py", place)
+        assert b"another command is sending " + place.encode() in read_until(
+            process.stderr, b"waiting for it"
+        )
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.sshd

@@ -52,6 +52,8 @@ class Life:
         self.link = FarmLink(farm, replace(HOST, state_dir=str(self.root)), breaks)
         self.ears = Ears()
         self.code: int | None = None
+        self.words = ""
+        self.facts: dict[str, Any] = {}
         self.run = ""
 
     def starts(self, _run: str) -> int:
@@ -78,17 +80,17 @@ class Life:
             training.follow(self.ears, shown={0}, pull=False)
             self.code = 0
         except RemoteTrainError as error:
-            self.code = error.exit_code
-            self.facts: dict[str, Any] = error.facts
+            self.code, self.words = error.exit_code, error.message
+            self.facts = error.facts
 
     def verify(self, *, settled: bool = True) -> None:
         """One run, started once, told truly, and all of it here."""
         until(lambda: not self.link.farm.agents(), "I8: the end of all agents", AGENT_SECONDS)
+        assert (self.code, self.facts.get("code")) == (1, 3), f"exit {self.code}: {self.words}"
         (here,) = (self.project / "runs").glob("*/run.json")
         assert [path.name for path in (self.root / "runs").iterdir()] == [self.run] == [here.parent.name]
         check(self.root, [Seat(self.project / "runs")], complete=True, starts=self.starts, settled=settled)
         assert self.starts(self.run) == 1
-        assert (self.code, self.facts["code"]) == (1, 3)
         assert bytes(self.ears.heard) == b"some output\nthe end without a newline"
         assert "fallback" not in self.ears.kinds()
 
