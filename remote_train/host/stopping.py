@@ -75,6 +75,10 @@ class Stopping:
         else:
             self._end_deaf_ranks(child)
 
+    def note_end(self) -> None:
+        """Note, once the launcher has ended, whether it was for a stop that the training saw before we did."""
+        self.stopped = self.stopped or (self._has_asked() and self.is_asked())
+
     def sweep(self) -> "list[int]":
         """Kill everything of the attempt; return who is left after 10 s.
 
@@ -96,12 +100,15 @@ class Stopping:
         over = self._grace.is_over()
         if not self.stopped:
             self.stopped = True
-            if not os.path.exists(os.path.join(self._folder, layout.POLLED)):
+            if not self._has_asked():
                 os.kill(child, signal.SIGTERM)
         elif over:
             self._grace.prolong(SWEEP_SECONDS)
             self._family.sweep(self._cookie, SWEEP_SECONDS, keep=child)
             os.kill(child, signal.SIGKILL)
+
+    def _has_asked(self) -> bool:
+        return os.path.exists(os.path.join(self._folder, layout.POLLED))
 
     def _end_deaf_ranks(self, child: int) -> None:
         """Kill what is left of a round in which a rank failed long ago; torchrun then ends, or starts the next round."""

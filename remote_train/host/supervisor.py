@@ -176,6 +176,7 @@ class Supervisor:
             status = self._reap(child)
             self.clock.note()
             if status is not None:
+                self.stopping.note_end()
                 return status
             self._endure(lambda: self.stopping.look(child))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.host import layout
+from remote_train.host.durable import write_record
+from tests.host.account_kit import until
 from tests.host.test_supervisor_stops import begin, stop
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
     from tests.host.account_kit import Account
@@ -48,6 +50,20 @@ def test_a_training_that_asks_leaves_by_itself(account: Account) -> None:
     assert (started.folder / "code" / "ckpt.pt").read_text() == "saved"
     assert b"terminated" not in started.output()
     assert started.members() == []
+
+
+def test_one_that_leaves_before_its_supervisor_has_looked_was_stopped(account: Account) -> None:
+    started = begin(account, ASKING)
+    record = started.record
+    os.kill(record["pid"], signal.SIGSTOP)
+    write_record(str(started.folder / layout.STOP), {"asked": 1.0, "grace": 300.0})
+    until(lambda: read_process_state(record["child"]) == "Z", "the end of the training")
+    os.kill(record["pid"], signal.SIGCONT)
+    assert (started.end()["code"], started.end()["stopped"]) == (0, True)
+
+
+def read_process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_one_that_asked_once_and_goes_on_is_killed_after_the_grace(account: Account) -> None:
