@@ -34,7 +34,6 @@ from remote_train.records import Run, create_run, drop_run
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from remote_train.cleaning import Cleaning
     from remote_train.kept_package import Keeping
@@ -304,13 +303,9 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
     asked = prepared.request.name is None or prepared.attempt > 1  # an id that we made is free
     while state is None:
         message = make_message(prepared, run, token, plan, facts)
-        asking.shipment = shipment = Shipment(
-            session, prepared.files or prepared.root, prepared.package, meanwhile
-        )
-        shipment.others = [_as_manifest_row(row) for row in plan.restore]
-        shipment.bring_data = data.send
-        shipment.progress = lambda sent: following.listener.tell("sending", bytes=sent)
-        shipment.say = lambda text: following.listener.tell("note", text=text)
+        source = prepared.files or prepared.root
+        asking.shipment = shipment = Shipment(session, source, prepared.package, meanwhile)
+        shipment.restore, shipment.bring_data, shipment.listener = plan.restore, data.send, following.listener
         try:
             if not asked:
                 refuse_taken_name(session, run.id)
@@ -334,10 +329,6 @@ def _start(prepared: Prepared, run: Run, following: Following, asking: Asking) -
             session = reconnect(link, error, patience, lambda _session: None)
     following.note_state(state)
     return plan, state
-
-
-def _as_manifest_row(row: Mapping[str, Any]) -> list[Any]:
-    return [row["path"], "f", row["mode"], row["size"], row["sha256"]]
 
 
 def _look_again(prepared: Prepared, session: Session) -> tuple[dict[str, Any], Plan]:

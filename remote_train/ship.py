@@ -18,13 +18,14 @@ from remote_train.errors import (
     RunLost,
     VerificationFailed,
 )
-from remote_train.others import Say, ignore
+from remote_train.listener import Silent
 from remote_train.session import REQUEST_SECONDS
 from remote_train.upload import Content, Upload, send_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from remote_train.listener import Listener
     from remote_train.package.packing import Package
     from remote_train.session import Session
     from remote_train.upload import Sent
@@ -77,14 +78,12 @@ class Shipment:
         self.session = session
         self.files: Files = ProjectFiles(source) if isinstance(source, Path) else source
         self.package = package
-        self.others: Sequence[Row] = ()
+        self.restore: Iterable[Mapping[str, Any]] = ()
         """Files that do not belong to the package and that the host may ask for too."""
         self.meanwhile = meanwhile
         """Called while the host works on the start."""
-        self.progress: Callable[[int], None] = lambda _sent: None
-        """Called with the bytes of files sent so far, once a megabyte."""
-        self.say: Say = ignore
-        """Called when a file is waited for that another command is sending."""
+        self.listener: Listener = Silent()
+        """Is told `sending`, the bytes of files so far, once a megabyte, and of a file that is waited for."""
         self.bring_data: Callable[[Session, Sequence[str]], None] = lambda _session, _ids: None
         """Called with the ids of data folders that the host does not have."""
         self._upload = Upload(session, self._tell, self._note)
@@ -97,10 +96,10 @@ class Shipment:
         self._data_again = False
 
     def _tell(self, sent: int) -> None:
-        self.progress(sent)
+        self.listener.tell("sending", bytes=sent)
 
     def _note(self, text: str) -> None:
-        self.say(text)
+        self.listener.tell("note", text=text)
 
     @property
     def sent(self) -> Sent:
@@ -176,7 +175,8 @@ class Shipment:
         if need == "data":
             self.bring_data(self.session, answer["data"])
             return
-        found = [row for row in (*rows, *self.others) if row[1] == "f" and row[4] in wanted]
+        others = [[row["path"], "f", row["mode"], row["size"], row["sha256"]] for row in self.restore]
+        found = [row for row in (*rows, *others) if row[1] == "f" and row[4] in wanted]
         if not found:
             raise ProtocolError(f"{self.session.host} asks for files that are not in the package")
         self.files.check(found)
