@@ -34,7 +34,6 @@ from remote_train.records import Run, create_run, drop_run
 from remote_train.ship import FactsChanged, Shipment, make_start_message, refuse_taken_name
 
 if TYPE_CHECKING:
-
     from remote_train.cleaning import Cleaning
     from remote_train.kept_package import Keeping
     from remote_train.listener import Listener
