@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import signal
@@ -28,7 +29,7 @@ from remote_train.cli.options import (
 from remote_train.cli.signals import DOUBLED, Ended, offering, stay_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from remote_train.api import Training
     from remote_train.launching import Started
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 BARE = "\0--"
 FAILOVER_SECONDS = 60.0
+KEEP_SECONDS = 0.5
+"""How long a Ctrl-C waits for a copy of the package to be on this laptop: the prompt is due within a second."""
 OFFER_SECONDS = 3.0
 STOP_SECONDS = 90.0  # the grace, what follows it, and the margin of `stop`
 
@@ -196,7 +199,18 @@ def run(
             return training_of(started)
 
         wishes = {"shown": {0}, "pull": not no_pull, "give_up": choose_give_up(give_up)}
-        stay(open_training, screen, listener, failover=patience, **wishes)
+        with _keeping_package(started):
+            stay(open_training, screen, listener, failover=patience, **wishes)
+
+
+@contextlib.contextmanager
+def _keeping_package(started: Started) -> Iterator[None]:
+    try:
+        yield
+    except Ended:
+        if started.keeping is not None:
+            started.keeping.wait(KEEP_SECONDS)
+        raise
 
 
 def leave(started: Started, screen: Display, listener: Listener) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from remote_train.host import layout
 from tests.e2e.machines import Box, Laptop, known_line, poll, read_until, write_project
 from tests.e2e.terminal import open_terminal
 from tests.sshd import serving
@@ -53,6 +54,8 @@ def test_a_signal_detaches_and_the_run_goes_on(
     assert f"remote-train stop {run}" in err.decode()
     assert "Traceback" not in err.decode()
     assert box.processes(run) != []
+    (package,) = (laptop.home / "state" / "remote-train" / "client" / layout.PACKAGES).iterdir()
+    assert json.loads(package.read_text())["whole"], "an attempt elsewhere would need it"
     laptop.ok(waiting, "stop", "--grace", "0")
 
 
