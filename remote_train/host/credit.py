@@ -43,8 +43,9 @@ GROWTH = 1.25
 """A start goes on while a round trip brings so much more; and an empty window is filled so much faster than it drains."""
 PLATEAU = 3
 """So many round trips without growth end the start."""
-CEILING = 64 << 20
-"""As much as the SSH channel takes; with more, a control frame would wait for that."""
+CEILING = 40 << 20
+"""Less than the SSH channel takes, for which a control frame would wait, and 400 MB/s at a round trip of 100 ms, which is more than
+paramiko decrypts. What is faster than the laptop's other work stands in its memory, up to this."""
 HELD = 4 << 20
 """What the receiver holds of one kind that it has not looked at, beside what is on its way."""
 RESERVE = 8
