@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CACHE_FORMAT = 1
 RACY_NS = 2_000_000_000
+HELD_NS = 50_000_000
+"""A writer that the system suspends in the middle of a write leaves a part of the file that holds still: seldom for so long."""
 ATTEMPTS = 3
 # Writing the cache of 20,000 files costs about 25 ms: not worth it while hashing the news again costs less.
 WORTH_FILES, WORTH_BYTES = 200, 16 << 20
@@ -211,6 +213,7 @@ def _read_once(full_path: str) -> Hashed | None:
         if not stat.S_ISREG(before.st_mode):
             return None
         digest, length = _digest(handle, before.st_size)
+        _let_writer_go_on(before)
         after = os.fstat(handle)
     finally:
         os.close(handle)
@@ -218,6 +221,13 @@ def _read_once(full_path: str) -> Hashed | None:
         return None
     settled = max(before.st_mtime_ns, before.st_ctime_ns) + RACY_NS <= start
     return Hashed(before, digest, settled)
+
+
+def _let_writer_go_on(found: os.stat_result) -> None:
+    """Wait until a file that was written a moment ago is no longer fresh; however many there are, it is one moment."""
+    left = max(found.st_mtime_ns, found.st_ctime_ns) + HELD_NS - time.time_ns()
+    if 0 < left <= HELD_NS:
+        time.sleep(left / 1e9)
 
 
 def _digest(handle: int, size: int) -> tuple[str, int]:

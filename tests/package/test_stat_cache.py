@@ -307,3 +307,29 @@ def test_a_file_that_changes_once_is_read_again(tmp_path: Path, monkeypatch: pyt
     assert hashed is not None
     assert hashed.sha256 == sha(b"after, and longer")
     assert make_signature(hashed.stat) == make_signature(path.lstat())
+
+
+def test_a_half_that_holds_still_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer was suspended in mid-write and goes on while we wait; a file at rest is not waited for."""
+    path = tmp_path / "a"
+    path.write_bytes(b"half of")
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:
+            path.write_bytes(b"half of it no more")
+
+    monkeypatch.setattr("remote_train.package.stat_cache.HELD_NS", 60 * 10**9)
+    monkeypatch.setattr("remote_train.package.stat_cache.time.sleep", sleep)
+    hashed = hash_file(str(path), "a")
+    assert hashed is not None
+    assert hashed.sha256 == sha(b"half of it no more")
+    assert 0 < waits[0] <= 60
+
+    waits.clear()
+    monkeypatch.setattr("remote_train.package.stat_cache.HELD_NS", 0)
+    assert hash_file(str(path), "a") == hashed
+    assert waits == []
