@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PULLED = "pulled.json"
 JOURNAL_ENDING = ".jsonl"
+JOURNAL = Path(PULLED).with_suffix(JOURNAL_ENDING).name
 
 Row = dict[str, Any]
 

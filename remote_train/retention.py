@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.attempts import keep_standing, places_of, standing_at
 from remote_train.errors import ProtocolError
 from remote_train.host import layout, life
-from remote_train.ledger import PULLED, read_ledger
+from remote_train.ledger import JOURNAL, PULLED, read_ledger
 from remote_train.records import (
     LEFTOVER,
     MIRROR_LOCK,
@@ -231,7 +231,7 @@ def is_worth_asking(run: Run, place: Place, now: float) -> bool:
 
 def _list_proofs(run: Run) -> list[Path]:
     """Return the files here that say, or are, what there is of a run at home."""
-    patterns = (PULLED, "pulled.jsonl", "attempts/*/ranks/*.log", f"attempts/*/{layout.LAUNCHER_LOG}")
+    patterns = (PULLED, JOURNAL, "attempts/*/ranks/*.log", f"attempts/*/{layout.LAUNCHER_LOG}")
     return [path for pattern in patterns for path in run.folder.glob(pattern)]
 
 

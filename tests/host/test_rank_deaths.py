@@ -113,9 +113,8 @@ def test_torchrun_restarts_as_often_as_it_may(account: Account) -> None:
     started = start(account, RESTARTED, "2", max_restarts=2)
     ended = started.end()
     assert (ended["code"], ended["first_failure"], ended["restarts"]) == (0, None, 2)
-    assert (
-        started.output(1) == b"round 0\nround 1\nround 2\n"
-    )  # the rank that fails; torchrun may end the other before it has said so
+    # Of the rank that fails: torchrun may end the other before it has said so.
+    assert started.output(1) == b"round 0\nround 1\nround 2\n"
 
 
 def test_a_failure_of_the_last_round_is_the_one_that_counts(account: Account) -> None:
