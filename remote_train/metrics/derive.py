@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from remote_train.metrics.explain import render_nanogpt
+from remote_train.metrics.convention import render_nanogpt
 from remote_train.metrics.lines import Line, LineSplitter
 from remote_train.metrics.nanogpt import StartLines, choose_device_kind, choose_dtype
 from remote_train.metrics.parsers import NEEDLES, LogReader

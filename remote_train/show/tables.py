@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_train.host.life import FINAL
+from remote_train.metrics.figures import render_mfu_cell
 from remote_train.show.checkpoints import list_lines
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
@@ -27,7 +28,6 @@ from remote_train.show.words import (
     render_loss,
     render_metric,
     render_peak,
-    render_percent,
     render_reported,
     render_seconds,
     render_time,
@@ -69,7 +69,7 @@ def _make_run_cells(row: Row) -> dict[str, str]:
         "STATE": _show_value(row.get("state")),
         "STEP": step if steps is None else f"{step}/{_show_value(steps)}",
         "LOSS": _show_number(row, "loss", render_loss),
-        "MFU": _show_number(row, "mfu", render_percent),
+        "MFU": _show_number(row, "mfu", render_mfu_cell),
         "STARTED": _show_number(row, "started", render_time),
         "DURATION": _show_number(row, "duration", render_seconds),
         "EXIT": _show_value(row.get("exit")),

@@ -10,15 +10,13 @@ import unicodedata
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
+from remote_train.metrics.figures import DOUBT, is_suspect, render_percent
 from remote_train.show.neutral import neutral_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DASH = "-"
-# GEMM alone reaches 1.21 of the table's peak on cards that clock above their data sheet; a whole training never
-# gets there, so beyond this the denominator is at fault, not the card.
-MFU_DOUBTFUL = 1.3
 _A100_PEAK = "an A100's 312 TFLOP/s"  # what nanoGPT divides by on every device
 
 
@@ -68,14 +66,6 @@ def render_count(count: float) -> str:
     return f"{count:,.0f}" if count >= 99.95 else _three_digits(count)
 
 
-def render_percent(fraction: float) -> str:
-    """Return a fraction as a percentage, never rounded to zero: `38.9 %`, `0.23 %`, `< 0.01 %`."""
-    percent = fraction * 100
-    if 0 < percent < 0.01:
-        return "< 0.01 %"
-    return f"{percent:.1f} %" if percent >= 9.995 else f"{percent:.2f} %"
-
-
 def render_loss(loss: float) -> str:
     """Return a loss with four digits; nan and inf stay, they are news."""
     return f"{loss:.4g}"
@@ -117,7 +107,7 @@ def render_mfu(record: Mapping[str, object]) -> str | None:
     mfu, flops = get_number(record, "mfu"), get_number(record, "flops_per_second")
     if mfu is None:
         return None if flops is None else render_flops(flops)
-    doubt = " (denominator looks wrong)" if mfu > MFU_DOUBTFUL else ""
+    doubt = f" ({DOUBT})" if is_suspect(mfu) else ""
     return f"MFU {render_percent(mfu)} of {render_peak(record)}{doubt}"
 
 

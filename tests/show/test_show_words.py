@@ -17,7 +17,6 @@ from remote_train.show.words import (
     render_loss,
     render_metric,
     render_mfu,
-    render_percent,
     render_reported,
     render_seconds,
     render_time,
@@ -106,22 +105,6 @@ def test_bytes(count: float, text: str) -> None:
 )
 def test_flops(rate: float, text: str) -> None:
     assert render_flops(rate) == text
-
-
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [
-        (0.389, "38.9 %"),
-        (0.0023, "0.23 %"),
-        (0.0999, "9.99 %"),
-        (0.09999, "10.0 %"),
-        (1.21, "121.0 %"),
-        (0.00001, "< 0.01 %"),
-        (0, "0.00 %"),
-    ],
-)
-def test_percent(fraction: float, text: str) -> None:
-    assert render_percent(fraction) == text
 
 
 def test_counts_losses_and_times() -> None:

@@ -1,8 +1,10 @@
-"""Sentences about an MFU for people. Figures in, text out."""
+"""What nanoGPT's printed MFU is of, in a sentence for people. Figures in, text out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from remote_train.metrics.figures import DOUBT, is_suspect
 
 if TYPE_CHECKING:
     from remote_train.metrics.peaks import Peak
@@ -26,7 +28,8 @@ def render_nanogpt(
 
 def _share(record: MetricRecord, interval: tuple[float, float] | None) -> str | None:
     if record.mfu is not None:
-        return _per_cent(record.mfu)
+        doubt = f" ({DOUBT})" if is_suspect(record.mfu) else ""
+        return _per_cent(record.mfu) + doubt
     if interval is None or not record.peak_flops:
         return None
     low, high = (bound / record.peak_flops for bound in interval)
