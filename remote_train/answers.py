@@ -49,6 +49,7 @@ HASH = text(64, re.compile(r"[0-9a-f]{64}\Z"), "a SHA-256")
 WEIGHTS_NAME = text(64, re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.safetensors\Z"), "a name of weights")
 MOMENT = number(0, LATEST)
 TFLOPS = number(1e-9, 1e9)
+BANDWIDTH = number(1.0, 1e18)
 
 GPU = table(
     {},
@@ -60,6 +61,7 @@ GPU = table(
         "clock_mhz": maybe(whole(0, 1 << 20)),
         "capability": maybe(items(whole(0, 1000), 2)),
         "memory_bytes": maybe(whole()),
+        "bandwidth": maybe(BANDWIDTH),
     },
 )
 PYTHON = table(
@@ -107,7 +109,8 @@ def peak(value: object) -> None:
     named(scalar, 64, text(64))(plain)
     rates = {key: rate for key, rate in plain.items() if key.startswith(("float", "bfloat"))}
     named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
-    table({}, {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)})(value)
+    rest = {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)}
+    table({}, {**rest, "bandwidth": maybe(BANDWIDTH), "dispatch": maybe(number(1e-12, 1e3))})(value)
 
 
 _KNOWN: dict[str, Check] = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 
-GPU_KEYS = ("index", "uuid", "name", "sm_count", "clock_mhz", "capability", "memory_bytes")
+GPU_KEYS = ("index", "uuid", "name", "sm_count", "clock_mhz", "capability", "memory_bytes", "bandwidth")
 
 _COUNT = re.compile(r"0*[1-9][0-9]{0,5}\Z")
 

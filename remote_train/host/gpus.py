@@ -1,34 +1,32 @@
 """The NVIDIA GPUs of this host through NVML, and their compute units through libcuda: ctypes, no CUDA context.
 
-Nothing here raises: what cannot be known is None, and why is `gpu_error`. REMOTE_TRAIN_NVML and REMOTE_TRAIN_LIBCUDA name
-other libraries (tests compile one). Asking can hang on a broken driver, so facts.py runs `main` in a process of its own.
+Nothing here raises: what cannot be known is None, and why is `gpu_error`. Asking can hang on a broken driver, so
+facts.py runs `main` in a process of its own.
 """
+
+from __future__ import annotations
 
 import ctypes
 import json
-import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-# The loader's own search, then where WSL, NixOS and GKE keep them outside of it.
-_FOLDERS = ("/usr/lib/wsl/lib", "/run/opengl-driver/lib", "/usr/local/nvidia/lib64")
-NVML_NAMES = ("libnvidia-ml.so.1", "libnvidia-ml.so", *(folder + "/libnvidia-ml.so.1" for folder in _FOLDERS))
-CUDA_NAMES = ("libcuda.so.1", *(folder + "/libcuda.so.1" for folder in _FOLDERS))
+from remote_train.host.nvml import NVML_NAMES, Cuda, GpuError, Nvml, call_quietly, load_library
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple, Union
+
 MARKER = "remote-train gpus: "
 
-_NOT_SUPPORTED = 3  # nvml.h, nvmlReturn_t, as the next four
-_ERRORS = {
-    4: "no permission to ask the NVIDIA driver",
-    9: "the NVIDIA driver is not loaded",
-    15: "the GPU has fallen off the bus: restart the host",
-    18: "driver/library version mismatch: the driver was updated, restart the host",
-}
 _NOT_AVAILABLE = 2**64 - 1
+_MEMORY_CLOCK = 2  # nvml.h, nvmlClockType_t
 # cuda.h, CUdevice_attribute
 _SM_COUNT, _CLOCK_KHZ, _MAJOR, _MINOR = 16, 13, 75, 76
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
+    """nvmlMemory_t, in bytes."""
+
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
@@ -53,104 +51,6 @@ class _Attributes(ctypes.Structure):
     """nvmlDeviceAttributes_t of a MIG device; the first number is all we want."""
 
     _fields_ = (("sm_count", ctypes.c_uint), ("others", ctypes.c_uint * 7), ("memory_mb", ctypes.c_ulonglong))
-
-
-class GpuError(Exception):
-    """The library or the driver refused; the text is for people, `code` is NVML's."""
-
-    def __init__(self, text: str, code: int = -1) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Library:
-    """A C library: calls by name, what it lacks as GpuError."""
-
-    def __init__(self, variable: str, names: Sequence[str], problem: str) -> None:
-        self._library = load_library(variable, names, problem)
-
-    def run(self, name: str, *arguments: Any) -> int:  # noqa: ANN401  (C values)
-        """Return the code that a function returns."""
-        try:
-            function = getattr(self._library, name)
-        except AttributeError:
-            raise GpuError("this NVIDIA driver has no %s" % name, _NOT_SUPPORTED) from None
-        return int(function(*arguments))
-
-
-class Nvml(Library):
-    """An initialised NVML, refusals as GpuError."""
-
-    def __init__(self) -> None:
-        super().__init__("REMOTE_TRAIN_NVML", NVML_NAMES, "no NVIDIA driver: ")
-        self.call("nvmlInit_v2")
-
-    def call(self, name: str, *arguments: Any) -> None:  # noqa: ANN401  (C values)
-        """Call a function; raise GpuError when it fails."""
-        code = self.run(name, *arguments)
-        if code != 0:
-            raise GpuError(_ERRORS.get(code) or "%s: %s" % (name, self._words(code)), code)
-
-    def number(self, name: str, *arguments: Any) -> int:  # noqa: ANN401  (C values)
-        """Return the unsigned int that a function puts behind its last argument."""
-        value = ctypes.c_uint()
-        self.call(name, *arguments, ctypes.byref(value))
-        return value.value
-
-    def text(self, name: str, *arguments: Any) -> str:  # noqa: ANN401  (C values)
-        """Return the string that a function writes."""
-        buffer = ctypes.create_string_buffer(96)
-        self.call(name, *arguments, buffer, ctypes.c_uint(96))
-        return buffer.value.decode("utf-8", "replace")
-
-    def _words(self, code: int) -> str:
-        self._library.nvmlErrorString.restype = ctypes.c_char_p
-        words = self._library.nvmlErrorString(code)
-        return words.decode("utf-8", "replace") if words else "NVML error %d" % code
-
-
-class Cuda(Library):
-    """An initialised libcuda; no context is made on any device."""
-
-    def __init__(self) -> None:
-        super().__init__("REMOTE_TRAIN_LIBCUDA", CUDA_NAMES, "no CUDA driver library: ")
-        self.call("cuInit", 0)
-
-    def call(self, name: str, *arguments: Any) -> None:  # noqa: ANN401  (C values)
-        """Call a function; raise GpuError when it fails."""
-        code = self.run(name, *arguments)
-        if code != 0:
-            raise GpuError("%s failed with CUDA error %d" % (name, code), code)
-
-    def number(self, name: str, *arguments: Any) -> int:  # noqa: ANN401  (C values)
-        """Return the int that a function puts behind its first argument."""
-        value = ctypes.c_int()
-        self.call(name, ctypes.byref(value), *arguments)
-        return value.value
-
-
-def load_library(variable: str, names: Sequence[str], problem: str) -> ctypes.CDLL:
-    """Return the first library that loads: the one an environment variable names, else the usual names."""
-    override = os.environ.get(variable)
-    problems = []
-    for name in [override] if override else names:
-        library = _try_load(name)
-        if not isinstance(library, str):
-            return library
-        problems.append(library)
-    raise GpuError(problem + problems[0])
-
-
-def _try_load(name: str) -> Union[ctypes.CDLL, str]:
-    try:
-        return ctypes.CDLL(name)
-    except OSError as error:
-        return _explain_load(name, str(error))
-
-
-def _explain_load(name: str, words: str) -> str:
-    missing = "No such file" in words or "image not found" in words or "no such file" in words
-    return "%s not found" % name if missing else words
 
 
 def missing_driver() -> Optional[str]:
@@ -222,7 +122,9 @@ def _read_nvml() -> Dict[str, Any]:
         gpus, problem = _try_device(nvml, index)
         answer["gpus"] += gpus
         problems += problem
-    _quiet(nvml, "nvmlShutdown")  # the agent forks the supervisor next: it shall not hold the driver open
+    call_quietly(
+        nvml, "nvmlShutdown"
+    )  # the agent forks the supervisor next: it shall not hold the driver open
     answer["gpu_error"] = "; ".join(problems) or (None if count else "the NVIDIA driver sees no GPU")
     return answer
 
@@ -243,13 +145,13 @@ def _read_device(nvml: Nvml, index: int) -> List[Dict[str, Any]]:
     gpus = [_describe(nvml, index, handle) for handle in instances or [device]]
     for gpu, handle in zip(gpus, instances):
         attributes = _Attributes()
-        if _quiet(nvml, "nvmlDeviceGetAttributes_v2", handle, ctypes.byref(attributes)):
+        if call_quietly(nvml, "nvmlDeviceGetAttributes_v2", handle, ctypes.byref(attributes)):
             gpu["sm_count"] = attributes.sm_count
     return gpus
 
 
 def _describe(nvml: Nvml, index: int, device: ctypes.c_void_p) -> Dict[str, Any]:
-    memory = _Memory()
+    memory = Memory()
     nvml.call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
     return {
         "index": index,
@@ -259,38 +161,42 @@ def _describe(nvml: Nvml, index: int, device: ctypes.c_void_p) -> Dict[str, Any]
         "memory_used_bytes": memory.used,
         "sm_count": None,
         "clock_mhz": None,
+        "bandwidth": _bandwidth(nvml, device),
         "capability": _capability(nvml, device),
         "processes": _processes(nvml, device),
     }
 
 
-def _quiet(nvml: Nvml, name: str, *arguments: Any) -> bool:  # noqa: ANN401  (C values)
-    """Call what not every card or driver supports; tell whether it answered."""
-    try:
-        nvml.call(name, *arguments)
-    except GpuError:
-        return False
-    return True
-
-
 def _capability(nvml: Nvml, device: ctypes.c_void_p) -> Optional[List[int]]:
     major, minor = ctypes.c_int(), ctypes.c_int()
-    known = _quiet(
+    known = call_quietly(
         nvml, "nvmlDeviceGetCudaComputeCapability", device, ctypes.byref(major), ctypes.byref(minor)
     )
     return [major.value, minor.value] if known else None
 
 
+def _bandwidth(nvml: Nvml, device: ctypes.c_void_p) -> Optional[float]:
+    """Return bytes/s of the memory: bus width x highest memory clock x 2 transfers a clock.
+
+    Gives the data sheets' figures: 5120 bits x 2619 MHz are an H100's 3352 GB/s, 192 x 10501 a 4070 Ti's 504.
+    """
+    width, clock = ctypes.c_uint(), ctypes.c_uint()
+    known = call_quietly(nvml, "nvmlDeviceGetMemoryBusWidth", device, ctypes.byref(width)) and call_quietly(
+        nvml, "nvmlDeviceGetMaxClockInfo", device, ctypes.c_uint(_MEMORY_CLOCK), ctypes.byref(clock)
+    )
+    return (width.value * clock.value * 1e6 * 2 / 8 or None) if known else None
+
+
 def _mig_instances(nvml: Nvml, device: ctypes.c_void_p) -> List[ctypes.c_void_p]:
     current, pending = ctypes.c_uint(), ctypes.c_uint()
-    if not _quiet(nvml, "nvmlDeviceGetMigMode", device, ctypes.byref(current), ctypes.byref(pending)):
+    if not call_quietly(nvml, "nvmlDeviceGetMigMode", device, ctypes.byref(current), ctypes.byref(pending)):
         return []
     found = []
     if current.value == 1:
         for place in range(nvml.number("nvmlDeviceGetMaxMigDeviceCount", device)):
             handle = ctypes.c_void_p()
             name = "nvmlDeviceGetMigDeviceHandleByIndex"
-            if _quiet(nvml, name, device, ctypes.c_uint(place), ctypes.byref(handle)):
+            if call_quietly(nvml, name, device, ctypes.c_uint(place), ctypes.byref(handle)):
                 found.append(handle)
     return found
 
@@ -299,16 +205,17 @@ def _processes(nvml: Nvml, device: ctypes.c_void_p) -> List[Dict[str, Any]]:
     """Return who uses the GPU; one that computes and draws counts as computing."""
     found: Dict[int, Dict[str, Any]] = {}
     for kind in ("Graphics", "MPSCompute", "Compute"):
-        for pid, used in _list_processes(nvml, "nvmlDeviceGet%sRunningProcesses" % kind, device):
+        for pid, used in list_processes(nvml, "nvmlDeviceGet%sRunningProcesses" % kind, device):
             found[pid] = {"pid": pid, "compute": kind != "Graphics", "memory_bytes": used}
     return [found[pid] for pid in sorted(found)]
 
 
-def _list_processes(nvml: Nvml, name: str, device: ctypes.c_void_p) -> List[Tuple[int, Optional[int]]]:
+def list_processes(nvml: Nvml, name: str, device: ctypes.c_void_p) -> List[Tuple[int, Optional[int]]]:
+    """Return pid and bytes of each process that a function of NVML lists, whichever form of it this driver has."""
     for suffix, shape in (("_v3", _ProcessInfo), ("_v2", _ProcessInfo), ("", _OldProcessInfo)):
         count = ctypes.c_uint(256)
         rows = (shape * 256)()
-        if _quiet(nvml, name + suffix, device, ctypes.byref(count), rows):
+        if call_quietly(nvml, name + suffix, device, ctypes.byref(count), rows):
             chosen = rows[: count.value]
             return [(row.pid, None if row.used == _NOT_AVAILABLE else row.used) for row in chosen]
     return []

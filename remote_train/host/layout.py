@@ -62,6 +62,7 @@ RANK_BEGINS = "begins.jsonl"
 RANK_ERROR = "%d.error.json"
 POLLED = "polled"
 REPORT = "report.jsonl"
+TELEMETRY = "telemetry.jsonl"
 
 STOP_VARIABLE = "REMOTE_TRAIN_STOP"
 REPORT_VARIABLE = "REMOTE_TRAIN_REPORT"

@@ -2,7 +2,8 @@
 
 The only file of host/ that may import torch, and only inside `main`. DEVICE is cpu or cuda[:N]; DTYPE is a torch
 dtype, or tf32 (float32 with TF32 allowed). Prints one marked line of JSON with FLOP/s for each dtype, None for
-one that this device cannot do. Best of many, not the mean: the peak is what the device can do at its best.
+one that this device cannot do, the bandwidth of its memory, and what one small operation costs. Best of many, not
+the mean: the peak is what the device can do at its best.
 """
 
 import json
@@ -15,6 +16,12 @@ SHAPES = {"cpu": (2048, 1024, 512), "cuda": (8192, 4096, 2048)}
 WARM_UPS = 3
 LEAST_SECONDS = 0.5
 MOST_SECONDS = 2.0
+
+COPIED = {"cpu": 256 << 20, "cuda": 512 << 20}
+"""Bytes of the tensor whose copy tells the bandwidth: more than caches hold, of servers too."""
+COPY_SECONDS = 0.4
+CHAIN = 50
+CHAINS = 40
 
 # The part of the time that warm-ups and one timed product may take at the shape chosen.
 _SHARE = 0.5
@@ -83,6 +90,58 @@ def measure(torch: Any, device: str, name: str) -> Tuple[Optional[float], Option
         return None, None
 
 
+def measure_bandwidth(torch: Any, device: str) -> Optional[float]:  # noqa: ANN401  (torch)
+    """Return the bytes/s of a copy from memory to memory, read and written ones counted; None without room for it."""
+    size = COPIED[device.partition(":")[0]]
+    try:
+        source = torch.ones(size // 4, device=device)
+        target = torch.empty_like(source)
+        wait(torch, device)
+
+        def once() -> float:
+            began = time.perf_counter()
+            target.copy_(source)
+            wait(torch, device)
+            return time.perf_counter() - began
+
+        first, began = once(), time.perf_counter()  # the first one has the pages made
+        best = first
+        while time.perf_counter() - began < COPY_SECONDS:
+            best = min(best, once())
+    except (RuntimeError, TypeError):
+        return None
+    return 2.0 * size / best
+
+
+def measure_dispatch(torch: Any, device: str) -> Optional[float]:  # noqa: ANN401  (torch)
+    """Return the seconds that one operation on one number takes, half of them forward and half in backward.
+
+    All of it is what torch does around an operation: of a step of K operations, K times that is the least.
+    """
+    try:
+        start = torch.ones(1, device=device, requires_grad=True)
+        factor = torch.ones(1, device=device)
+
+        def once() -> float:
+            began = time.perf_counter()
+            value = start
+            for _ in range(CHAIN):
+                value = value * factor
+            value.backward()
+            wait(torch, device)
+            return time.perf_counter() - began
+
+        return min(once() for _ in range(CHAINS)) / (2 * CHAIN)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def wait(torch: Any, device: str) -> None:  # noqa: ANN401  (torch)
+    """Return when the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def main(arguments: List[str]) -> None:
     """Measure every dtype and print the marked line."""
     import torch  # noqa: PLC0415  (this module is read by Pythons without torch)
@@ -93,6 +152,8 @@ def main(arguments: List[str]) -> None:
     results = {name: measure(torch, device, name) for name in arguments[2:]}
     answer.update({name: peak for name, (peak, _) in results.items()})
     answer["shapes"] = {name: shape for name, (_, shape) in results.items()}
+    answer["bandwidth"] = measure_bandwidth(torch, device)
+    answer["dispatch"] = measure_dispatch(torch, device)
     answer["shape"] = max([shape for _, shape in results.values() if shape], default=None)
     sys.stdout.write("\n%s%s\n" % (MARKER, json.dumps(answer)))
 

@@ -18,6 +18,7 @@ from remote_train.host.ends import count_oom_kills, make_outcome, measure_others
 from remote_train.host.launcher import make_command
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
 from remote_train.host.stopping import Stopping, await_gpus
+from remote_train.host.telemetry import Telemetry
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Supervisor:
         self.wake = -1
         self.clock = Clock(folder, self.started)
         self.stopping = Stopping(folder, record["cookie"])
+        self.telemetry = Telemetry(folder, self.started)
         self.oom_kills = count_oom_kills()
 
     def path(self, name: str) -> str:
@@ -76,6 +78,7 @@ class Supervisor:
         disk.keep_large_reserve(self.folder)
         self.record["child"] = self.child
         self._endure(lambda: self.announce("running"))
+        self.telemetry.begin(self.child, self.record.get("gpus") or [])
         self._finish(self._supervise(self.wake, self.child), None)
 
     def _endure(self, work: Callable[[], None]) -> None:
@@ -195,6 +198,7 @@ class Supervisor:
 
     def _finish(self, status: Optional[int], start_error: Optional[OSError]) -> None:
         """Leave no process, make the outputs durable, and only then write the exit record."""
+        self.telemetry.close()
         survivors = self.stopping.sweep()
         self.clock.note()
         outcome = make_outcome(self.folder, status, self.plan["launcher"])

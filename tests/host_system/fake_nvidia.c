@@ -40,6 +40,30 @@ int nvmlDeviceGetMemoryInfo(long *device, memory_t *memory) {
     return 0;
 }
 int nvmlDeviceGetCudaComputeCapability(long *device, int *major, int *minor) { *major = 8; *minor = 9; return 0; }
+int nvmlDeviceGetMemoryBusWidth(long *device, unsigned int *width) { *width = *device >= 4 ? 0 : 192; return 0; }
+int nvmlDeviceGetMaxClockInfo(long *device, unsigned int kind, unsigned int *mhz) { *mhz = kind == 2 ? 10501 : 3120; return 0; }
+struct load { unsigned int gpu, memory; };
+int nvmlDeviceGetHandleByUUID(const char *uuid, long **device) {
+    if (strncmp(uuid, "GPU-0", 5) || uuid[5] > '1') return 6;
+    *device = &handles[uuid[5] - '0'];
+    return 0;
+}
+int nvmlDeviceGetUtilizationRates(long *device, struct load *load) {
+    if (is("lost") && *device == 1) return 15;
+    if (is("bare")) return 3;
+    load->gpu = 97; load->memory = 40;
+    return 0;
+}
+int nvmlDeviceGetPowerUsage(long *device, unsigned int *milliwatts) { *milliwatts = 283500; return is("bare") ? 3 : 0; }
+int nvmlDeviceGetEnforcedPowerLimit(long *device, unsigned int *milliwatts) { *milliwatts = 200000; return is("bare") ? 3 : 0; }
+int nvmlDeviceGetPowerManagementDefaultLimit(long *device, unsigned int *milliwatts) { *milliwatts = 285000; return is("bare") ? 3 : 0; }
+int nvmlDeviceGetClockInfo(long *device, unsigned int kind, unsigned int *mhz) { *mhz = kind == 1 ? 2415 : 10501; return is("bare") ? 3 : 0; }
+int nvmlDeviceGetTemperature(long *device, unsigned int sensor, unsigned int *celsius) { *celsius = 71; return is("bare") ? 3 : 0; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(long *device, unsigned long long *reasons) {
+    *reasons = 0x4 | 0x40;
+    return is("bare") ? 3 : 0;
+}
+int nvmlShutdown(void) { return 0; }
 int nvmlDeviceGetMigMode(long *device, unsigned int *now, unsigned int *later) {
     if (!is("mig")) return 3;
     *now = *later = *device == 0;

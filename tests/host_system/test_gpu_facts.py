@@ -46,6 +46,7 @@ FIRST = {
     "memory_used_bytes": 1 << 30,
     "sm_count": 60,
     "clock_mhz": 2610,
+    "bandwidth": 504.048e9,
     "capability": [8, 9],
     "processes": [
         {"pid": 100, "compute": False, "memory_bytes": 4000000},

@@ -27,6 +27,9 @@ def test_the_cpu_of_this_machine() -> None:
     # From a slow virtual core to a socket with matrix units; a wrong factor of 1000 falls outside.
     assert 1e9 < peak["float32"] < 2e13
     assert peak["torch"]
+    # From one channel of slow memory to a socket of HBM; from a fast core to one that others use too.
+    assert 2e8 < peak["bandwidth"] < 1e13
+    assert 1e-7 < peak["dispatch"] < 1e-3
 
 
 def test_a_python_without_torch_says_so(tmp_path: Path) -> None:
