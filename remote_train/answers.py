@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
-from remote_train.host import life
+from remote_train.host import layout, life
 from remote_train.host.arrivals import MOST_ASKED
 from remote_train.landing import is_place
 from remote_train.shapes import (
@@ -96,6 +96,7 @@ PLAN = table(
         "package": text(256),
         "checkpoints": items(text(), 1000),
         "max_restarts": whole(0, 1 << 31),
+        "meter": flag,
         "peak_tflops": named(TFLOPS, 64, text(64)),
     },
 )
@@ -150,7 +151,7 @@ EXIT = table(
         "start_kind": maybe(text(32)),
         "first_failure": maybe(first_failure),
         "outputs": named(whole(), RANKS, text(4, _RANK, "a rank")),
-        "others": table({}, {"clock": whole(), "launcher": whole()}),
+        "others": table({}, dict.fromkeys(layout.OTHERS, whole())),
         "survivors": items(whole(), 1 << 17),
         "ended": maybe(MOMENT),
         "seconds": maybe(MOMENT),

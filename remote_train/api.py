@@ -29,9 +29,9 @@ from remote_train.attempts import (
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, LocalSpace, RemoteTrainError
 from remote_train.find import find
 from remote_train.finish import finish_run
-from remote_train.follow import Following, Outcome, Wish, read_end
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Outcome, Wish, read_end
 from remote_train.host.files import tail_offset
-from remote_train.launching import OUTPUTS_ALWAYS, Started, start
+from remote_train.launching import Started, start
 from remote_train.listener import Listener, Silent
 from remote_train.outcome import make_verdict
 from remote_train.preparing import Request

@@ -14,10 +14,16 @@ import struct
 import zlib
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from remote_train.errors import HostSpace, HostUnfit, UsageError
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 NOISE_LIMIT = 64 * 1024
+SUBFOLDERS = ("inject", "meter")
+"""Of `remote_train/host`: what is loaded in the training's own Python."""
 WORDS = 300
 """Characters of a host's own words that are passed on."""
 _PYTHON = re.compile(r"[A-Za-z0-9_./~+-]+\Z")
@@ -101,13 +107,19 @@ class Agent:
 
 
 def read_agent() -> Agent:
-    """Collect `remote_train/host` as it is installed here, under its real package names."""
-    files = {"remote_train/__init__.py": ""}
-    for entry in resources.files("remote_train.host").iterdir():
-        if entry.name.endswith(".py"):
-            files["remote_train/host/" + entry.name] = entry.read_text(encoding="utf-8")
+    """Collect `remote_train/host` as it is installed here, under its real package names, and what scripts import."""
+    top = resources.files("remote_train")
+    files = {"remote_train/__init__.py": "", "remote_train/report.py": _read(top / "report.py")}
+    for folder in ("host", *(f"host/{name}" for name in SUBFOLDERS)):
+        for entry in (top / folder).iterdir():
+            if entry.name.endswith(".py"):
+                files[f"remote_train/{folder}/{entry.name}"] = _read(entry)
     source = json.dumps(files, sort_keys=True).encode("ascii")
     return Agent(hashlib.sha256(source).hexdigest(), source)
+
+
+def _read(file: Traversable) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def make_bootstrap(agent_hash: str, nonce: str, python: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import OVER, item_of, keep_standing, newest_of, place_of, places_of
 from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError
-from remote_train.follow import Following, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from remote_train.host import layout, life
 from remote_train.kept_package import drop_packages
 from remote_train.listener import Silent
@@ -149,7 +149,7 @@ class Cleaning:
         record = run.read()
         for number in places_of(record).get(self._place, []):
             ranks = map(str, range(int(item_of(record, number)["plan"]["processes"])))
-            wish = Wish(run, number, [*ranks, "launcher", "clock"], set(), until_end=False, give_up=0.0)
+            wish = Wish(run, number, [*ranks, *OUTPUTS_ALWAYS], set(), until_end=False, give_up=0.0)
             following = Following(wish, self._link, Silent(), writing=True)
             following.on_data = self._take
             following.attach(session)

@@ -28,6 +28,8 @@ def name_checkpoints(globs: Iterable[str]) -> tuple[str, ...]:
     return tuple(globs) or CHECKPOINTS
 
 
+OUTPUTS_ALWAYS = tuple(layout.OTHERS)
+"""What is mirrored beside the ranks' outputs."""
 QUIET_SECONDS = 0.1
 """Without anything new for so long, there is time for what can wait."""
 
@@ -49,7 +51,7 @@ class Wish:
     run: Run
     attempt: int
     outputs: list[str]
-    """Outputs to mirror: rank numbers, `launcher`, `clock`."""
+    """Outputs to mirror: rank numbers, and names of layout.OTHERS."""
     shown: set[int]
     """Ranks whose bytes go to the listener."""
     until_end: bool = True
@@ -74,9 +76,14 @@ def read_end(mirror: Attempt) -> Outcome | None:
     ended = mirror.read(layout.EXIT)
     if ended is None:
         return None
-    sizes = {**ended.get("outputs", {}), **ended.get("others", {})}
-    whole = all(mirror.offset(name) == size for name, size in sizes.items())
+    others = {name: size for name, size in ended.get("others", {}).items() if name in layout.OTHERS}
+    sizes = {**ended.get("outputs", {}), **others}
+    whole = all(_is_whole(name, mirror.offset(name), size) for name, size in sizes.items())
     return Outcome("ended", ended) if whole else None
+
+
+def _is_whole(name: str, here: int, there: int) -> bool:
+    return here == there or (name in layout.SCRIPTS_OWN and here > there)
 
 
 class Following:

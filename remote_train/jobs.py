@@ -19,7 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SPEC = ("project", "script", "module", "args", "checkpoints", "resume_args", "device_args", "data", "persist")
-PLAIN = ("cwd", "script", "module", "args", "gpus", "processes", "launcher", "max_restarts", "env", "data")
+PLAIN = (
+    "cwd",
+    "script",
+    "module",
+    "args",
+    "gpus",
+    "processes",
+    "launcher",
+    "max_restarts",
+    "meter",
+    "env",
+    "data",
+)
+LATER = ("meter",)
+"""What jobs of older versions do not say."""
 
 Row = dict[str, Any]
 
@@ -59,7 +73,7 @@ def parse_job(run: str, record: Row) -> Job:
         )
     family = kept["family"]
     return Job(
-        **{key: _freeze(kept[key]) for key in (*PLAIN, "checkpoints")},
+        **{key: _freeze(kept[key]) for key in (*PLAIN, "checkpoints") if key in kept or key not in LATER},
         root=record["root"],
         project=ProjectSpec(**_freeze_all(kept["spec"])),
         family=Family(**_freeze_all(family)) if family else None,

@@ -22,7 +22,7 @@ from remote_train.errors import (
     ProtocolError,
     RemoteTrainError,
 )
-from remote_train.follow import Following, Wish, name_checkpoints
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, name_checkpoints
 from remote_train.host import layout
 from remote_train.jobs import make_job_record, make_run_id
 from remote_train.package.manifest import render_size
@@ -51,8 +51,6 @@ TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
 MUCH_BYTES = 20_000_000_000
 """What a host may keep of us before it is said."""
-
-OUTPUTS_ALWAYS = ["launcher", "clock"]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remote_train.attempts import item_of
 from remote_train.errors import ConnectionLost, RemoteTrainError, RunLost
-from remote_train.follow import Following, Wish, read_end
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, read_end
 from remote_train.listener import Silent
 from remote_train.pull import Pull, PullWish
 
@@ -51,7 +51,7 @@ class Leaving:
     def _bring_output(self, session: Session) -> Session | None:
         self.run.attempt(self.attempt).prepare()
         ranks = range(int(item_of(self.run.read(), self.attempt)["plan"]["processes"]))
-        outputs = [*map(str, ranks), "launcher", "clock"]
+        outputs = [*map(str, ranks), *OUTPUTS_ALWAYS]
         wish = Wish(self.run, self.attempt, outputs, set(), until_end=False, give_up=0.0)
         following = Following(wish, self.link, Silent(), writing=True)
         following.on_data = self._take

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_train.errors import LocalSpace, VerificationFailed
+from remote_train.host import layout
 from remote_train.records import make_local_space
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ class Mirror:
             self.look()
         if not self.writing or self.failure is not None or name in self.ahead:
             return
+        if name in layout.SCRIPTS_OWN:
+            return  # it may have been rewritten after it was sent
         path = self.attempt.output(name)
         try:
             if not path.exists():

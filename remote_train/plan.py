@@ -49,6 +49,7 @@ class Job:
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0
+    meter: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
@@ -87,6 +88,8 @@ class Plan:
     """Data that is shared by runs, by its place in the project: `ID`, of one file `ID/NAME`."""
     max_restarts: int = 0
     """How often torchrun may start all ranks anew after one has failed."""
+    meter: bool = True
+    """The training's steps are timed and their FLOPs counted, inside its own Python."""
     restore: tuple[Mapping[str, Any], ...] = ()
     """Put into the snapshot: path, mode, size, sha256, and the attempt on the same host to copy from (None: a blob)."""
     notes: tuple[str, ...] = ()
@@ -154,6 +157,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
         data={} if host.is_local else {key: job.shipped[key] for key in job.shipped if key not in links},
         max_restarts=job.max_restarts,
+        meter=job.meter,
         restore=job.restore,
         notes=tuple(notes),
     )

@@ -54,6 +54,8 @@ class Request:
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0
+    meter: bool = True
+    """Time the steps and count their FLOPs inside the training."""
     env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -102,22 +104,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
     links, local = make_route(request, place.root, ask)
-    job = Job(
-        project=spec,
-        root=str(place.root),
-        cwd="" if str(place.relative) == "." else str(place.relative),
-        script=request.script,
-        module=request.module,
-        args=request.args,
-        family=_find_family(request, spec, place),
-        gpus=request.gpus or "1",
-        processes=request.processes,
-        launcher=request.launcher,
-        max_restarts=request.max_restarts,
-        env=plain_env,
-        data=tuple(parse_place(path, str(place.relative), str(place.root)) for path in request.data),
-        checkpoints=request.checkpoints,
-    )
+    job = _make_job(request, spec, place, plain_env)
     if links and not links[0].is_local:
         listener.tell("reaching", hosts=[link.host.name for link in links])
     pool = ThreadPoolExecutor(1, thread_name_prefix="reach")
@@ -143,6 +130,26 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         raise
     hosts = tuple(link.host.name for link in links)
     return Prepared(place.root, request, job, package, reached, plan, secret_env, hosts, data=data)
+
+
+def _make_job(request: Request, spec: ProjectSpec, place: ProjectPlace, env: dict[str, str]) -> Job:
+    return Job(
+        project=spec,
+        root=str(place.root),
+        cwd="" if str(place.relative) == "." else str(place.relative),
+        script=request.script,
+        module=request.module,
+        args=request.args,
+        family=_find_family(request, spec, place),
+        gpus=request.gpus or "1",
+        processes=request.processes,
+        launcher=request.launcher,
+        max_restarts=request.max_restarts,
+        meter=request.meter,
+        env=env,
+        data=tuple(parse_place(path, str(place.relative), str(place.root)) for path in request.data),
+        checkpoints=request.checkpoints,
+    )
 
 
 def check_name(name: str | None) -> None:

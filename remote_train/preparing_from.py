@@ -112,6 +112,7 @@ def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
         processes=request.processes or job.processes,
         launcher=request.launcher or job.launcher,
         max_restarts=request.max_restarts or job.max_restarts,
+        meter=job.meter and request.meter,
         env={**job.env, **env},
         data=(*job.data, *(parse_place(path, job.cwd, job.root) for path in request.data)),
         checkpoints=request.checkpoints or job.checkpoints,

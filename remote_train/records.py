@@ -2,7 +2,7 @@
 
     run.json                   what was asked for, on which host, in which attempts, and how it ended
     attempts/K/ranks/N.log     exact mirrors of the host's outputs; their size is the offset to go on from
-    attempts/K/clock.jsonl     mirror of the host's clock
+    attempts/K/*.jsonl         mirrors of the host's clock, its telemetry, and what the meter and the script say of the training
     attempts/K/*.json          the host's own records of the attempt, its peak and its end
     files/RELATIVE             what `pull` brought; pulled.json(l) says with which hash
     mirror.lock                held by the one process that writes the mirrors
@@ -163,12 +163,8 @@ class Attempt:
     folder: Path
 
     def output(self, name: str) -> Path:
-        """Return the mirror of an output: a rank's number, `clock` or `launcher`."""
-        if name == "clock":
-            return self.folder / layout.CLOCK
-        if name == "launcher":
-            return self.folder / layout.LAUNCHER_LOG
-        return Path(layout.rank_log(str(self.folder), int(name)))
+        """Return the mirror of an output: a rank's number, or one of layout.OTHERS."""
+        return Path(layout.output_path(str(self.folder), name))
 
     def offset(self, name: str) -> int:
         """Return the byte to go on from."""

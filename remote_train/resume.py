@@ -79,6 +79,8 @@ class ResumeWish:
     give_up: float | None = None
     pull: bool = True
     """Bring checkpoints home as they appear, while it is followed."""
+    meter: bool = True
+    """False: without the meter, though it had it before."""
     reason: str = "resume"
     lost: bool = False
     """The host of the last attempt is not asked any more, and what goes on there counts no more."""
@@ -254,7 +256,8 @@ class _Going:
         reached = self._reach()
         checkpoint = self._choose_checkpoint(reached.session)
         rows = checkpoint.make_rows() if checkpoint else ()
-        job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows)
+        meter = job.meter and self.wish.meter
+        job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows, meter=meter)
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place

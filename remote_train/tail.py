@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import ProtocolError
-from remote_train.follow import Following, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from remote_train.listener import Silent
 from remote_train.watch import HEAD_BYTES, read_pieces
 
@@ -29,7 +29,7 @@ def find_tail(following: Following, session: Session, lines: int) -> None:
     for rank, number in asked.items():
         _place(following, str(rank), session.wait(number))
     if mirror.ahead:
-        beside = ["launcher", "clock"] if wish.until_end else []
+        beside = OUTPUTS_ALWAYS if wish.until_end else ()
         following.change_outputs([*map(str, ranks), *beside])
 
 

@@ -65,6 +65,9 @@ FailoverAfter = Annotated[
         "--failover-after", metavar="SECONDS", min=0, help="How long silent is, for --failover. [default: 60]"
     ),
 ]
+NoMeter = Annotated[
+    bool, typer.Option("--no-meter", help="Do not time steps and count FLOPs inside the training.")
+]
 NoPull = Annotated[
     bool,
     typer.Option("--no-pull", help="Do not bring checkpoints home, neither as they appear nor at the end."),

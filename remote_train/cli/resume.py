@@ -11,6 +11,7 @@ from remote_train.cli.options import (
     GiveUp,
     HostsFile,
     Json,
+    NoMeter,
     NoPull,
     app,
     choose_give_up,
@@ -63,6 +64,7 @@ def resume(
             "--secret", metavar="NAME", help="Pass on one more variable of yours without recording it."
         ),
     ] = None,
+    no_meter: NoMeter = False,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     hosts_file: HostsFile = None,
@@ -81,6 +83,7 @@ def resume(
         local=local,
         args=args,
         secrets=tuple(secret or ()),
+        meter=not no_meter,
         hosts_file=hosts_file,
         give_up=choose_give_up(give_up),
         pull=not (no_pull or detach),

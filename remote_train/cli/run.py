@@ -17,6 +17,7 @@ from remote_train.cli.options import (
     GiveUp,
     HostsFile,
     Json,
+    NoMeter,
     NoPull,
     WithFailover,
     app,
@@ -144,6 +145,7 @@ def run(
             help="Take the code and the settings of another run; ARGS stand behind `--`.",
         ),
     ] = None,
+    no_meter: NoMeter = False,
     no_pull: NoPull = False,
     give_up: GiveUp = None,
     failover: WithFailover = False,
@@ -158,8 +160,7 @@ def run(
 
     settings.json = json
     patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull, stays=not detach)
-    if launcher not in (None, "torchrun", "python"):
-        raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
+    _check_launcher(launcher)
     request = Request(
         script=None if module is not None or script == BARE else script,
         module=module,
@@ -172,6 +173,7 @@ def run(
         processes=processes,
         launcher=launcher,
         max_restarts=max_restarts,
+        meter=not no_meter,
         env=tuple(env or ()),
         secrets=tuple(secret or ()),
         include=tuple(include or ()),
@@ -201,6 +203,11 @@ def run(
         wishes = {"shown": {0}, "pull": not no_pull, "give_up": choose_give_up(give_up)}
         with _keeping_package(started):
             stay(open_training, screen, listener, failover=patience, **wishes)
+
+
+def _check_launcher(launcher: str | None) -> None:
+    if launcher not in (None, "torchrun", "python"):
+        raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
 
 
 @contextlib.contextmanager

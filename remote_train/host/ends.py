@@ -180,9 +180,8 @@ def _try_sync(path: str, fail: Callable[[OSError], None]) -> None:
 
 
 def measure_others(folder: str) -> Dict[str, int]:
-    """Return the sizes of what a laptop mirrors beside the ranks' outputs: the clock, and torchrun's words."""
-    places = {"clock": layout.CLOCK, "launcher": layout.LAUNCHER_LOG}
-    return {name: _measure(os.path.join(folder, place)) for name, place in places.items()}
+    """Return the sizes of what a laptop mirrors beside the ranks' outputs: the clock, torchrun's words, and the metrics."""
+    return {name: _measure(layout.output_path(folder, name)) for name in layout.OTHERS}
 
 
 def count_oom_kills() -> Optional[int]:

@@ -41,17 +41,12 @@ class Follower:
         self.names: List[str] = []
         for item in request["outputs"]:
             self.names.append(str(item["name"]))
-            tail = Tail(int(item["stream"]), self._path(item["name"]), int(item["offset"]))
+            tail = Tail(
+                int(item["stream"]), layout.output_path(folder, str(item["name"])), int(item["offset"])
+            )
             tail.partial = bool(item.get("partial"))
             tail.until = int(item["until"]) if "until" in item else None
             self.tails.append(tail)
-
-    def _path(self, name: str) -> str:
-        if name == "clock":
-            return os.path.join(self.folder, layout.CLOCK)
-        if name == "launcher":
-            return os.path.join(self.folder, layout.LAUNCHER_LOG)
-        return layout.rank_log(self.folder, int(name))
 
     def begin(self) -> Dict[str, Any]:
         """Check the offsets, attach the outputs, and return the attempt's state."""
@@ -70,13 +65,17 @@ class Follower:
     def _find_short(self, state: str) -> Dict[str, int]:
         """Return the size of each output that has fewer bytes than the laptop holds: a power cut took the others.
 
-        Only a run that is lost has such; an output that was cut while its run goes on or after its end is refused.
+        Only a run that is lost has such; an output that was cut while its run goes on or after its end is refused, but for
+        a file of the script's own.
         """
         short = {}
         for name, tail in zip(self.names, self.tails):
             size = os.stat(tail.path).st_size if os.path.exists(tail.path) else 0
             if tail.offset < 0:
                 raise ValueError("a negative offset")
+            if tail.offset > size and name in layout.SCRIPTS_OWN:
+                tail.partial = True  # it goes on if it grows beyond what was sent
+                continue
             if tail.offset > size and state != "lost":
                 words = "%s has %d bytes, and %d of it were sent: somebody has cut it"
                 raise Refusal("verification-failed", words % (tail.path, size, tail.offset))

@@ -185,14 +185,14 @@ def find_agents(folder: str, now: float) -> List[str]:
         if age(path, now) <= (AGENT_SECONDS if whole else LEFTOVER_SECONDS):
             continue
         commands = commands or _list_commands()
-        # A supervisor has the command line of the agent it was forked from.
+        # A supervisor has the command line of the agent it was forked from; what it started has our PYTHONPATH.
         if not any(name.encode() in command for command in commands):
             found.append(path)
     return found
 
 
 def _list_commands() -> List[bytes]:
-    """Return the command lines of all processes."""
+    """Return the command lines of all processes, with their environments where these can be read."""
     if not os.path.exists("/proc/self/cmdline"):
         import subprocess  # noqa: PLC0415  (rare, and not cheap to import)
 
@@ -201,10 +201,14 @@ def _list_commands() -> List[bytes]:
 
 
 def _read_command(pid: str) -> bytes:
+    return b"".join(_read_words("/proc/%s/%s" % (pid, name)) for name in ("cmdline", "environ"))
+
+
+def _read_words(path: str) -> bytes:
     try:
-        with open("/proc/%s/cmdline" % pid, "rb") as file:
+        with open(path, "rb") as file:
             return file.read()
-    except OSError:
+    except OSError:  # another account's, or it has ended
         return b""
 
 

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List
 
 
+INJECTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inject")
+"""The folder of the `sitecustomize` that the training's Python finds first."""
+
+
+def inject(environment: Dict[str, str]) -> None:
+    """Put our `sitecustomize` before all else that PYTHONPATH names, which stays behind it."""
+    if os.pathsep in INJECTED:  # a name that PYTHONPATH cannot hold
+        return
+    own = environment.get("PYTHONPATH")  # an empty item of it would be the working directory
+    environment["PYTHONPATH"] = INJECTED + os.pathsep + own if own else INJECTED
+
+
 def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
     """Return the training's environment: the login's, the plan's over it, its defaults where neither speaks."""
     environment = {key: value for key, value in base.items() if not key.startswith("SSH_")}

@@ -8,7 +8,8 @@ packages/ID.json        manifests, of packages and of data folders, by their own
 agent.log               what our program there said when it failed by a mistake of ours
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
-runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled report.jsonl lock reserve*
+runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+                        metrics.jsonl (the meter's) report.jsonl (the script's) telemetry.jsonl (the supervisor's)
                         weights/: models of checkpoints alone, made when they are asked for
 trash/                  what was taken away and is being removed
 usage.json              what all of it takes, as counted last
@@ -62,14 +63,28 @@ RANK_BEGINS = "begins.jsonl"
 RANK_ERROR = "%d.error.json"
 POLLED = "polled"
 REPORT = "report.jsonl"
+METRICS = "metrics.jsonl"
 TELEMETRY = "telemetry.jsonl"
 
 STOP_VARIABLE = "REMOTE_TRAIN_STOP"
 REPORT_VARIABLE = "REMOTE_TRAIN_REPORT"
+METER_VARIABLE = "REMOTE_TRAIN_METER"
+BEGAN_VARIABLE = "REMOTE_TRAIN_BEGAN"
 ERROR_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 COOKIE = "REMOTE_TRAIN_COOKIE"
 RUN_VARIABLE = "REMOTE_TRAIN_RUN"
+
+OTHERS = {
+    "launcher": LAUNCHER_LOG,
+    "clock": CLOCK,
+    "meter": METRICS,
+    "report": REPORT,
+    "telemetry": TELEMETRY,
+}
+"""What a laptop mirrors of an attempt beside the ranks' outputs: any of these files may never appear."""
+SCRIPTS_OWN = ("report",)
+"""Those that a script may write itself: one that cuts or rewrites its file harms nothing but what it says there."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
@@ -128,3 +143,8 @@ def attempt_dir(root: str, run: str, attempt: int) -> str:
 def rank_log(attempt: str, rank: int) -> str:
     """Return the output file of a rank, given the attempt's folder."""
     return os.path.join(attempt, RANKS, "%d.log" % rank)
+
+
+def output_path(attempt: str, name: str) -> str:
+    """Return the file of an output, given the attempt's folder: a rank's number, or one of OTHERS; raise ValueError."""
+    return os.path.join(attempt, OTHERS[name]) if name in OTHERS else rank_log(attempt, int(name))

@@ -12,7 +12,7 @@ import time
 from remote_train.host import disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import list_attempts, read_state
 from remote_train.host.durable import read_record, write_record
-from remote_train.host.launcher import make_environment
+from remote_train.host.launcher import inject, make_environment
 from remote_train.host.peaks_cache import recall_peak
 from remote_train.host.spawn import fork_supervisor
 
@@ -282,6 +282,10 @@ def _make_run_environment(
     folder = layout.attempt_dir(record["root"], record["run"], record["attempt"])
     environment[layout.STOP_VARIABLE] = os.path.join(folder, layout.STOP)
     environment[layout.REPORT_VARIABLE] = os.path.join(folder, layout.REPORT)
+    environment.pop(layout.METER_VARIABLE, None)
+    if record["plan"].get("meter", True):
+        environment[layout.METER_VARIABLE] = os.path.join(folder, layout.METRICS)
+    inject(environment)
     if record["plan"]["launcher"] == "python":  # torchrun gives each of its ranks one
         environment[layout.ERROR_VARIABLE] = os.path.join(folder, layout.RANKS, layout.RANK_ERROR % 0)
     if gpus:

@@ -44,6 +44,7 @@ class Supervisor:
         self.environment = environment
         self.agent_python = python
         self.started = time.monotonic()
+        environment[layout.BEGAN_VARIABLE] = repr(self.started)
         self.child: Optional[int] = None
         self.wake = -1
         self.clock = Clock(folder, self.started)
@@ -117,7 +118,8 @@ class Supervisor:
             self._endure(lambda: self.announce("measuring"))
             busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
             environment = dict(self.environment)
-            environment.pop(layout.COOKIE, None)
+            for name in (layout.COOKIE, layout.METER_VARIABLE):
+                environment.pop(name, None)
             python = self.plan["python"]
             peak = peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment)
             if busy:
