@@ -69,11 +69,20 @@ PYTHON = table(
     dict.fromkeys(("version", "torch", "torch_cuda"), maybe(text(256)))
     | {"torch_file": maybe(text()), "error": maybe(text(TEXT))},
 )
+CPU = table(
+    {"model": text(256), "usable": whole(1, 1 << 20)},
+    {
+        **dict.fromkeys(("physical", "performance", "logical"), whole(0, 1 << 20)),
+        "performance_cpus": items(items(whole(0, 1 << 16), 64), 4096),
+        "narrowed": flag,
+        "quota": maybe(number(0, 1e6)),
+    },
+)
 FACTS = table(
     {
         "python": PYTHON,
         "gpus": items(table({"index": whole(0, 1 << 16), "uuid": text(256)}), 1024),
-        "cpu": table({"model": text(256), "usable": whole(1, 1 << 20)}),
+        "cpu": CPU,
         "fingerprint": text(256),
     },
     {

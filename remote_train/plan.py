@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from remote_train.affinity import choose_affinity, render_affinity
 from remote_train.config.families import merge_device_args
 from remote_train.config.nearest import render_nearest
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
@@ -90,6 +91,8 @@ class Plan:
     """How often torchrun may start all ranks anew after one has failed."""
     meter: bool = True
     """The training's steps are timed and their FLOPs counted, inside its own Python."""
+    affinity: tuple[tuple[int, ...], ...] = ()
+    """The CPUs that each process is bound to, by its local rank; () leaves them alone."""
     restore: tuple[Mapping[str, Any], ...] = ()
     """Put into the snapshot: path, mode, size, sha256, and the attempt on the same host to copy from (None: a blob)."""
     notes: tuple[str, ...] = ()
@@ -132,6 +135,11 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
     if gpus is None and job.gpus != "1":
         notes.append(f"--gpus {job.gpus} is for CUDA: {host.name} trains on its CPU, processes: {processes}")
     threads, default_env = make_threads(job, host, facts, processes)
+    affinity = (
+        choose_affinity(facts["cpu"], find_words(job, host, facts), processes) if device == "cpu" else ()
+    )
+    if affinity:
+        notes.append(render_affinity(facts["cpu"], affinity))
     links = make_links(job, host)
     cpu = {"model": facts["cpu"]["model"], "threads": threads}
     plan = Plan(
@@ -158,6 +166,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         data={} if host.is_local else {key: job.shipped[key] for key in job.shipped if key not in links},
         max_restarts=job.max_restarts,
         meter=job.meter,
+        affinity=affinity,
         restore=job.restore,
         notes=tuple(notes),
     )
@@ -175,6 +184,8 @@ def _with_measure(plan: Plan, facts: Facts) -> Plan:
         "threads": plan.cpu["threads"] * (plan.processes if plan.device == "cpu" else 1),
         "torch": plan.torch,
     }
+    if plan.affinity:
+        measure["cpus"] = sorted(cpu for part in plan.affinity for cpu in part)
     return Plan(**{**vars(plan), "measure": measure})
 
 
@@ -288,8 +299,13 @@ def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tupl
         default["CUDA_VISIBLE_DEVICES"] = ""
     if host.device == "cpu" or processes > 1:
         default["OMP_NUM_THREADS"] = str(share)
-    chosen = {**facts.get("thread_env", {}), **host.env, **job.env}.get("OMP_NUM_THREADS", "")
+    chosen = find_words(job, host, facts).get("OMP_NUM_THREADS", "")
     return (int(chosen) if _COUNT.match(chosen) else share), default
+
+
+def find_words(job: Job, host: HostSpec, facts: Facts) -> dict[str, str]:
+    """Return the variables in which the user may have a word on threads: of the login there, of hosts.toml, of flags."""
+    return {**facts.get("thread_env", {}), **host.env, **job.env}
 
 
 def make_links(job: Job, host: HostSpec) -> dict[str, str]:

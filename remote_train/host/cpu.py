@@ -18,10 +18,13 @@ _MAC_NAMES = ("machdep.cpu.brand_string", "hw.physicalcpu", "hw.logicalcpu", "hw
 
 
 def read_cpu() -> Dict[str, Any]:
-    """Return model, physical, performance, logical and usable cores of this host for this process."""
+    """Return model, physical, performance, logical and usable cores of this host for this process.
+
+    On Linux also `performance_cpus`, `narrowed` and `quota`; REMOTE_TRAIN_CPU_ROOT names a folder to read instead of /.
+    """
     if sys.platform == "darwin":
         return read_mac_cpu()
-    return read_linux_cpu("/", allowed_cpus())
+    return read_linux_cpu(os.environ.get("REMOTE_TRAIN_CPU_ROOT", "/"), allowed_cpus())
 
 
 def allowed_cpus() -> Optional[Set[int]]:
@@ -32,19 +35,25 @@ def allowed_cpus() -> Optional[Set[int]]:
 
 
 def read_linux_cpu(root: str, allowed: Optional[Set[int]]) -> Dict[str, Any]:
-    """Return the processor facts below `root`; `allowed` are the CPUs of this process, None for all."""
+    """Return the processor facts below `root`; `allowed` are the CPUs of this process, None for all.
+
+    `performance_cpus` has a list for each physical performance core: the CPUs on it that this process may use. `narrowed`
+    says that it may not use every CPU that is online, and `quota` how many CPUs' worth of time its cgroups allow.
+    """
     online = parse_cpu_list(_read(root, _CPUS, "online")) or set(range(os.cpu_count() or 1))
     cores = {cpu: _read_core(root, cpu) for cpu in online}
     fast = _read_performance_cpus(root, online)
     mine = online if allowed is None else (online & allowed) or online
+    quota = read_quota(root)
     return {
         "model": parse_model(_read(root, "proc/cpuinfo")) or os.uname().machine,
         "physical": count_cores(cores, online),
         "performance": count_cores(cores, fast),
         "logical": len(online),
-        "usable": choose_usable(
-            count_cores(cores, fast & mine) or count_cores(cores, mine), read_quota(root)
-        ),
+        "usable": choose_usable(count_cores(cores, fast & mine) or count_cores(cores, mine), quota),
+        "performance_cpus": list_cores(cores, fast & mine),
+        "narrowed": mine != online,
+        "quota": quota,
     }
 
 
@@ -74,6 +83,11 @@ def parse_model(cpuinfo: str) -> str:
 def count_cores(cores: Dict[int, FrozenSet[int]], cpus: Set[int]) -> int:
     """Return how many physical cores the CPUs lie on."""
     return len({cores[cpu] for cpu in cpus if cpu in cores})
+
+
+def list_cores(cores: Dict[int, FrozenSet[int]], cpus: Set[int]) -> List[List[int]]:
+    """Return the CPUs as sorted lists, one for each physical core they lie on."""
+    return sorted(sorted(core & cpus) for core in {cores[cpu] for cpu in cpus if cpu in cores})
 
 
 def choose_usable(cores: int, quota: Optional[float]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Dict, Sequence
 from remote_train.host import gpus, system
 from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
 from remote_train.host.cpu import read_cpu
-from remote_train.host.fingerprint import fingerprint, fingerprint_now
+from remote_train.host.fingerprint import fingerprint, fingerprint_now, read_thread_words
 from remote_train.host.pythons import (
     START_SECONDS,
     choose_python,
@@ -28,7 +28,6 @@ __all__ = [
 
 _DEFAULT_PYTHONS = ("python3", "python")
 _GPU_READER = "import sys; sys.path.insert(0, sys.argv[1]); from remote_train.host.gpus import main; main()"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def collect_facts(pythons: Sequence[str], state_root: str) -> Dict[str, Any]:
@@ -61,7 +60,7 @@ def _read_machine(state_root: str) -> Dict[str, Any]:
         "cpu": read_cpu(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "disk_free_bytes": _disk_free(os.path.abspath(os.path.expanduser(state_root))),
-        "thread_env": {name: os.environ[name] for name in _THREADS if name in os.environ},
+        "thread_env": read_thread_words(),
     }
 
 

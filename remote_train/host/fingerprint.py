@@ -15,6 +15,17 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_HW_SUBSET",
+)
+"""Variables with which a user says how many threads there are, or where they run."""
+
 _DRIVER = "proc/driver/nvidia"
 
 
@@ -26,14 +37,22 @@ def fingerprint(python: Dict[str, Any]) -> str:
 def fingerprint_now(python_path: str, torch_version_file: Optional[str], root: str = "/") -> str:
     """Return a hash that changes when facts may have: NVIDIA's driver and cards are looked for below `root`.
 
-    It changes with a reboot, another interpreter or torch behind these paths, another driver, other GPUs.
+    It changes with a reboot, another interpreter or torch behind these paths, another driver, other GPUs, and with the
+    CPUs and threads that this process was given.
     """
     parts: List[Any] = [system.boot_id(), python_path, _stamp(python_path), torch_version_file]
     parts.append(_stamp(torch_version_file) if torch_version_file else None)
     parts.append(_read_line(os.path.join(root, _DRIVER, "version")))
     # The names are the cards' bus addresses; their contents change while the driver wakes up.
     parts.append(_list_names(os.path.join(root, _DRIVER, "gpus")))
+    parts.append(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+    parts.append(read_thread_words())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def read_thread_words() -> Dict[str, str]:
+    """Return what the login's environment says about threads; their first 64 characters are enough to know it."""
+    return {name: os.environ[name][:64] for name in THREADS if name in os.environ}
 
 
 def _stamp(path: str) -> Optional[List[int]]:

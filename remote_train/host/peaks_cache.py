@@ -12,12 +12,13 @@ from remote_train.host.durable import read_record, write_record
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Sequence
 
 
-def peak_key(name: str, threads: int, torch: str, device: str) -> str:
-    """Return the key of a peak: processor or GPU model, threads, torch version, device kind (cpu, cuda)."""
-    return hashlib.sha256(json.dumps([name, threads, torch, device]).encode()).hexdigest()[:32]
+def peak_key(name: str, threads: int, torch: str, device: str, cpus: Sequence[int] = ()) -> str:
+    """Return the key of a peak: processor or GPU model, threads, torch version, device kind (cpu, cuda), CPUs bound to."""
+    parts = [name, threads, torch, device, *([list(cpus)] if cpus else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def read_peak(state_root: str, key: str) -> Optional[Dict[str, Any]]:
@@ -38,7 +39,9 @@ def _path(state_root: str, key: str) -> str:
 
 def make_peak_key(wanted: Dict[str, Any]) -> str:
     """Return the key of the peak that a plan asks for."""
-    return peak_key(wanted["name"], wanted["threads"], wanted["torch"], wanted["device"])
+    return peak_key(
+        wanted["name"], wanted["threads"], wanted["torch"], wanted["device"], wanted.get("cpus", ())
+    )
 
 
 def recall_peak(root: str, wanted: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:

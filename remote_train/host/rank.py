@@ -55,6 +55,17 @@ def _keep_error(folder: str, rank: int) -> None:
         return
 
 
+def _bind() -> None:
+    """Bind this rank to the CPUs that the supervisor gave it, "0,1;2,3" by local rank; what cannot be is left alone."""
+    sets = os.environ.pop("REMOTE_TRAIN_AFFINITY", "").split(";")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < len(sets) and sets[local]:
+        try:
+            os.sched_setaffinity(0, [int(number) for number in sets[local].split(",")])
+        except OSError:  # they went offline meanwhile
+            return
+
+
 def _wait(pid: int) -> int:
     """Return the child's exit code, or minus the signal that ended it."""
     _, status = os.waitpid(pid, 0)
@@ -80,6 +91,7 @@ def main(argv: "list[str]") -> None:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        _bind()
         try:
             os.execvp(python, [python, "-u", *argv[3:]])  # noqa: S606  (no shell is the point)
         except OSError as error:

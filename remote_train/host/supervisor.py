@@ -12,6 +12,7 @@ import signal
 import time
 
 from remote_train.host import disk, layout, peaks_cache
+from remote_train.host.affinity import bind, choose_sets, render_sets, work_bound
 from remote_train.host.clock import Clock
 from remote_train.host.durable import write_record
 from remote_train.host.ends import count_oom_kills, make_outcome, measure_others, sync_outputs
@@ -121,7 +122,10 @@ class Supervisor:
             for name in (layout.COOKIE, layout.METER_VARIABLE):
                 environment.pop(name, None)
             python = self.plan["python"]
-            peak = peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment)
+            peak = work_bound(
+                wanted.get("cpus", []) if choose_sets(self.plan, environment) else [],
+                lambda: peak_probe.measure_peak(python, wanted["device"], wanted["threads"], environment),
+            )
             if busy:
                 peak.update(busy=True, until=time.time() + BUSY_SECONDS)  # better than nothing, for a while
             if "error" not in peak:
@@ -157,11 +161,20 @@ class Supervisor:
             os.umask(self.record.get("umask", 0o022))
             os.chdir(os.path.join(self.path(layout.CODE), self.plan.get("cwd", "")))
             self._give_output()
+            self._bind()
             os.execvpe(command[0], command, self.environment)  # noqa: S606  (no shell is the point)
         except OSError as error:
             place = error.filename or command[0]  # the working directory, or what could not be executed
             os.write(report, b"%d " % (error.errno or 0) + os.fsencode(place)[:4000])
         os._exit(127)
+
+    def _bind(self) -> None:
+        """Bind plain python to its CPUs; torchrun's ranks find theirs in a variable, and it is left where it is."""
+        sets = choose_sets(self.plan, self.environment)
+        if self.plan["launcher"] == "python":
+            bind(sets[0] if sets else [])
+        elif sets:
+            self.environment[layout.AFFINITY_VARIABLE] = render_sets(sets)
 
     def _give_output(self) -> None:
         """Give it no input, and its output to the rank's own file, or torchrun's words to launcher.log."""

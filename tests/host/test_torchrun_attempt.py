@@ -55,13 +55,16 @@ def read_ends(started: Started) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_each_rank_has_its_own_file(account: Account) -> None:
-    started = start(account, TALKING)
+def test_each_rank_has_its_own_file_and_cpus(account: Account) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    own = [(cpus[0],), (cpus[-1],)]
+    telling = TALKING + "print('', *os.sched_getaffinity(0), 'REMOTE_TRAIN_AFFINITY' in os.environ, end='')\n"
+    started = start(account, telling, affinity=tuple(own))
     ended = started.end()
     assert (ended["code"], ended["signal"], ended["first_failure"]) == (0, None, None)
     for rank in range(2):
         lines = [b"rank %d %s %d\n" % (rank, word, n) for n in range(50) for word in (b"out", b"err")]
-        assert started.output(rank) == b"".join(lines) + b"end of %d" % rank
+        assert started.output(rank) == b"".join(lines) + b"end of %d %d False" % (rank, *own[rank])
     assert ended["outputs"] == {str(rank): len(started.output(rank)) for rank in range(2)}
     assert sorted((end["rank"], end["code"]) for end in read_ends(started)) == [(0, 0), (1, 0)]
 

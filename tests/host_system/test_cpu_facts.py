@@ -72,6 +72,15 @@ ARM_CLOCKS = {
     **each(6, "cpufreq/cpuinfo_max_freq", [1416000] * 4 + [2400000] * 2),
 }
 FAVOURED = {**PLAIN, **each(16, "cpufreq/cpuinfo_max_freq", [4850000] * 2 + [4700000] * 14)}
+METEOR = {  # Core Ultra 7 155H: six P cores with two threads each, eight E cores, two slow ones in the other tile
+    f"{CPU}/online": "0-21\n",
+    "sys/devices/cpu_core/cpus": "0-11\n",
+    "sys/devices/cpu_atom/cpus": "12-21\n",
+    **topology(pairs(6) + [str(n) for n in range(12, 22)]),
+    **each(22, "cpufreq/cpuinfo_max_freq", [4800000] * 12 + [3800000] * 8 + [2500000] * 2),
+    **named("Intel(R) Core(TM) Ultra 7 155H"),
+}
+VIRTUAL = {f"{CPU}/online": "0-3\n", **named("QEMU Virtual CPU version 2.5+")}
 OFFLINE = {**PLAIN, f"{CPU}/online": "0-3,8-11\n"}
 
 MACHINES = [
@@ -90,6 +99,8 @@ MACHINES = [
     ("a tenth of a core", SMALL_QUOTA, None, None, (8, 8, 16, 1)),
     ("big and little", ARM, None, "ARM 0x41 0xd05", (8, 4, 8, 4)),
     ("big and little by clock", ARM_CLOCKS, None, os.uname().machine, (6, 2, 6, 2)),
+    ("three kinds of core", METEOR, None, "Intel(R) Core(TM) Ultra 7 155H", (16, 6, 22, 6)),
+    ("a virtual machine", VIRTUAL, None, "QEMU Virtual CPU version 2.5+", (4, 4, 4, 4)),
 ]
 
 
@@ -123,7 +134,35 @@ def test_a_host_that_hides_everything_still_has_its_cpus(tmp_path: Path) -> None
         "performance": count,
         "logical": count,
         "usable": count,
+        "performance_cpus": [[number] for number in range(count)],
+        "narrowed": False,
+        "quota": None,
     }
+
+
+PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed", "cpus", "narrowed", "quota"),
+    [
+        (HYBRID, None, PAIRS, False, None),
+        (HYBRID, set(range(20)), PAIRS, False, None),
+        (HYBRID, {1, 2, 3, 12}, [[1], [2, 3]], True, None),
+        (HYBRID, {12, 13}, [], True, None),
+        ({**QUOTA_ABOVE, **HYBRID}, None, PAIRS, False, 3.0),
+        (METEOR, None, PAIRS, False, None),
+        (ARM, None, [[4], [5], [6], [7]], False, None),
+        (OFFLINE, None, [[0, 8], [1, 9], [2, 10], [3, 11]], False, None),
+        (VIRTUAL, None, [[0], [1], [2], [3]], False, None),
+    ],
+)
+def test_the_cpus_of_the_performance_cores(
+    tmp_path: Path, files: Files, allowed: set[int] | None, cpus: list[list[int]], narrowed: bool, quota: Any
+) -> None:
+    facts = cpu.read_linux_cpu(write_tree(tmp_path, files), allowed)
+
+    assert (facts["performance_cpus"], facts["narrowed"], facts["quota"]) == (cpus, narrowed, quota)
 
 
 def test_this_host() -> None:

@@ -96,12 +96,14 @@ def test_a_peak_is_kept_whole(tmp_path: Path) -> None:
 
 def test_a_key_stands_for_each_of_its_parts() -> None:
     base: tuple[str, int, str, str] = ("i7", 6, "2.9.1", "cpu")
-    others = [
+    others: list[tuple[Any, ...]] = [
         ("i9", 6, "2.9.1", "cpu"),
         ("i7", 4, "2.9.1", "cpu"),
         ("i7", 6, "2.9.0", "cpu"),
         ("i7", 6, "2.9.1", "cuda"),
+        ("i7", 6, "2.9.1", "cpu", (0, 1)),
+        ("i7", 6, "2.9.1", "cpu", (0, 2)),
     ]
 
-    assert len({peaks_cache.peak_key(*parts) for parts in (base, *others)}) == 5
+    assert len({peaks_cache.peak_key(*parts) for parts in (base, *others)}) == 7
     assert peaks_cache.peak_key(*base) == peaks_cache.peak_key(*base)

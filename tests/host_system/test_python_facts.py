@@ -222,7 +222,7 @@ def test_facts_have_the_agreed_shape(tmp_path: Path) -> None:
         ),
         *("python", "pythons", "gpus", "driver", "gpu_error", "fingerprint"),
     }
-    assert set(found["cpu"]) == {"model", "physical", "performance", "logical", "usable"}
+    assert {"model", "physical", "performance", "logical", "usable"} <= set(found["cpu"])
     assert found["memory_bytes"] > 1 << 20
     assert found["disk_free_bytes"] > 0
     assert json.loads(json.dumps(found)) == found
