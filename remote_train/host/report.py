@@ -5,14 +5,16 @@ Nothing here raises, and outside of remote-train every answer is the harmless on
 
 from __future__ import annotations
 
-import json
 import os
 
 from remote_train.host import layout
+from remote_train.host.steps import append, step
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Union
+
+__all__ = ["checkpoint", "should_stop", "step"]
 
 _polled = False
 
@@ -58,8 +60,7 @@ def checkpoint(path: Union[str, os.PathLike[str]]) -> None:
         place = os.path.realpath(os.fspath(path))
         files = _list_files(place, code) if place.startswith(code + os.sep) else []
         if files:
-            line = {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": files}
-            _append(report, json.dumps(line).encode("ascii") + b"\n")
+            append(report, {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": files})
     except (OSError, TypeError, ValueError):  # it comes once it has settled
         return
 
@@ -74,11 +75,3 @@ def _list_files(place: str, code: str) -> List[Dict[str, Any]]:
         facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
         files.append(dict(facts, path=os.path.relpath(name, code)))
     return files
-
-
-def _append(report: str, line: bytes) -> None:
-    fd = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, line)
-    finally:
-        os.close(fd)

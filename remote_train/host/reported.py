@@ -45,6 +45,8 @@ class Reports:
             self._take(line)
 
     def _take(self, line: bytes) -> None:
+        if b"checkpoint" not in line:  # of the others there are many
+            return
         try:
             said = json.loads(line.decode("utf-8"))
             if said["kind"] != "checkpoint":

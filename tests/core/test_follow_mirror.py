@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from remote_train import reconnect as reconnecting
 from remote_train.errors import ConnectionGivenUp, ConnectionLost, ProtocolError, RunLost, VerificationFailed
-from remote_train.follow import Following, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from remote_train.host import files, layout
 from remote_train.mirror import Mirror, hash_file
 from remote_train.outcome import make_verdict
@@ -44,7 +44,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_following(account: Account, started: Started, link: CuttingLink, **changes: Any) -> Following:
     run = account.client_run(started)
-    wish = Wish(run, 1, ["0", "launcher", "clock"], {0})
+    wish = Wish(run, 1, ["0", *OUTPUTS_ALWAYS], {0})
     for key, value in changes.items():
         setattr(wish, key, value)
     return Following(wish, link, Ears(), writing=True)
@@ -112,7 +112,7 @@ def test_a_mirror_that_is_there_is_gone_on_with(account: Account) -> None:
     held = run.attempt(1).offset("0")
     assert 0 < held < 700_000
     ears = Ears()
-    second = Following(Wish(run, 1, ["0", "launcher", "clock"], {0}), CuttingLink(), ears, writing=True)
+    second = Following(Wish(run, 1, ["0", *OUTPUTS_ALWAYS], {0}), CuttingLink(), ears, writing=True)
     second.run()
     assert same(started, second)
     assert bytes(ears.heard) == started.output()[held:]

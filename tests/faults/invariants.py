@@ -220,7 +220,7 @@ def check_mirror(mirror: Path, there: Path, *, complete: bool) -> None:
     names = [f"{layout.RANKS}/{path.name}" for path in (mirror / layout.RANKS).glob("*.log")]
     if whole:
         names += [f"{layout.RANKS}/{path.name}" for path in (there / layout.RANKS).glob("*.log")]
-    for name in {*names, layout.LAUNCHER_LOG, layout.CLOCK}:
+    for name in {*names, *layout.OTHERS.values()}:
         check_prefix(mirror / name, there / name, whole=whole)
     assert not list(mirror.rglob("*.damaged")), f"I2: {mirror} was found damaged once"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_train.errors import HostSpace, HostUnfit, VerificationFailed
-from remote_train.follow import Following, Outcome, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Outcome, Wish
 from remote_train.host import layout, system
 from remote_train.ship import Shipment
 from remote_train.transport.local import LocalTransport
@@ -372,7 +372,7 @@ def test_an_output_that_somebody_has_cut_is_no_protocol_error(account: Account, 
 
 def attend(account: Account, run: Run, listener: Ears, *, until_end: bool) -> Outcome:
     """Follow a run from what is here of it."""
-    wish = Wish(run, 1, ["0", "launcher", "clock"], {0}, until_end=until_end)
+    wish = Wish(run, 1, ["0", *OUTPUTS_ALWAYS], {0}, until_end=until_end)
     following = Following(wish, account.link(), listener, writing=True)
     following.begin(following.link.connect())
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_train.follow import Following, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from remote_train.host import layout
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.e2e.machines import Box, Laptop, write_project
@@ -31,7 +31,7 @@ def mirrored(account: Account) -> Path:
     started = account.start("print('x' * 5000)")
     started.end()
     run = account.client_run(started)
-    following = Following(Wish(run, 1, ["0", "launcher", "clock"], {0}), CuttingLink(), Ears(), writing=True)
+    following = Following(Wish(run, 1, ["0", *OUTPUTS_ALWAYS], {0}), CuttingLink(), Ears(), writing=True)
     following.run()
     assert following.session is not None
     following.session.close()

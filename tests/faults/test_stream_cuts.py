@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_train.follow import Following, Wish
+from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.faults.chaos_proxy import (
     BLACKHOLE,
@@ -86,7 +86,7 @@ def test_a_line_that_breaks_all_the_time_still_brings_what_it_carries(account: A
     started.end()
     link = CuttingLink([(40_000, None)] * 40)
     run = account.client_run(started)
-    following = Following(Wish(run, 1, ["0", "launcher", "clock"], {0}), link, Ears(), writing=True)
+    following = Following(Wish(run, 1, ["0", *OUTPUTS_ALWAYS], {0}), link, Ears(), writing=True)
     assert following.run().state == "ended"
     following.close()
     assert link.connections < 30

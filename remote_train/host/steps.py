@@ -1,0 +1,172 @@
+"""What a script says of its steps, as lines of the report: added up between two lines, of which there are few.
+
+Standard library only. Nothing here raises into the script, and no tensor is read but when a line is written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import threading
+import time
+
+from remote_train.host import layout
+
+TYPE_CHECKING = False  # of typing, whose import a training need not pay for
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+LINE_SECONDS = 0.5
+"""Between two lines of one process."""
+LARGEST = 1e30
+UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a value that is no number may raise, or a tensor whose device has failed."""
+
+
+class Steps:
+    """The steps of this process since its last line."""
+
+    def __init__(self, path: str, began: Optional[float], rank: int) -> None:
+        self._path = path
+        self._began = began
+        self._rank = rank
+        self._writing = threading.Lock()
+        self._last: Optional[float] = None
+        self._due = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._calls = 0
+        self._step: Any = None
+        self._loss: Any = None
+        self._tokens: Any = None
+        self._flops: Any = None
+
+    def take(self, step: Any, loss: Any, tokens: Any, flops: Any) -> None:  # noqa: ANN401  (numbers or tensors)
+        """Add a step; write a line if the last one is long enough ago."""
+        self._calls += 1
+        self._step = step
+        self._loss = loss
+        try:
+            if tokens is not None:
+                self._tokens = tokens if self._tokens is None else self._tokens + tokens
+            if flops is not None:
+                self._flops = flops if self._flops is None else self._flops + flops
+        except UNUSABLE:
+            self._tokens = self._flops = None
+        if time.monotonic() >= self._due:
+            self.write()
+
+    def write(self) -> None:
+        """Append what there is as a line; several threads write one."""
+        if not self._calls or not self._writing.acquire(False):
+            return
+        try:
+            self._write(time.monotonic())
+        finally:
+            self._writing.release()
+
+    def _write(self, now: float) -> None:
+        line = {
+            "kind": "step",
+            "time": None if self._began is None else now - self._began,
+            "rank": self._rank,
+            "step": _make_whole(self._step),
+            "steps": self._calls,
+            "seconds": None if self._last is None else now - self._last,
+            "loss": _make_number(self._loss),
+            "tokens": _make_positive(self._tokens),
+            "flops": _make_positive(self._flops),
+        }
+        self._last, self._due = now, now + LINE_SECONDS
+        self._clear()
+        append(self._path, line)
+
+
+def append(path: str, line: Any) -> None:  # noqa: ANN401  (a JSON object)
+    """Append one line in one write; where the disk does not take it, it is lost."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(line).encode("ascii") + b"\n")
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return
+
+
+def _make_number(value: Any) -> Optional[float]:  # noqa: ANN401  (anything a script passes)
+    """Return a finite number; reading a tensor waits for its device."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except UNUSABLE:
+        return None
+    return number if math.isfinite(number) and abs(number) < LARGEST else None
+
+
+def _make_positive(value: Any) -> Optional[float]:  # noqa: ANN401  (as above)
+    number = _make_number(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _make_whole(value: Any) -> Optional[int]:  # noqa: ANN401  (as above)
+    number = _make_number(value)
+    return int(number) if number is not None and abs(number) < 1 << 62 else None
+
+
+class _Nowhere:
+    """Outside of us there is nothing to write."""
+
+    def take(self, step: Any, loss: Any, tokens: Any, flops: Any) -> None:  # noqa: ANN401  (as above)
+        """Let it be."""
+
+    def write(self) -> None:
+        """Do nothing."""
+
+
+_steps: "Optional[Steps | _Nowhere]" = None
+
+
+def step(
+    step: Any = None,  # noqa: ANN401  (a number or a tensor)
+    *,
+    loss: Any = None,  # noqa: ANN401  (as above)
+    tokens: Any = None,  # noqa: ANN401  (as above)
+    flops: Any = None,  # noqa: ANN401  (as above)
+) -> None:
+    """Say that an optimizer step is done: its number, its loss, and the tokens and FLOPs of this process in it.
+
+    Call it once a step, on one rank or all of them (alike); everything may be left out. It takes about a microsecond: a
+    line is appended to the file that `$REMOTE_TRAIN_REPORT` names at most twice a second, and only then is a loss that is
+    a tensor read, which waits for its device. FLOPs are the model's (forward and backward, nothing recomputed).
+    """
+    (_steps or _begin()).take(step, loss, tokens, flops)
+
+
+def _begin() -> "Steps | _Nowhere":
+    global _steps  # noqa: PLW0603  (one per process)
+    path = os.environ.get(layout.REPORT_VARIABLE)
+    began, rank = os.environ.get(layout.BEGAN_VARIABLE), os.environ.get("RANK", "0")
+    number = int(rank) if rank.isdigit() else 0
+    _steps = Steps(path, _make_number(began), number) if path else _Nowhere()
+    return _steps
+
+
+def _flush() -> None:
+    if _steps is not None:
+        _steps.write()
+
+
+def _forget() -> None:
+    """In a process that was forked off: what was not written yet is the parent's to write."""
+    global _steps  # noqa: PLW0603  (as above)
+    _steps = None
+
+
+atexit.register(_flush)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
