@@ -102,6 +102,11 @@ class Deriver:
         return self._reader.family
 
     @property
+    def settings(self) -> dict[str, object]:
+        """Give the settings that a script of nanoGPT's family printed, over its defaults; {} for any other."""
+        return dict(self._start.settings) if self.family == "nanogpt" else {}
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """Tell between which FLOP/s of the whole run nanoGPT's last printed MFU lies."""
         return self._nanogpt.printed.interval(self._context.devices)

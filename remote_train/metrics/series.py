@@ -1,0 +1,155 @@
+"""Records to lines that can be drawn: one figure of one run against its steps or its time, from the best source. Pure.
+
+A loss that is not a number leaves a gap, and against time so does the pause between two attempts. A rate that is missing at a
+step (nanoGPT times none at an evaluation) is no gap: the line goes from its neighbour to its neighbour.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remote_train.metrics.comparison import rank_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from remote_train.metrics.record import MetricRecord
+
+Point = tuple[float, float]
+
+FIELDS = {"loss": "loss", "mfu": "mfu", "tokens": "tokens_per_second"}
+"""What can be drawn, and the field of a record that it is."""
+AXES = ("step", "time")
+MOST_POINTS = 4000
+"""Of one line; a longer one keeps the first, last, least and greatest of each stretch, so that no spike is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line; where y is nan it is broken. Time is in seconds since the run's first attempt began; MFU is a fraction."""
+
+    run: str
+    host: str
+    what: str
+    axis: str
+    points: tuple[Point, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    attempt: int
+    host: str | None
+    step: float | None
+    time: float | None
+    value: float
+
+
+class Collected:
+    """One run's marks of each figure and source, reduced as the records come."""
+
+    def __init__(self, run: str, records: Iterable[MetricRecord], whats: Sequence[str]) -> None:
+        self.run = run
+        self._marks: dict[tuple[str, str], list[_Mark]] = {}
+        self._steps: dict[int, list[Point]] = {}
+        for record in records:
+            self._note_step(record)
+            for what in whats:
+                self._take(record, what)
+
+    def _note_step(self, record: MetricRecord) -> None:
+        if record.step is not None and record.run_time is not None:
+            self._steps.setdefault(record.attempt, []).append((record.run_time, float(record.step)))
+
+    def _take(self, record: MetricRecord, what: str) -> None:
+        value = getattr(record, FIELDS[what])
+        if value is None and (what != "loss" or record.source == "meter"):
+            return
+        number = math.nan if value is None or not math.isfinite(value) else float(value)
+        mark = _Mark(record.attempt, record.host, self._step_of(record), record.run_time, number)
+        self._marks.setdefault((what, record.source), []).append(mark)
+
+    @staticmethod
+    def _step_of(record: MetricRecord) -> float | None:
+        if record.step is not None:
+            return float(record.step)
+        own: int | None = getattr(record, "optimizer_step", None)
+        return (
+            None if own is None else -1.0 - own
+        )  # below zero: the meter's own count, placed when all steps are known
+
+    def make_line(self, what: str, axis: str) -> Line | None:
+        """Return a figure as a line from the best source that has it, None when nothing can be placed on that axis."""
+        sources = sorted((source for key, source in self._marks if key == what), key=rank_source)
+        for source in sources:
+            marks = self._marks[what, source]
+            points = list(self._place(marks, axis))
+            if any(math.isfinite(y) for _, y in points):
+                host = next((mark.host for mark in reversed(marks) if mark.host), "")
+                return Line(self.run, host, what, axis, tuple(thin(points)), source)
+        return None
+
+    def _place(self, marks: Sequence[_Mark], axis: str) -> Iterator[Point]:
+        before: _Mark | None = None
+        for mark in marks:
+            x = mark.time if axis == "time" else self._find_step(mark)
+            if x is None:
+                continue
+            if axis == "time" and before is not None and before.attempt != mark.attempt:
+                yield x, math.nan
+            yield x, mark.value
+            before = mark
+
+    def _find_step(self, mark: _Mark) -> float | None:
+        """Return the step of a mark; the meter's are placed by their time among the steps that the script told of."""
+        if mark.step is not None and mark.step >= 0:
+            return mark.step
+        known = self._steps.get(mark.attempt)
+        if known and mark.time is not None:
+            return interpolate(known, mark.time)
+        alone = mark.attempt == 1 and mark.step is not None and not self._steps
+        return -1.0 - mark.step if alone else None  # type: ignore[operator]  # looked at just before
+
+
+def interpolate(known: Sequence[Point], x: float) -> float | None:
+    """Return y at x between two known points, None beyond the first and the last; points are in order of x."""
+    place = bisect.bisect_left(known, (x, -math.inf))
+    if place == len(known):
+        return None
+    (right, high) = known[place]
+    if right == x:
+        return high
+    if place == 0:
+        return None
+    (left, low) = known[place - 1]
+    return low + (high - low) * (x - left) / (right - left)
+
+
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Return at most about `most` points of a line, spikes and gaps kept."""
+    if len(points) <= most:
+        return list(points)
+    stretch = -(-len(points) * 4 // most)
+    kept: list[Point] = []
+    for begin in range(0, len(points), stretch):
+        piece = points[begin : begin + stretch]
+        numbers = [place for place, (_, y) in enumerate(piece) if math.isfinite(y)]
+        gap = next((place for place, (_, y) in enumerate(piece) if math.isnan(y)), 0)
+        extremes = (
+            [min(numbers, key=lambda at: piece[at][1]), max(numbers, key=lambda at: piece[at][1])]
+            if numbers
+            else []
+        )
+        kept += [piece[place] for place in sorted({0, gap, len(piece) - 1, *extremes})]
+    return kept
+
+
+def choose_time_unit(seconds: float) -> tuple[str, float]:
+    """Return the unit that an axis of so many seconds is read best in, and its seconds."""
+    for name, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return name, size
+    return "seconds", 1.0
