@@ -1,0 +1,166 @@
+"""Seconds a training spends on other things than steps: waiting for its DataLoader, saving, evaluating."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from .patches import replace
+
+TYPE_CHECKING = False  # of typing, whose import a training need not pay for
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from .guard import Guard
+
+    CountSteps = Callable[[object], Optional[int]]
+
+
+class Phases:
+    """Adds up the phases' seconds in the training's thread; `take` reads and resets them.
+
+    Watches what a script calls rarely, or at a cost beside which ours is nothing: DataLoader iterators, the inside of
+    torch.save, Module.eval (which, unlike train, is not called for each submodule), GradScaler.step.
+    """
+
+    __slots__ = (
+        "_began_evaluating",
+        "_busy",
+        "_seconds",
+        "_thread",
+        "on_evaluation",
+        "scaler",
+        "skipped",
+        "workers",
+    )
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._seconds = {"eval": 0.0, "save": 0.0, "data": 0.0}
+        self._busy: Optional[str] = None
+        self._began_evaluating: Optional[float] = None
+        self.on_evaluation: Callable[[Any], bool] = lambda _module: False
+        self.skipped = 0  # iterations that a GradScaler left without a step
+        self.scaler = False
+        self.workers: Optional[int] = None
+
+    def follow_thread(self, thread: int) -> None:
+        """Count what this thread does: the one whose optimizer steps are counted."""
+        self._thread = thread
+
+    @property
+    def data(self) -> float:
+        """Seconds waited for data since the last `take`."""
+        return self._seconds["data"]
+
+    def take(self) -> Dict[str, float]:
+        """Return the seconds by phase since the last call; an evaluation under way counts so far."""
+        if self._began_evaluating is not None:
+            now = time.perf_counter()
+            self._seconds["eval"] += now - self._began_evaluating
+            self._began_evaluating = now
+        taken = dict(self._seconds)
+        self._seconds.update(eval=0.0, save=0.0, data=0.0)
+        return taken
+
+    def evaluate(self, module: object) -> None:
+        """Begin an evaluation, if this is a module that is trained."""
+        if (
+            threading.get_ident() == self._thread
+            and self._began_evaluating is None
+            and self.on_evaluation(module)
+        ):
+            self._began_evaluating = time.perf_counter()
+
+    def end_evaluation(self, *, counts: bool) -> None:
+        """End it at a call that trains; one that never came before the next step was no evaluation and does not count."""
+        if self._began_evaluating is not None and counts:
+            self._seconds["eval"] += time.perf_counter() - self._began_evaluating
+        self._began_evaluating = None
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether an evaluation has begun."""
+        return self._began_evaluating is not None
+
+    def begin(self, name: str) -> Optional[float]:
+        """Return the moment at which a phase begins; None within another, in another thread, or while evaluating."""
+        if self._busy or self._began_evaluating is not None or threading.get_ident() != self._thread:
+            return None
+        self._busy = name
+        return time.perf_counter()
+
+    def end(self, name: str, began: float) -> None:
+        """Add the time since the phase began."""
+        self._busy = None
+        self._seconds[name] += time.perf_counter() - began
+
+
+def install(torch: Any, phases: Phases, guard: Guard, count_steps: CountSteps) -> None:  # noqa: ANN401  (a module)
+    """Replace the few functions of torch, until the guard is switched off.
+
+    `count_steps` returns the steps so far if it is given the optimizer whose steps are counted, and None otherwise.
+    """
+
+    def timed(name: str) -> Callable[[Any], Any]:
+        return lambda original: _make_timed(name, original, phases)
+
+    loader = sys.modules.get("torch.utils.data.dataloader")
+    iterators = getattr(loader, "_BaseDataLoaderIter", None)
+    scalers = getattr(sys.modules.get("torch.amp.grad_scaler"), "GradScaler", None)
+    if iterators is not None:
+        guard.undo(replace(iterators, "__next__", lambda original: _make_next(original, phases)))
+    if scalers is not None:
+        guard.undo(
+            replace(scalers, "step", lambda original: _make_scaler_step(original, phases, count_steps))
+        )
+    for name in ("_save", "_legacy_save"):
+        guard.undo(replace(torch.serialization, name, timed("save")))
+    guard.undo(replace(torch.nn.Module, "eval", lambda original: _make_eval(torch, original, phases, guard)))
+
+
+def _make_timed(name: str, original: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
+    def timed(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+        began = phases.begin(name)
+        if began is None:
+            return original(*arguments, **keywords)
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            phases.end(name, began)
+
+    return timed
+
+
+def _make_next(original: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
+    timed = _make_timed("data", original, phases)
+
+    def __next__(self: Any) -> Any:  # noqa: ANN401, N807  (stands in for the method of this name)
+        phases.workers = getattr(self, "_num_workers", phases.workers)
+        return timed(self)
+
+    return __next__
+
+
+def _make_eval(torch: Any, original: Callable[..., Any], phases: Phases, guard: Guard) -> Callable[..., Any]:  # noqa: ANN401
+    def eval(self: Any) -> Any:  # noqa: ANN401, A001  (stands in for the method of this name)
+        if not torch.compiler.is_compiling():
+            guard.run("eval", phases.evaluate, self)
+        return original(self)
+
+    return eval
+
+
+def _make_scaler_step(
+    original: Callable[..., Any], phases: Phases, count_steps: CountSteps
+) -> Callable[..., Any]:
+    def step(self: Any, optimizer: Any, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+        phases.scaler = True
+        before = count_steps(optimizer)
+        answer = original(self, optimizer, *arguments, **keywords)
+        if before is not None and count_steps(optimizer) == before:
+            phases.skipped += 1
+        return answer
+
+    return step

@@ -1,0 +1,141 @@
+"""One step looked at closely: which calls of modules it made, and where its time went."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .calls import describe_call
+from .clock import all_passed, elapsed
+from .modules import watch
+from .patches import replace
+
+TYPE_CHECKING = False  # of typing, whose import a training need not pay for
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+    from .calls import Call
+    from .clock import Clock, Mark
+    from .guard import Guard
+    from .modules import Watchable
+    from .patches import HookSlot
+
+_MOST_MARKS = 256  # of a step with more the time is not told
+_MOST_CALLS = 4096  # of a step with more the rest is not described
+_SHARES = ("forward", "backward", "optimizer")
+
+
+class Sample:
+    """A step from its begin to its end. What it puts into modules and torch is gone when `finish` returns.
+
+    Time goes to `forward` from the first call of a module until a backward pass or the optimizer begins, so the loss is
+    in it; to `backward` and `optimizer` while they run; the rest lies between.
+    """
+
+    def __init__(self, torch: Any, clock: Clock, thread: int, *, keep: bool = False) -> None:  # noqa: ANN401  (a module)
+        self._torch, self._clock, self._thread, self._keep = torch, clock, thread, keep
+        self._undo: List[Callable[[], None]] = []
+        self._begin: Mark = clock.mark()
+        self._marks: List[Tuple[str, Mark]] = [("between", self._begin)]
+        self.calls: List[Call] = []
+        self.backwards = 0
+        self.spoiled = False  # the time; the calls count all the same
+        self.paused = False  # the calls of earlier steps were counted within it
+        self.at_first_call: Optional[Callable[[], None]] = None
+        self.starved: Optional[bool] = None
+        self.cost = 0.0  # seconds of ours, in the host's time
+        self.data = 0.0
+        self.step = 0
+
+    def start(self, guard: Guard, watched: Iterable[Watchable], before_step: HookSlot) -> None:
+        """Begin to look, at the end of the step before."""
+        torch = self._torch
+        for one in watched:
+            if one.how is not None:
+                self._undo.append(watch(torch, one, lambda *call: guard.run("call", self._see, *call)))
+        make = lambda original: _make_backward(torch, original, guard, self)  # noqa: E731
+        self._undo.append(replace(torch.autograd, "backward", make))
+        before_step.put(lambda *_: guard.run("optimizer", self.enter, "optimizer"))
+        self._undo.append(before_step.clear)
+        self.cost += time.perf_counter() - self._begin.host
+
+    def finish(self, step: int, end: Mark) -> None:
+        """Stop looking, at the step's end."""
+        began = time.perf_counter()
+        self.stop()
+        self.step = step
+        if self._begin.event is not None:
+            self.starved = self._begin.passed()
+        self._marks.append(("end", end))
+        self.cost += time.perf_counter() - began
+
+    def stop(self) -> None:
+        """Take everything out again; twice is fine."""
+        while self._undo:
+            self._undo.pop()()
+
+    def enter(self, name: str) -> None:
+        """Note that another part of the step begins, in the training's thread and outside of a backward pass."""
+        if not self._is_training():
+            return
+        self.backwards += name == "backward"
+        if len(self._marks) >= _MOST_MARKS:
+            self.spoiled = True
+        elif self._marks[-1][0] != name:
+            self._marks.append((name, self._clock.mark()))
+
+    def _see(self, module: Any, args: Any, kwargs: Any) -> None:  # noqa: ANN401
+        began = time.perf_counter()
+        if not self._is_training() or not self._torch.is_grad_enabled():
+            return
+        if self.at_first_call is not None:
+            pause, self.at_first_call = self.at_first_call, None
+            self.spoiled = self.paused = True
+            pause()
+        self.enter("forward")
+        if len(self.calls) < _MOST_CALLS:
+            self.calls.append(describe_call(self._torch, module, args, kwargs, keep=self._keep))
+        self.cost += time.perf_counter() - began
+
+    def _is_training(self) -> bool:
+        """Whether this is the training's thread, and no backward pass: there a checkpoint makes calls once more."""
+        if threading.get_ident() != self._thread or self._torch.compiler.is_compiling():
+            return False
+        return not is_inside_backward(self._torch)
+
+    def make_line(self) -> Optional[Dict[str, Any]]:
+        """Return where the time went; None as long as the device has not come to the end, or when it is not known."""
+        if self.spoiled or not all_passed([mark for _, mark in self._marks]):
+            return None
+        spent = dict.fromkeys((*_SHARES, "between"), 0.0)
+        for (name, begin), (_, end) in zip(self._marks, self._marks[1:]):
+            spent[name] += elapsed(begin, end) or 0.0
+        seconds = elapsed(self._begin, self._marks[-1][1]) or 0.0
+        line: Dict[str, Any] = {"step": self.step, "seconds": seconds, "data": self.data}
+        line.update({name: spent[name] or None for name in _SHARES})
+        line["other"] = max(0.0, spent["between"] - self.data)
+        rounded = {
+            name: round(value, 7) if isinstance(value, float) else value for name, value in line.items()
+        }
+        return dict(rounded, starved=self.starved)
+
+
+def _make_backward(
+    torch: ModuleType, original: Callable[..., Any], guard: Guard, sample: Sample
+) -> Callable[..., Any]:
+    def backward(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+        if torch.compiler.is_compiling():
+            return original(*arguments, **keywords)
+        guard.run("backward", sample.enter, "backward")
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            guard.run("backward", sample.enter, "between")
+
+    return backward
+
+
+def is_inside_backward(torch: Any) -> bool:  # noqa: ANN401  (a module)
+    """Tell whether a backward pass is running in this thread."""
+    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001  (there is no public way to know)
