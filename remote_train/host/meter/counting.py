@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+
+from .cloning import make_copier
+from .estimate import count_parameters, estimate_flops
+from .recording import Recorder, RefusedError, make_mode
+from .surroundings import (
+    enter_state,
+    find_foreign_modes,
+    find_global_hooks,
+    keep_random_states,
+    take_rnns_apart,
+)
+from .tensors import CannotCopyError
+
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Dict, Optional
+    from typing import Any, Dict, List, Optional
 
     from .calls import Call
+    from .recording import Tally
+
+# What a stranger's forward raises when it is run on tensors it did not expect; anything else is for the meter's guard.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError)
+_MORE_FAILURES = (RuntimeError, StopIteration, SyntaxError, TypeError, ValueError, Warning)
+
+_REAL_BYTES = 1 << 30  # of parameters and buffers that are copied for real
+_REAL_SHARE = 0.2  # of the memory that is free
+_DEPENDS = ("DataDependentOutputException", "DynamicOutputShapeException")
 
 
 class Count:
@@ -15,8 +39,8 @@ class Count:
 
     Model FLOPs (recomputation of checkpointed activations left out, causal attention not halved), `by_dtype` those of
     each dtype that products are made in. `kernels`: operations that are no views; `bytes`: of the tensors that go in
-    and out of them. `how`: "counted", "counted on real tensors", "6N" or None. `wants_real`: the shapes depend on values,
-    so describe the next call with `keep=True` and count again.
+    and out of them; recomputation is among these two. `how`: "counted", "counted on real tensors", "6N" or None.
+    `wants_real`: the shapes depend on values, so describe the next call with `keep=True` and count again.
     """
 
     __slots__ = (
@@ -47,4 +71,132 @@ def count_call(torch: ModuleType, call: Call, deadline: float) -> Count:
 
     The live module, its gradients, every random state and every global switch of torch are as before when it returns.
     """
-    raise NotImplementedError
+    module = call.module()
+    if module is None:
+        count = Count(None, None)
+        count.why = "the model is gone"
+        return count
+    count = Count(*count_parameters(module))
+    try:
+        _fill(count, _run(torch, module, call, deadline), real=call.kept)
+    except (CannotCopyError, RefusedError) as error:
+        count.why = str(error)
+    except _FAILURES + _MORE_FAILURES as error:
+        count.why = _explain(error, real=call.kept)
+        count.wants_real = not call.kept and _may_be_real(torch, module) and "data pointer" not in str(error)
+    if count.flops is None:
+        estimate_flops(torch, module, call, count)
+    return count
+
+
+def _fill(count: Count, tally: Tally, *, real: bool) -> None:
+    if tally.refusal is not None:
+        raise tally.refusal
+    count.by_dtype = dict(tally.by_dtype)
+    count.flops = sum(tally.by_dtype.values())
+    count.kernels, count.bytes = tally.kernels, tally.bytes
+    count.how = "counted on real tensors" if real else "counted"
+
+
+def _run(torch: ModuleType, module: Any, call: Call, deadline: float) -> Tally:  # noqa: ANN401  (a module)
+    obstacle = call.why or _find_obstacle(torch, module, call)
+    if obstacle:
+        raise CannotCopyError(obstacle)
+    live = {id(tensor) for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
+    recorder = Recorder(torch, deadline, live)
+    with keep_random_states(torch), enter_state(torch, call):
+        if call.kept:
+            _run_copy(torch, module, call, recorder)
+        else:
+            with _make_fake_mode():
+                _run_copy(torch, module, call, recorder)
+    return recorder.tally
+
+
+def _find_obstacle(torch: ModuleType, module: Any, call: Call) -> Optional[str]:  # noqa: ANN401  (a module)
+    if call.kept and not _may_be_real(torch, module):
+        return "the shapes depend on values, and the model is too large to copy"
+    if find_foreign_modes():
+        return "a dispatch mode of the script's is on (a counter or a profiler)"
+    if find_global_hooks(torch):
+        return "the script has hooks on all modules"
+    if not hasattr(torch._C, "_set_throw_on_mutable_data_ptr") and any(  # noqa: SLF001  (before 2.2)
+        kind == "cuda" for kind in _list_devices(module)
+    ):
+        return "this torch is too old for kernels outside of it to notice tensors without data"
+    return None
+
+
+def _list_devices(module: Any) -> List[str]:  # noqa: ANN401  (a module)
+    return sorted({str(tensor.device.type) for tensor in module.parameters()})
+
+
+def _make_fake_mode() -> Any:  # noqa: ANN401  (a FakeTensorMode)
+    fake = importlib.import_module("torch._subclasses.fake_tensor")
+    mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
+    if hasattr(mode, "_allow_unsafe_data_ptr_access"):
+        mode._allow_unsafe_data_ptr_access = False  # noqa: SLF001  (a Triton kernel that got a null pointer would end the training)
+    return mode
+
+
+def _run_copy(torch: ModuleType, module: Any, call: Call, recorder: Recorder) -> None:  # noqa: ANN401  (a module)
+    copier = make_copier(torch, real=call.kept)
+    copy = copier.copy(module)
+    if copy.training != call.training:
+        copy.train(call.training)
+    args, kwargs = copier.copy(call.args), copier.copy(call.kwargs)
+    recurrent = any(isinstance(part, torch.nn.RNNBase) for part in copy.modules())
+    try:
+        with take_rnns_apart(torch, needed=recurrent), make_mode(torch, recorder):
+            out = copy(*args, **kwargs)
+            if call.grad:
+                recorder.tally.backward = True
+                _run_backward(torch, out)
+    finally:
+        for tensor in list(copy.parameters()) if call.kept else []:
+            tensor.grad = None
+
+
+def _run_backward(torch: ModuleType, out: Any) -> None:  # noqa: ANN401  (whatever a forward returns)
+    """Differentiate the losses if there are any, else everything that can be: the script's loss is made of it."""
+    found = [tensor for tensor in _list_outputs(torch, out) if tensor.requires_grad]
+    roots = [tensor for tensor in found if tensor.numel() == 1] or found
+    if roots:
+        torch.autograd.backward(roots, [torch.ones_like(tensor) for tensor in roots])
+
+
+def _list_outputs(torch: ModuleType, out: Any, depth: int = 6) -> List[Any]:  # noqa: ANN401
+    if isinstance(out, torch.Tensor):
+        return [out] if out.is_floating_point() or out.is_complex() else []
+    if isinstance(out, dict):
+        parts = list(out.values())
+    elif isinstance(out, (list, tuple)):
+        parts = list(out)
+    else:
+        parts = list(vars(out).values()) if hasattr(out, "__dict__") and not callable(out) else []
+    return [tensor for part in parts for tensor in _list_outputs(torch, part, depth - 1)] if depth else []
+
+
+def _explain(error: BaseException, *, real: bool) -> str:
+    name = type(error).__name__
+    if name in _DEPENDS:
+        return "shapes depend on values (%s)" % getattr(error, "func", name)
+    if "data pointer" in str(error):
+        return "a kernel outside of torch's dispatcher (Triton or C++) reads the tensors"
+    where = "a copy" if real else "a copy without data"
+    return ("the forward fails on %s: %s: %s" % (where, name, error))[:300]
+
+
+def _may_be_real(torch: ModuleType, module: Any) -> bool:  # noqa: ANN401  (a module)
+    tensors = [tensor for group in (module.parameters(), module.buffers()) for tensor in group]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return bool(size <= _REAL_BYTES and size <= _REAL_SHARE * _read_free_memory(torch, tensors))
+
+
+def _read_free_memory(torch: ModuleType, tensors: List[Any]) -> int:
+    device = next((tensor.device for tensor in tensors), None)
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 8 << 30  # macOS does not say

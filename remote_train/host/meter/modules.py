@@ -1,18 +1,23 @@
-"""Which modules a training trains, and which of them may be watched for a moment without disturbing torch.compile."""
+"""Which modules a training trains, and how their calls can be seen for a moment without disturbing torch.compile."""
 
 from __future__ import annotations
+
+import functools
+import gc
+import itertools
+import sys
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Any, Callable, Iterable, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
     Module = Any
     Seen = Callable[[Module, Tuple[Any, ...], Any], None]
 
 
 class Watchable:
-    """A module whose calls can be seen: `watch` begins it; or one that cannot, and `why`."""
+    """A module whose calls can be seen by `watch`: `how` is "hook" or "call"; or None, and `why` says why not."""
 
     __slots__ = ("how", "module", "why")
 
@@ -23,19 +28,171 @@ class Watchable:
 def find_outermost(torch: ModuleType, parameters: Iterable[Any]) -> List[Module]:
     """Find the modules that hold any of the parameters and lie in no other such module, by one look at all objects.
 
-    About 20 ns an object; only the type of an object is asked for, so that lazy proxies stay asleep.
+    About 30 ns an object; only the type of an object is asked for, so that lazy proxies stay asleep.
     """
-    raise NotImplementedError
+    wanted = {id(parameter) for parameter in parameters}
+    found = _choose_outermost(_list_modules(torch), wanted)
+    if (
+        not found and gc.get_freeze_count()
+    ):  # a script that froze the collector hides its objects from a look at them
+        gc.unfreeze()
+        found = _choose_outermost(_list_modules(torch), wanted)
+        gc.freeze()
+    return found
+
+
+def find_inner(torch: ModuleType, module: Module, parameters: Iterable[Any]) -> List[Module]:
+    """Find the modules right below this one that hold any of the parameters.
+
+    For a module that is never called itself (a Lightning module, whose `training_step` calls its parts) or whose call
+    cannot be counted.
+    """
+    if _is_compiled(module):
+        return []
+    wanted = {id(parameter) for parameter in parameters}
+    below = [part for part in vars(module).get("_modules", {}).values() if isinstance(part, torch.nn.Module)]
+    return [part for part in below if any(id(parameter) in wanted for parameter in part.parameters())]
+
+
+def _list_modules(torch: ModuleType) -> List[Module]:
+    kinds = _list_subclasses(torch.nn.Module)
+    objects = gc.get_objects()
+    return list(itertools.compress(objects, map(kinds.__contains__, map(type, objects))))
+
+
+def _list_subclasses(base: Any) -> Set[Any]:  # noqa: ANN401  (a class)
+    found: Set[Any] = {base}
+    waiting = [base]
+    while waiting:
+        new = [kind for kind in type.__subclasses__(waiting.pop()) if kind not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
+def _choose_outermost(modules: List[Module], wanted: Set[int]) -> List[Module]:
+    attributes = {id(module): module.__dict__ for module in modules}
+    children = {
+        place: [id(part) for part in (held.get("_modules") or {}).values() if id(part) in attributes]
+        for place, held in attributes.items()
+    }
+    reached = [
+        place
+        for place, held in attributes.items()
+        if any(id(parameter) in wanted for parameter in (held.get("_parameters") or {}).values())
+    ]
+    parents: Dict[int, List[int]] = {}
+    for place, below in children.items():
+        for part in below:
+            parents.setdefault(part, []).append(place)
+    holders = _climb(reached, parents)
+    return [module for module in modules if id(module) in holders and not parents.get(id(module))]
+
+
+def _climb(places: List[int], parents: Dict[int, List[int]]) -> Set[int]:
+    """Return these modules and all that they lie in."""
+    found, waiting = set(places), list(places)
+    while waiting:
+        new = [place for place in parents.get(waiting.pop(), ()) if place not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def find_watchable(torch: ModuleType, roots: List[Module]) -> List[Watchable]:
     """Say of each root how its calls can be seen: never by anything that makes torch.compile compile again."""
-    raise NotImplementedError
+    loose = _find_loose_code()
+    return [_choose_way(torch, root, loose) for root in roots]
+
+
+def _choose_way(torch: ModuleType, root: Module, loose: Optional[str]) -> Watchable:
+    if vars(root).get("_compiled_call_impl") is not None:
+        return Watchable(root, "call")  # a hook would be among what its compiled code was made for
+    if _is_wrapper(root):
+        return Watchable(root, "hook")  # it runs before the compiled code is entered
+    if loose is None or any(_is_compiled(part) for part in root.modules()):
+        return Watchable(root, "hook")
+    if isinstance(root, torch.jit.ScriptModule):
+        return Watchable(root, None, "TorchScript modules cannot be watched")
+    return Watchable(
+        root, None, "torch.compile was given a function (%s), in which the model is called unseen" % loose
+    )
+
+
+def _is_wrapper(module: Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in (vars(module).get("_modules") or {})
+
+
+def _is_compiled(module: Module) -> bool:
+    return _is_wrapper(module) or vars(module).get("_compiled_call_impl") is not None
+
+
+def _find_loose_code() -> Optional[str]:
+    """Return the name of a compiled function that is neither torch's nor an optimizer's; None when there is none."""
+    frames = sys.modules.get("torch._dynamo.convert_frame")
+    evaluator = sys.modules.get("torch._C._dynamo.eval_frame")
+    tracker = getattr(frames, "input_codes", None)
+    list_entries = getattr(evaluator, "_debug_get_cache_entry_list", None)
+    if frames is None or tracker is None or list_entries is None:
+        return None if frames is None else _say_if_compiled()
+    for reference in list(tracker.seen):
+        code = reference()
+        if code is not None and "/torch/" not in code.co_filename.replace("\\", "/") and list_entries(code):
+            return str(code.co_name)
+    return None
+
+
+def _say_if_compiled() -> Optional[str]:
+    """The same for a torch that does not list what it compiled: whether it compiled anything."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None) or {}
+    return "a function" if counters.get("stats", {}).get("unique_graphs") else None
+
+
+class _Hook:
+    """A forward pre-hook that calls `seen`; pickled or deep-copied with its module it becomes a function that does nothing."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def __call__(self, module: Module, args: Tuple[Any, ...], kwargs: Any = None) -> None:  # noqa: ANN401
+        self.seen(module, args, kwargs)
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return functools.partial, (sys.audit, "hook")  # of the standard library: takes anything, returns None
+
+
+class _CompiledCall:
+    """Stands before the compiled call of a module that was compiled in place; torch leaves it out of pickles and copies."""
+
+    def __init__(self, module: Module, seen: Seen) -> None:
+        self.module, self.seen, self.inner = module, seen, vars(module)["_compiled_call_impl"]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        self.seen(self.module, args, kwargs)
+        return self.inner(*args, **kwargs)
 
 
 def watch(torch: ModuleType, watchable: Watchable, seen: Seen) -> Callable[[], None]:
     """Call `seen(module, args, kwargs)` before each call of it, until the function returned is called (twice is fine).
 
-    What is put into the module pickles and copies as nothing: a checkpoint written meanwhile loads without us.
+    `seen` must not raise. What is put into the module pickles and copies as nothing: a checkpoint written meanwhile
+    loads without us. Before torch 2.0 a hook is not shown keyword arguments: kwargs is None then.
     """
-    raise NotImplementedError
+    module = watchable.module
+    if watchable.how == "call":
+        return _watch_compiled(module, seen)
+    hook = _Hook(seen)
+    if hasattr(module, "_forward_pre_hooks_with_kwargs") and hasattr(torch, "compile"):
+        return module.register_forward_pre_hook(hook, with_kwargs=True).remove  # type: ignore[no-any-return]
+    return module.register_forward_pre_hook(hook).remove  # type: ignore[no-any-return]
+
+
+def _watch_compiled(module: Module, seen: Seen) -> Callable[[], None]:
+    stand_in = _CompiledCall(module, seen)
+    module.__dict__["_compiled_call_impl"] = stand_in
+
+    def stop() -> None:
+        if vars(module).get("_compiled_call_impl") is stand_in:  # the script may have compiled it again
+            module.__dict__["_compiled_call_impl"] = stand_in.inner
+
+    return stop
