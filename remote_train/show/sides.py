@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remote_train.metrics.figures import MFU_DOUBTFUL, render_percent
 from remote_train.show.columns import render_columns, show_cell, show_number
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
     DASH,
-    MFU_DOUBTFUL,
     get_number,
     render_count,
     render_flops,
     render_loss,
-    render_percent,
     render_seconds,
 )
 
