@@ -141,7 +141,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
     if affinity:
         notes.append(render_affinity(facts["cpu"], affinity))
     links = make_links(job, host)
-    cpu = {"model": facts["cpu"]["model"], "threads": threads}
+    cpu = {"model": facts["cpu"]["model"], "threads": threads, "cores": facts["cpu"]["usable"]}
     plan = Plan(
         host=host.name,
         device=device,

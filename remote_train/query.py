@@ -16,6 +16,7 @@ from remote_train.attempts import (
 )
 from remote_train.checkpoints import list_checkpoints
 from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
+from remote_train.explaining import explain_run
 from remote_train.fencing import is_pending, list_pending
 from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
@@ -156,6 +157,7 @@ def describe(run: Run) -> dict[str, Any]:
     attempts = record["attempts"]
     number, plan = newest_of(record), attempts[-1]["plan"]
     metric, watch = read_last_metric(number, run.attempt(number))
+    explained = explain_run(run).as_json()
     ended = record.get("exit")
     return {
         "run": run.id,
@@ -178,6 +180,8 @@ def describe(run: Run) -> dict[str, Any]:
         "steps": watch.deriver.progress[1] if watch and watch.deriver.progress else None,
         "eta": watch.deriver.eta_seconds if watch and record["state"] not in OVER else None,
         "explanation": watch.deriver.explanation if watch else None,
+        "bottleneck": explained["sentence"] if explained["step_seconds"] else None,
+        "telemetry": explained["telemetry"],
         "checkpoints": list_checkpoints(run),
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
         "next": next_commands(run.id, record["state"], pruned=bool(record.get("pruned"))),

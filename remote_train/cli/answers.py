@@ -69,6 +69,16 @@ def show_run(facts: dict[str, Any], *, as_json: bool) -> None:
     _print(render_run, facts, "run", as_json=as_json)
 
 
+def show_explanation(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print `explain RUN`."""
+    from remote_train.show.explanation import render_explanation
+
+    if as_json:
+        write_event(sys.stdout.buffer, "explanation", found)
+    else:
+        write_text(render_explanation(found))
+
+
 def show_hosts(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print `hosts list`."""
     from remote_train.show.tables import render_hosts

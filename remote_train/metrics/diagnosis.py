@@ -152,7 +152,7 @@ def _judge_cuda(case: Case) -> tuple[str, str] | None:
 
 def _judge_cpu(case: Case) -> tuple[str, str] | None:
     found = _judge_floors(case)
-    if found is not None:
+    if found is not None or case.device.kind != "cpu" or not (case.floors or case.profile.split):
         return found
     launch = case.floors.get("launch")
     if launch and launch.seconds >= WAITING * case.step and launch.seconds >= case.floor("matmul"):

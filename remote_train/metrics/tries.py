@@ -54,6 +54,7 @@ def rank_tries(case: Case, word: str) -> tuple[Try, ...]:
     """Return what is worth trying, the largest predicted gain first, those without a prediction last."""
     makers = (
         _make_workers,
+        _make_between,
         _make_eval,
         _make_save,
         _make_fused,
@@ -91,6 +92,18 @@ def _make_workers(case: Case) -> Try | None:
     gain = make_gain(amdahl(share, 2.0), amdahl(share, math.inf))
     how = f"DataLoader(num_workers={more}, persistent_workers=True), prepare the data once, pin_memory=True"
     return Try("workers", "load data beside training", how, gain, basis)
+
+
+def _make_between(case: Case) -> Try | None:
+    share = case.share("other")
+    if not case.profile.split or share < 0.1:
+        return None
+    basis = f"{render_share(share)} of the time lies between forward, backward and optimizer, measured"
+    gain = make_gain(amdahl(share, 1.25), amdahl(share, 4.0))
+    how = (
+        "batches made beside training (a DataLoader with workers), less logging, zero_grad(set_to_none=True)"
+    )
+    return Try("between", "less of the script's own work in a step", how, gain, basis)
 
 
 def _make_eval(case: Case) -> Try | None:

@@ -19,6 +19,7 @@ from rich.text import Text
 from remote_train.host.life import FINAL
 from remote_train.metrics.figures import render_mfu_cell
 from remote_train.show.checkpoints import list_lines
+from remote_train.show.explanation import list_use_lines
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
     DASH,
@@ -81,7 +82,7 @@ def render_run(run: Row, look: Look) -> str:
 
     Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts (rows), from, script, package,
     commit, dirty, device, last (a metric record),
-    explanation, steps, eta, checkpoints (rows), paths (label to path), next (commands to type).
+    explanation, bottleneck, telemetry (HostUse), steps, eta, checkpoints (rows), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
@@ -93,12 +94,17 @@ def render_run(run: Row, look: Look) -> str:
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),
-        *_list_values(run, ("explanation",)),
+        *_list_values(run, ("explanation", "bottleneck")),
+        *_label_lines("load", _list_use(run.get("telemetry"))),
         *_label_lines("checkpoints", list_lines(run.get("checkpoints"))),
         *_list_paths(run.get("paths")),
         *_list_values(run, ("next",)),
     ]
     return _render(_make_grid(pairs), look)
+
+
+def _list_use(use: object) -> list[str]:
+    return list_use_lines(use) if isinstance(use, Mapping) else []
 
 
 def _list_pruned(run: Row) -> list[Pair]:
