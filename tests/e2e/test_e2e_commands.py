@@ -249,6 +249,11 @@ def test_metrics_as_json_and_csv(laptop: Laptop, project: Path) -> None:
     assert math.isclose(float(table[-1]["mfu"]), last["mfu"])
     assert table[-1]["reported_mfu"] == ""  # unknown is empty, never 0
 
+    explained = laptop.ok(project, "explain", "--json").event("explanation")
+    assert explained["step_seconds"] == pytest.approx(0.1)
+    assert "from its output" in laptop.ok(project, "explain").out.decode()
+    assert "no run is named nonesuch" in laptop.type(project, "explain", "nonesuch").expect(2).err
+
 
 def test_ps_and_show_say_the_same(laptop: Laptop, project: Path) -> None:
     write_project(project, {"train.py": GPT_LINES + "open('ckpt.pt', 'w').write('w')\n"})
