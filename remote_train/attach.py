@@ -10,7 +10,7 @@ from remote_train.errors import ConnectionLost
 from remote_train.gaps import Gap, GapReader, render_gap
 from remote_train.host.durable import read_record
 from remote_train.metrics.curve import place_record
-from remote_train.watch import Watch, make_watch, newest, read_pieces
+from remote_train.watch import Watch, make_watch, read_pieces
 
 if TYPE_CHECKING:
     from remote_train.courier import Courier
@@ -35,8 +35,6 @@ class Attached:
         self.wish = following.wish
         self.link = following.link
         self.watch: Watch | None = None
-        self.last: MetricRecord | None = None
-        """The newest metrics; the mirror may be behind them, where another process writes it or nobody can."""
         self._unread = Unread(following)
         self._began = (read_record(str(self.wish.run.folder / "run.json")) or {}).get("created")
         self.gaps = GapReader()
@@ -46,6 +44,11 @@ class Attached:
         following.on_data = self._take
         following.aside = self
 
+    @property
+    def last(self) -> MetricRecord | None:
+        """The newest figures; the mirror may be behind them, where another process writes it or nobody can."""
+        return self.watch.blend() if self.watch is not None else None
+
     def watch_from(self, record: dict[str, Any] | None, peak: dict[str, Any] | None) -> None:
         """Begin metrics from the host's record of the attempt, catching up with what is mirrored already."""
         mirror = self.wish.run.attempt(self.wish.attempt)
@@ -53,9 +56,11 @@ class Attached:
         if self.watch is None and record is not None:
             self.watch = Watch(self.wish.attempt, record, peak)
         if self.watch is not None:
-            position = self.following.mirror.offsets.get("0", 0)
+            offsets = self.following.mirror.offsets
+            position = offsets.get("0", 0)
             held = min(mirror.offset("0"), position)
-            self._keep(self.watch.feed_ends(mirror.output("0"), held, position))
+            self.watch.feed_ends(mirror.output("0"), held, position)
+            self.watch.feed_beside(mirror, offsets)
 
     def tell_gaps(self, gaps: list[Gap]) -> None:
         """Tell when the host's disk took nothing of the output."""
@@ -70,7 +75,7 @@ class Attached:
         if self.watch is None:
             return
         if name != "0":
-            self.watch.feed(name, data)
+            self._tell_metrics(self.watch.feed(name, data))
             return
         self._unread.put(data)
         while self._unread.is_due():
@@ -90,16 +95,13 @@ class Attached:
             self.keeping.tell_lost(self.listener)
         if self.watch is None:
             return
-        for record in self._keep(self.watch.feed("0", self._unread.take())):
-            self._tell_metric(record, self.watch.deriver.eta_seconds)
+        self._tell_metrics(self.watch.feed("0", self._unread.take()))
 
-    def _tell_metric(self, record: MetricRecord, eta: float | None) -> None:
-        placed = place_record(record, self.link.host.name, self._began)
-        self.listener.tell("metric", record=placed.as_json(), eta=eta, watch=self.watch)
-
-    def _keep(self, records: list[MetricRecord]) -> list[MetricRecord]:
-        self.last = newest(records, self.last)
-        return records
+    def _tell_metrics(self, records: list[MetricRecord], *, over: bool = False) -> None:
+        eta = self.watch.deriver.eta_seconds if self.watch is not None and not over else None
+        for record in records:
+            placed = place_record(record, self.link.host.name, self._began)
+            self.listener.tell("metric", record=placed.as_json(), eta=eta, watch=self.watch)
 
     def run(self) -> Outcome:
         """Follow to the end."""
@@ -111,8 +113,7 @@ class Attached:
         while self.is_waiting():
             self.work()
         if self.watch is not None:
-            for record in self._keep(self.watch.deriver.finish()):
-                self._tell_metric(record, None)
+            self._tell_metrics(self.watch.finish(), over=True)
         return outcome
 
     def bring_checkpoints(self) -> None:

@@ -1,24 +1,28 @@
-"""Metrics beside the stream: rank 0's bytes and the host's clock in, records out. And the same from a mirror.
+"""Metrics beside the stream: rank 0's bytes, the meter's, the script's and the host's clock in, records out. And the same from a mirror.
 
 MFU is derived here, on the laptop, from raw facts: the same code reads a live run and an old one.
 """
 
 from __future__ import annotations
 
-import bisect
-import json
-import math
+import heapq
+import itertools
+import operator
 import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import item_of, place_of
 from remote_train.host import layout
+from remote_train.metrics.blend import blend
+from remote_train.metrics.clock import Clock
 from remote_train.metrics.curve import choose_limits, mark_superseded, place_record
 from remote_train.metrics.denominator import choose_device, choose_device_peak, choose_usual_dtype
 from remote_train.metrics.derive import Context, Deriver
+from remote_train.metrics.metered import Metered
+from remote_train.metrics.reports import Reported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from remote_train.metrics.peaks import Peak
@@ -28,70 +32,8 @@ if TYPE_CHECKING:
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 256 * 1024
-CLOCK_ENTRIES = 65_536
-LONGEST_ENTRY = 64 * 1024
-
-
-class Clock:
-    """When rank 0's output had reached which size, by the host's clock. Asked for offsets that only go up.
-
-    `older` are bytes of clock.jsonl that are read when they are needed. What was asked for is forgotten, and of more
-    than CLOCK_ENTRIES that nobody has asked for yet every other one: a run of weeks takes no more memory than one of hours.
-    """
-
-    def __init__(self, older: Iterator[bytes] | None = None) -> None:
-        self._older = older or iter(())
-        self._held = b""
-        self._floor = self._last = -1
-        self._offsets: list[int] = []
-        self._times: list[float] = []
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes of clock.jsonl; a line that is not one is skipped."""
-        for piece in self._older:
-            self._take(piece)
-        self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        data = self._held + data
-        end = data.rfind(b"\n") + 1
-        self._held = data[end:] if len(data) - end < LONGEST_ENTRY else b""
-        lines = data[:end]
-        newest = parse_entry(lines[lines.rfind(b"\n", 0, max(0, end - 1)) + 1 :])
-        if newest is not None and newest[0] < self._floor:
-            return  # nobody will ask
-        for line in lines.splitlines():
-            entry = parse_entry(line)
-            if entry is not None and entry[0] > self._last:
-                self._last = entry[0]
-                self._offsets.append(entry[0])
-                self._times.append(entry[1])
-        self.forget(self._floor)
-        while len(self._offsets) > CLOCK_ENTRIES:
-            del self._offsets[-2::-2], self._times[-2::-2]
-
-    def forget(self, offset: int) -> None:
-        """Note that nobody will ask for an offset below this one."""
-        self._floor = max(self._floor, offset)
-        gone = bisect.bisect_left(self._offsets, self._floor)
-        del self._offsets[:gone], self._times[:gone]
-
-    def time_at(self, offset: int) -> float | None:
-        """Return seconds since the start at which the output held `offset` bytes, None while that is not known."""
-        self.forget(offset)
-        while not self._offsets and (piece := next(self._older, None)) is not None:
-            self._take(piece)
-        return self._times[0] if self._times else None
-
-
-def parse_entry(line: bytes) -> tuple[int, float] | None:
-    """Return (size of rank 0's output, seconds since the start) of a line of clock.jsonl, None when it is not one."""
-    try:
-        entry = json.loads(line)
-        size, seconds = int(entry["sizes"]["0"]), float(entry["mono"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    return (size, seconds) if math.isfinite(seconds) else None
+PART_BYTES = 64 * 1024
+"""Of the meter's and the script's lines, at the beginning and at the end."""
 
 
 class Watch:
@@ -111,29 +53,53 @@ class Watch:
             self.plan["device"], self.plan["cpu"], record.get("gpus") or [], self.plan["processes"]
         )
         dtype = choose_usual_dtype(self.device)
-        self.deriver = Deriver(
-            Context(
-                attempt=attempt,
-                devices=self.device.count,
-                peak_for=self._peak,
-                default_dtype=dtype,
-                default_dtype_source=f"assumed: {dtype} on this device",
-                wall_start=record.get("started"),
-                time_at=self.clock.time_at,
-                device_kind=self.device.kind,
-                capability=self.device.capability,
-            )
+        context = Context(
+            attempt=attempt,
+            devices=self.device.count,
+            peak_for=self._peak,
+            default_dtype=dtype,
+            default_dtype_source=f"assumed: {dtype} on this device",
+            wall_start=record.get("started"),
+            time_at=self.clock.time_at,
+            device_kind=self.device.kind,
+            capability=self.device.capability,
         )
+        self.deriver = Deriver(context)
+        self.metered = Metered(context, self.plan["processes"])
+        self.reported = Reported(context, self.plan["processes"], lambda: self.metered.dtype)
+        self.logged: MetricRecord | None = None
+        """The newest record of the output that has a pace, else the newest."""
 
     def _peak(self, dtype: str) -> Peak | None:
         return choose_device_peak(self.device, dtype, self.plan.get("peak_tflops"), self.measured)
 
     def feed(self, name: str, data: bytes) -> list[MetricRecord]:
-        """Take bytes of an output; only rank 0's and the clock's matter."""
+        """Take bytes of an output as they come; give the records that they complete."""
         if name == "clock":
             self.clock.feed(data)
-            return []
-        return self.deriver.feed(data, time.time()) if name == "0" else []
+        elif name == "meter":
+            return self.metered.feed(data)
+        elif name == "report":
+            return self.reported.feed(data, time.time())
+        return self._log(self.deriver.feed(data, time.time())) if name == "0" else []
+
+    def finish(self) -> list[MetricRecord]:
+        """Give what the end of the output completes."""
+        return self._log(self.deriver.finish())
+
+    def _log(self, records: list[MetricRecord]) -> list[MetricRecord]:
+        self.logged = newest(records, self.logged)
+        return records
+
+    def blend(self, *, typical: bool = False) -> MetricRecord | None:
+        """Return the newest figures, each from its best source; with `typical` the meter's are a median over a while."""
+        meter = self.metered.typical if typical else self.metered.latest
+        other = next(
+            (record for record in (self.reported.latest, self.logged) if record and record.mfu), None
+        )
+        if self.metered.off or (self.metered.warming and other is not None):
+            return blend(self.reported.latest, None, self.logged) or meter
+        return blend(self.reported.latest, meter, self.logged)
 
     def go_to(self, offset: int) -> None:
         """Go on with rank 0's output at another byte, the first of a line."""
@@ -157,7 +123,21 @@ class Watch:
 
     def _feed_part(self, path: Path, begin: int, end: int) -> list[MetricRecord]:
         pieces = read_pieces(path, begin, end)
-        return [record for piece in pieces for record in self.deriver.feed(piece, None)]
+        return self._log([record for piece in pieces for record in self.deriver.feed(piece, None)])
+
+    def feed_beside(self, mirror: Attempt, ends: Mapping[str, int]) -> None:
+        """Take the beginning and the end of what is mirrored of the meter's and the script's lines, up to these bytes."""
+        for name, source in (("meter", self.metered), ("report", self.reported)):
+            path, end = mirror.output(name), min(mirror.offset(name), ends.get(name, 0))
+            head, tail = min(end, PART_BYTES), max(0, end - PART_BYTES)
+            for piece in read_pieces(path, 0, head):
+                source.feed(piece)
+            if tail > head:
+                source.skip()
+            for piece in read_pieces(path, max(head, tail), end):
+                source.feed(piece)
+            if end < ends.get(name, 0):
+                source.skip()
 
 
 def make_watch(attempt: int, mirror: Attempt) -> Watch | None:
@@ -188,13 +168,34 @@ def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Iterator[
 
 
 def read_metrics(attempt: int, mirror: Attempt) -> Iterator[MetricRecord]:
-    """Yield every record that a mirrored attempt's output gives."""
+    """Yield every record that a mirrored attempt gives: of its output, its meter and its script, in the order of their times."""
     watch = make_watch(attempt, mirror)
     if watch is None:
         return
+    for _, record in heapq.merge(*_read_sources(watch, mirror), key=operator.itemgetter(0)):
+        yield record
+
+
+def _read_sources(watch: Watch, mirror: Attempt) -> Iterator[Iterator[tuple[float, MetricRecord]]]:
+    meter = (watch.metered.feed(piece) for piece in read_pieces(mirror.output("meter")))
+    report = (watch.reported.feed(piece) for piece in read_pieces(mirror.output("report")))
+    yield _place_in_time(itertools.chain.from_iterable(meter))
+    yield _place_in_time(itertools.chain.from_iterable(report))
+    yield _place_in_time(_read_log(watch, mirror))
+
+
+def _read_log(watch: Watch, mirror: Attempt) -> Iterator[MetricRecord]:
     for piece in read_pieces(mirror.output("0")):
         yield from watch.deriver.feed(piece, None)
     yield from watch.deriver.finish()
+
+
+def _place_in_time(records: Iterable[MetricRecord]) -> Iterator[tuple[float, MetricRecord]]:
+    """Yield records with a time that never goes back; one without is where the one before it was."""
+    reached = 0.0
+    for record in records:
+        reached = max(reached, record.time or 0.0)
+        yield reached, record
 
 
 def read_curve(run: Run, *, everything: bool = False) -> Iterator[MetricRecord]:
@@ -218,14 +219,15 @@ def _find_start(run: Run, whole: dict[str, Any], number: int) -> int | None:
 
 
 def read_last_metric(attempt: int, mirror: Attempt) -> tuple[MetricRecord | None, Watch | None]:
-    """Return the newest record, from the beginning (start lines) and the end of the mirror alone, and its watch."""
+    """Return the newest figures, from the beginnings (start lines) and the ends of the mirrors alone, and their watch."""
     watch = make_watch(attempt, mirror)
-    path = mirror.output("0")
-    if watch is None or not path.exists():
-        return None, watch
-    size = path.stat().st_size
-    records = watch.feed_ends(path, size, size)
-    return newest(watch.deriver.finish(), newest(records, None)), watch
+    if watch is None:
+        return None, None
+    watch.feed_beside(mirror, {name: mirror.offset(name) for name in ("meter", "report")})
+    path, size = mirror.output("0"), mirror.offset("0")
+    watch.feed_ends(path, size, size)
+    watch.finish()
+    return watch.blend(typical=True), watch
 
 
 def newest(records: list[MetricRecord], before: MetricRecord | None) -> MetricRecord | None:

@@ -108,8 +108,8 @@ def _show_expected(error: Exception) -> int:
 
 
 def _show(error: RemoteTrainError) -> int:
-    from remote_train.show.jsonl import write_event
-    from remote_train.show.live import describe_error, make_screen
+    from remote_train.show.jsonl import describe_error, write_event
+    from remote_train.show.live import make_screen
     from remote_train.show.screen import OutputClosed
 
     if settings.debug:

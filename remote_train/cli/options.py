@@ -110,7 +110,8 @@ def say(text: str) -> None:
 
 def make_listener(screen: Display, *, prefix_ranks: bool = False) -> Listener:
     """Return who is told what happens: a person, or a program with --json."""
-    from remote_train.show.live import JsonListener, LiveListener
+    from remote_train.show.jsonl import JsonListener
+    from remote_train.show.live import LiveListener
 
     if settings.json:
         return JsonListener(sys.stdout.buffer)

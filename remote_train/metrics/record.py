@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class MetricRecord:
-    """One step's figures; unknown is None, never 0 or infinite. Rates and peaks are of the whole run, all devices."""
+    """One step's figures; unknown is None, never 0 or infinite. Rates and peaks are of the whole run, all devices.
+
+    Records of the source `meter` have no `step`: the script's own count may differ, and go on over attempts.
+    """
 
     attempt: int
     step: int | None = None
@@ -33,6 +36,9 @@ class MetricRecord:
         None  # seconds since the first attempt was started, by wall clocks: goes on over all attempts
     )
     superseded: bool = False  # a later attempt went on from before it
+    optimizer_step: int | None = (
+        None  # optimizer steps of the attempt, counted by the meter, or by report where the script does not say
+    )
 
     def as_json(self) -> dict[str, object]:
         """Give every field; a float that JSON cannot hold becomes None."""

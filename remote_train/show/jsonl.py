@@ -9,13 +9,16 @@ import base64
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_train.show.screen import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from remote_train.errors import RemoteTrainError
 
 
 def write_event(
@@ -84,3 +87,36 @@ def _encode(text: str) -> bytes:
 
 def _replace(data: bytes) -> str:
     return data.decode("utf-8", "replace")
+
+
+class JsonListener:
+    """Tell everything as one JSON object per line on stdout."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def output(self, rank: int, data: bytes) -> None:
+        """Write an `output` event."""
+        write_event(self._stream, "output", {"rank": rank, "data": data}, time=time.time())
+
+    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
+        """Write the event with the facts that JSON can hold."""
+        if kind == "following":
+            return  # a matter of terminals
+        facts.pop("watch", None)
+        facts = {**facts.pop("record", {}), **facts} if kind == "metric" else facts
+        if "plan" in facts:
+            facts["plan"] = facts["plan"].as_message()
+        if "outcome" in facts:
+            facts.update(facts.pop("outcome").__dict__)
+        if "verdict" in facts:
+            facts["error"] = describe_error(facts.pop("verdict"))
+        write_event(self._stream, kind, facts, time=time.time())
+
+
+def describe_error(error: RemoteTrainError | None) -> dict[str, object] | None:
+    """Return an error as JSON: its kind, exit code, message, hint and facts."""
+    if error is None:
+        return None
+    head: dict[str, object] = {"kind": error.kind, "exit_code": error.exit_code}
+    return {**head, "message": error.message, "hint": error.hint, **error.facts}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from remote_train.show.display import Display
-from remote_train.show.jsonl import write_event
 from remote_train.show.screen import Screen
 from remote_train.show.words import render_bytes, render_metric, render_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from remote_train.errors import RemoteTrainError
+    from remote_train.watch import Watch
 
 WORTH_SAYING = 1_000_000
 """Bytes sent from which on a person is told."""
@@ -50,7 +49,7 @@ class LiveListener:
         self._partial: dict[int, bytes] = {}
         self._line_at = 0.0
         self._explained = False
-        self._last: str | None = None
+        self._watch: Watch | None = None
 
     def output(self, rank: int, data: bytes) -> None:
         """Pass a rank's bytes on; with several ranks, whole lines behind their rank, endless ones in parts."""
@@ -145,9 +144,9 @@ class LiveListener:
 
     def metric(self, facts: Mapping[str, Any]) -> None:
         """Keep the newest figures in sight."""
-        record, deriver = facts["record"], facts["watch"].deriver
+        self._watch = facts["watch"]
+        deriver, record = self._watch.deriver, blend(self._watch)
         steps = deriver.progress[1] if deriver.progress else None
-        self._last = render_metric(record, None, steps=steps)
         line = render_metric(record, facts["eta"], steps=steps)
         if self.screen.stderr_is_terminal:
             self.screen.status(line)
@@ -271,13 +270,22 @@ class LiveListener:
     def ended(self, facts: Mapping[str, Any]) -> None:
         """Say how the run ended, in the last figures."""
         self.screen.status(None)
-        if self._last is not None:
-            self.screen.say(self._last)
+        if self._watch is not None:
+            progress = self._watch.deriver.progress
+            self.screen.say(
+                render_metric(blend(self._watch, typical=True), None, steps=progress and progress[1])
+            )
         for rank, rest in self._partial.items():
             if rest:
                 self._show_lines(rank, rest)
         if facts["verdict"] is None:
             self.screen.say(f"{facts['run']} is done")
+
+
+def blend(watch: Watch, *, typical: bool = False) -> Mapping[str, Any]:
+    """Return the newest figures of all sources as JSON."""
+    record = watch.blend(typical=typical)
+    return record.as_json() if record is not None else {}
 
 
 _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
@@ -313,36 +321,3 @@ _WORDS: dict[str, Callable[[LiveListener, Mapping[str, Any]], None]] = {
     "failover": LiveListener.failover,
     "superseded": LiveListener.superseded,
 }
-
-
-class JsonListener:
-    """Tell everything as one JSON object per line on stdout."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def output(self, rank: int, data: bytes) -> None:
-        """Write an `output` event."""
-        write_event(self._stream, "output", {"rank": rank, "data": data}, time=time.time())
-
-    def tell(self, kind: str, **facts: Any) -> None:  # noqa: ANN401  (facts differ by kind)
-        """Write the event with the facts that JSON can hold."""
-        if kind == "following":
-            return  # a matter of terminals
-        facts.pop("watch", None)
-        facts = {**facts.pop("record", {}), **facts} if kind == "metric" else facts
-        if "plan" in facts:
-            facts["plan"] = facts["plan"].as_message()
-        if "outcome" in facts:
-            facts.update(facts.pop("outcome").__dict__)
-        if "verdict" in facts:
-            facts["error"] = describe_error(facts.pop("verdict"))
-        write_event(self._stream, kind, facts, time=time.time())
-
-
-def describe_error(error: RemoteTrainError | None) -> dict[str, object] | None:
-    """Return an error as JSON: its kind, exit code, message, hint and facts."""
-    if error is None:
-        return None
-    head: dict[str, object] = {"kind": error.kind, "exit_code": error.exit_code}
-    return {**head, "message": error.message, "hint": error.hint, **error.facts}

@@ -18,8 +18,8 @@ from remote_train.bootstrap import parse_verdict
 from remote_train.errors import ProtocolError
 from remote_train.host import wire
 from remote_train.listed import parse_page, parse_row
+from remote_train.metrics.clock import Clock
 from remote_train.show.neutral import Neutraliser, neutral_text
-from remote_train.watch import Clock
 from tests.faults.counts import PATIENT, is_nightly
 from tests.faults.hostile_agent import HONEST, Case, Frame
 from tests.faults.hostile_cases import EVIL

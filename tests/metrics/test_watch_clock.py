@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train import watch
-from remote_train.watch import Clock, Watch, find_line, read_metrics
+from remote_train.metrics import clock as clocks
+from remote_train.metrics.clock import Clock
+from remote_train.watch import Watch, find_line, read_last_metric, read_metrics
 from tests.host.account_kit import make_test_plan
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_older_entries_are_read_only_as_far_as_they_are_asked_for() -> None:
 
 
 def test_a_month_of_entries_that_nobody_asks_for_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "CLOCK_ENTRIES", 1000)
+    monkeypatch.setattr(clocks, "CLOCK_ENTRIES", 1000)
     clock = Clock()
     for number in range(50_000):
         clock.feed(entry(number * 10, number / 2))
@@ -113,7 +114,7 @@ def test_the_end_of_a_long_mirror_gives_the_records_that_all_of_it_gives(tmp_pat
     ends = [sum(map(len, lines[: count + 1])) for count in range(0, 20_000, 400)]
     clock = b"".join(entry(end, float(number)) for number, end in enumerate(ends)) + entry(10**9, 99.0)
     mirror = make_mirror(tmp_path / "attempt", b"".join(lines), clock)
-    last, _ = watch.read_last_metric(1, mirror)
+    last, _ = read_last_metric(1, mirror)
     *_, expected = read_metrics(1, mirror)
     assert last == expected
     assert last.step == 19_999
