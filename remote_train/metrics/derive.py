@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from remote_train.metrics.convention import render_nanogpt
 from remote_train.metrics.lines import Line, LineSplitter
 from remote_train.metrics.nanogpt import StartLines, choose_device_kind, choose_dtype
-from remote_train.metrics.parsers import NEEDLES, LogReader
+from remote_train.metrics.parsers import MORE_NEEDLES, NEEDLES, LogReader
 from remote_train.metrics.rates import NanogptRates, PlainRates, Rates
+from remote_train.metrics.reading import merge_readings
 from remote_train.metrics.record import MetricRecord
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Deriver:
         self._rank: int | None = None
         self._bar: Reading | None = None
         self._held: tuple[Reading, Stamp] | None = None
+        self._block: tuple[Reading, Stamp] | None = None  # a step whose figures still come, line by line
         self._recent: deque[tuple[int, float]] = deque(maxlen=_PACE_RECORDS)
         self._last: MetricRecord | None = None
         self.progress: tuple[int, int] | None = None
@@ -88,13 +90,14 @@ class Deriver:
         """Go on at another byte of the stream, the first of a line; no pace is reckoned across the gap."""
         self._splitter.skip_to(offset)
         self._nanogpt.see_gap()
+        self._plain.see_gap()
         self._recent.clear()
-        self._bar = self._held = None
+        self._bar = self._held = self._block = None
 
     def finish(self, now: float | None = None) -> list[MetricRecord]:
         """Give what the end of the stream completes: a last line without a line end, a record held back."""
         records = [record for line in self._splitter.flush() for record in self._take(line, now)]
-        return [*records, *self._release(self._bar)]
+        return [*records, *self._release(self._bar), *self._close_block()]
 
     @property
     def family(self) -> str | None:
@@ -138,20 +141,43 @@ class Deriver:
     def _take(self, line: Line, now: float | None) -> Iterator[MetricRecord]:
         self._start.see(line.text)
         self._splitter.every = self._start.inside_config
-        reading = self._reader.read(line.text)
-        if reading is None or (line.rank is not None and self._rank not in {None, line.rank}):
+        if line.rank is not None and self._rank not in {None, line.rank}:
             return  # several ranks on one output: the first that reports speaks for the run
+        reading = self._reader.read(line.text)
+        if reading is None:
+            return
+        if reading.family in MORE_NEEDLES:
+            self._splitter.want(self._reader.needles)
         if reading.kind == "start":
             self._plain.see_start(reading)
-        elif reading.kind == "eval":
+        elif reading.kind == "part":
+            self._block = (merge_readings(self._block[0], reading), self._block[1]) if self._block else None
+        else:
+            yield from self._close_block()
+            yield from self._take_event(reading, line, now)
+
+    def _take_event(self, reading: Reading, line: Line, now: float | None) -> Iterator[MetricRecord]:
+        if reading.kind == "eval":
             self._nanogpt.see_evaluation(reading.step)
+            self._plain.see_evaluation(reading)
             self.evaluation = (reading.step, reading.loss)
         elif reading.kind == "bar":
             yield from self._release(reading)
             self._bar = reading
         else:
             self._rank = self._rank if line.rank is None else line.rank
-            yield from self._take_step(reading, self._stamp(line, now))
+            stamp = self._stamp(line, now)
+            if reading.kind == "block":
+                self._block = (reading, stamp)
+            else:
+                yield from self._take_step(reading, stamp)
+
+    def _close_block(self) -> Iterator[MetricRecord]:
+        """Give the step whose figures have come, unless there were none: a heading alone tells nothing."""
+        if self._block is not None:
+            (reading, stamp), self._block = self._block, None
+            if reading.loss is not None or reading.tokens_per_second or reading.step_seconds:
+                yield self._make_record(reading, stamp)
 
     def _take_step(self, reading: Reading, stamp: Stamp) -> Iterator[MetricRecord]:
         yield from self._release(self._bar)  # two dicts without a bar between them

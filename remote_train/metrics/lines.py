@@ -37,12 +37,14 @@ class LineSplitter:
     r"""Cut a byte stream into lines at \n and at \r (progress bars); empty lines are left out.
 
     Escape sequences and torchrun's rank prefix are removed, bytes that are no UTF-8 become U+FFFD. With `needles`,
-    only lines that hold one of them come out; `every`, which may be changed between two lines, lets all through.
+    only lines that hold one of them come out; `every`, which may be changed between two lines, lets all through, and
+    `want` adds needles between two lines.
     """
 
     def __init__(self, needles: Sequence[bytes] = ()) -> None:
         self._needles = tuple(needles)
         self.every = not self._needles
+        self._hits: _Hits | None = None
         self._tail = bytearray()  # the open line, at most LINE_CAP of it
         self._offset = 0  # of the next byte to come
 
@@ -61,6 +63,13 @@ class LineSplitter:
             yield from self._take(base + position)
         yield from self._cut(block, position, last, base)
         self._keep(block, last + 1)
+
+    def want(self, needles: Sequence[bytes]) -> None:
+        """Let lines through from now on that hold one of these, beside those that came out before."""
+        more = tuple(needle for needle in needles if needle not in self._needles)
+        self._needles += more
+        if self._hits is not None:
+            self._hits.add(more)
 
     def skip_to(self, offset: int) -> None:
         """Go on at another byte of the stream, the first of a line; an open line is dropped."""
@@ -85,7 +94,7 @@ class LineSplitter:
         return self.every or any(needle in raw for needle in self._needles)
 
     def _cut(self, block: bytes, position: int, last: int, base: int) -> Iterator[Line]:
-        hits = _Hits(block, self._needles, last)
+        hits = self._hits = _Hits(block, self._needles, last)
         while position <= last:
             if not self.every:
                 hit = hits.first_from(position)
@@ -107,6 +116,10 @@ class _Hits:
         self._block = block
         self._end = end
         self._next = dict.fromkeys(needles, -1)
+
+    def add(self, needles: tuple[bytes, ...]) -> None:
+        """Look for more from the next position on."""
+        self._next.update(dict.fromkeys(needles, -1))
 
     def first_from(self, position: int) -> int:
         """Tell the smallest hit at or after `position`; the block's end when there is none."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from remote_train.metrics.nanogpt import (
     A100_FLOPS,
@@ -19,9 +18,7 @@ from remote_train.metrics.nanogpt import (
     choose_sizes,
     compute_flops_per_iteration,
 )
-
-if TYPE_CHECKING:
-    from remote_train.metrics.reading import Reading
+from remote_train.metrics.reading import Reading, merge_readings
 
 _PACE_SPAN = 5.0  # seconds: the supervisor notes the clock twice a second, so this is within 10 %
 _PACE_RATIO = 1.25
@@ -42,26 +39,64 @@ class Rates:
 
 
 class PlainRates:
-    """Rates from lines that state them, with FLOPs per token and tokens per step from start lines where printed."""
+    """Rates from lines that state them, with what start lines add: FLOPs per token, tokens or samples per step.
+
+    A stated figure comes before a derived one: FLOP/s before tokens times FLOPs per token, those before the printed
+    MFU times the peak that the script says it divides by.
+    """
 
     def __init__(self) -> None:
-        self._flops_per_token: float | None = None
-        self._tokens_per_step: float | None = None
+        self._start = Reading("", "start")
+        self._elapsed: tuple[int, float] | None = None
+        self._evaluated = False
 
     def see_start(self, reading: Reading) -> None:
         """Keep what stays the same; what a later line leaves out stays as it was."""
-        self._flops_per_token = reading.flops_per_token or self._flops_per_token
-        self._tokens_per_step = reading.tokens_per_step or self._tokens_per_step
+        self._start = merge_readings(self._start, reading)
+
+    def see_evaluation(self, reading: Reading) -> None:
+        """Note an evaluation that the time of the next line holds: build-nanogpt begins to count before it."""
+        self._evaluated = reading.family == "build-nanogpt"
+
+    def see_gap(self) -> None:
+        """Note that lines are missing before the next one."""
+        self._elapsed, self._evaluated = None, False
 
     def derive(self, reading: Reading, devices: int) -> Rates:
         """Give the rates of one step line."""
-        tokens = reading.tokens_per_second
-        if tokens and reading.per == "device":
-            tokens *= devices
-        if tokens is None and self._tokens_per_step and reading.step_seconds:
-            tokens = self._tokens_per_step / reading.step_seconds
-        flops = tokens and self._flops_per_token and tokens * self._flops_per_token
-        return Rates(reading.step_seconds, tokens, flops)
+        polluted, self._evaluated = self._evaluated, False
+        if polluted:
+            return Rates()
+        times = devices if reading.per == "device" else 1
+        tokens = reading.tokens_per_second and reading.tokens_per_second * times
+        per_step = reading.tokens_per_step or self._start.tokens_per_step
+        seconds = self._choose_seconds(reading) or (tokens and per_step and per_step / tokens)
+        samples = reading.samples_per_step or self._start.samples_per_step
+        if per_step is None and samples and self._start.tokens_per_sample:
+            per_step = samples * self._start.tokens_per_sample
+        if tokens is None and per_step and seconds:
+            tokens = per_step / seconds
+        return Rates(seconds, tokens, self._choose_flops(reading, tokens, devices))
+
+    def _choose_seconds(self, reading: Reading) -> float | None:
+        if reading.step is not None and reading.elapsed is not None:
+            known, self._elapsed = self._elapsed, (reading.step, reading.elapsed)
+            if known and reading.step > known[0] and reading.elapsed > known[1]:
+                return (reading.elapsed - known[1]) / (reading.step - known[0])
+        samples = reading.samples_per_step or self._start.samples_per_step
+        if reading.step_seconds is None and reading.samples_per_second and samples:
+            return samples / reading.samples_per_second
+        return reading.step_seconds
+
+    def _choose_flops(self, reading: Reading, tokens: float | None, devices: int) -> float | None:
+        start = self._start
+        if reading.flops_per_second:
+            return reading.flops_per_second * (devices if reading.per == "device" else 1)
+        if start.flops_per_iteration and reading.iteration_seconds:
+            return start.flops_per_iteration / reading.iteration_seconds
+        if tokens and start.flops_per_token:
+            return tokens * start.flops_per_token
+        return reading.mfu * start.mfu_peak * devices if reading.mfu and start.mfu_peak else None
 
 
 class NanogptRates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 # A number as logs write it: 8.893647, 5.17e6, 529,882, nan, -inf; never the comma of a list.
@@ -19,21 +19,45 @@ class Reading:
     """One line's facts; unknown is None.
 
     `step` lines make a record, `eval` lines mark an evaluation (their loss is the validation loss), `bar` lines tell
-    where a progress bar stands, `start` lines state what stays the same. `per` says whether tokens per second and
-    FLOP/s are of one device or of the whole run; `step_seconds` is the time of one optimizer step either way.
+    where a progress bar stands, `start` lines state what stays the same. Where a step's figures take several lines, a `block`
+    line begins them and `part` lines add to it. `per` says whether tokens per second and FLOP/s are of one device or of
+    the whole run; every other figure is of the whole run either way.
     """
 
     family: str
-    kind: Literal["step", "eval", "bar", "start"]
+    kind: Literal["step", "eval", "bar", "start", "block", "part"]
     step: int | None = None
     total: int | None = None
     loss: float | None = None
-    step_seconds: float | None = None
+    step_seconds: float | None = None  # of one optimizer step
     tokens_per_second: float | None = None
     mfu: float | None = None  # fraction, as printed: of whatever peak the script divides by
     per: Literal["device", "run"] = "run"
     flops_per_token: float | None = None
     tokens_per_step: float | None = None
+    flops_per_second: float | None = None
+    samples_per_second: float | None = None
+    samples_per_step: float | None = None
+    tokens_per_sample: float | None = None
+    elapsed: float | None = None  # seconds of training up to this line
+    iteration_seconds: float | None = None  # of one micro-batch
+    flops_per_iteration: float | None = None  # of one micro-batch, on all devices
+    mfu_peak: float | None = None  # FLOP/s of one device that the script divides by
+
+
+_NAMED = {"family", "kind", "per"}
+
+
+def merge_readings(base: Reading, more: Reading) -> Reading:
+    """Return `base` with every figure that `more` knows."""
+    known = {field.name: getattr(more, field.name) for field in fields(Reading) if field.name not in _NAMED}
+    return replace(base, **{name: value for name, value in known.items() if value is not None})
+
+
+def split_fields(text: str) -> dict[str, str]:
+    """Read a line of `key: value` fields between bars, in time that grows with its length alone."""
+    pairs = (part.partition(":") for part in text.split("|"))
+    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
 
 def parse_number(text: str) -> float | None:

@@ -147,3 +147,14 @@ def test_needles_only_leave_out_lines_without_any(data: bytes) -> None:
 def test_byte_by_byte_is_the_same_as_whole() -> None:
     data = b"[rank0]:iter 1: loss 2\r\n\x1b[1m5%|\x1b[0m\rtail loss"
     assert split([bytes([byte]) for byte in data], NEEDLES) == split([data], NEEDLES)
+
+
+def test_needles_that_are_added_count_from_the_next_line_on_in_any_chunking() -> None:
+    data = b"late 1\nfirst\nlate 2\nother\nlate 3\n"
+    for piece in range(1, len(data) + 1):
+        splitter, seen = LineSplitter([b"first"]), []
+        for at in range(0, len(data), piece):
+            for line in splitter.feed(data[at : at + piece]):
+                seen.append(line.text)
+                splitter.want([b"late", b"first"])
+        assert seen == ["first", "late 2", "late 3"]
