@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from remote_train.reach import HostLink
     from remote_train.records import Run
+    from remote_train.watch import Watch
 
 
 def refresh(run: Run, link: HostLink) -> dict[str, Any]:
@@ -179,6 +180,7 @@ def describe(run: Run) -> dict[str, Any]:
         "last": metric.as_json() if metric else None,
         "steps": watch.deriver.progress[1] if watch and watch.deriver.progress else None,
         "eta": watch.deriver.eta_seconds if watch and record["state"] not in OVER else None,
+        "mfu": _describe_mfu(watch) if watch else None,
         "explanation": watch.deriver.explanation if watch else None,
         "bottleneck": explained["sentence"] if explained["step_seconds"] else None,
         "telemetry": explained["telemetry"],
@@ -186,6 +188,11 @@ def describe(run: Run) -> dict[str, Any]:
         "paths": {"records": str(run.folder), "output": str(run.attempt(number).output("0"))},
         "next": next_commands(run.id, record["state"], pruned=bool(record.get("pruned"))),
     }
+
+
+def _describe_mfu(watch: Watch) -> dict[str, Any]:
+    """Return the newest record of each source, the best first, and why the meter's has no MFU."""
+    return {"sources": [record.as_json() for record in watch.list_sources()], "why": watch.explain_unknown()}
 
 
 def make_attempt_rows(run: Run, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -101,6 +101,24 @@ class Watch:
             return blend(self.reported.latest, None, self.logged) or meter
         return blend(self.reported.latest, meter, self.logged)
 
+    def list_sources(self) -> list[MetricRecord]:
+        """Return the newest record of each source that has any, the best first; the meter's is a median over a while."""
+        found = (self.reported.latest, self.metered.typical, self.logged)
+        return [record for record in found if record is not None]
+
+    def explain_unknown(self) -> str | None:
+        """Say why there is no MFU by the meter, None where there is one, or nothing is known of why."""
+        typical = self.metered.typical
+        if self.plan.get("meter") is False:
+            return "not metered: --no-meter"
+        if self.metered.off is not None:
+            return f"the meter has stopped: {self.metered.off}"
+        if self.metered.why is not None:
+            return f"the meter has not counted FLOPs: {self.metered.why}"
+        if typical is not None and typical.mfu is None and typical.flops_per_second is not None:
+            return f"the peak of {self.device.name} for {typical.dtype} is not known"
+        return None
+
     def go_to(self, offset: int) -> None:
         """Go on with rank 0's output at another byte, the first of a line."""
         self.deriver.skip_to(offset)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from remote_train.preparing import Prepared
     from remote_train.show.tables import Look
 
+LEAST_ROWS = 10
+MOST_ROWS = 1000
+"""Without a terminal; `--all` prints more."""
+BESIDE = 4
+"""Lines of a terminal that a table leaves: its head, and the prompt."""
+
 
 def _look() -> Look:
     from remote_train.show.tables import Look
@@ -162,6 +168,18 @@ def print_metrics(records: Iterable[MetricRecord], hops: Iterable[Hop], *, csv: 
     for count, record in enumerate(records, 1):  # noqa: B007  (as above)
         writer.writerow({key: _neutral(value) for key, value in record.as_json().items()})
     return count
+
+
+def print_table(records: Iterable[MetricRecord], *, everything: bool) -> int:
+    """Print records as a table; on a terminal as many as it has room for, evenly thinned, or everything."""
+    from remote_train.show.records import thin, write_table
+
+    look, room = _look(), shutil.get_terminal_size().lines - BESIDE
+    limit = max(LEAST_ROWS, room) if look.terminal else MOST_ROWS
+    rows = records if everything else thin(records, limit)
+    return write_table(
+        (record.as_json() for record in rows), look.width if look.terminal else None, write_text
+    )
 
 
 def _print_hops(due: list[Hop], attempt: int | None) -> None:

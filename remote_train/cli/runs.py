@@ -196,7 +196,12 @@ def stop(
 @app.command()
 def metrics(
     run: RunArgument = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Every record, as comma-separated values with a header.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every row of the table, not only as many as fit.")
+    ] = False,
     all_attempts: Annotated[
         bool,
         typer.Option("--all-attempts", help="Also what an attempt did before the next began further back."),
@@ -204,14 +209,19 @@ def metrics(
     hosts_file: HostsFile = None,
     json: Json = False,
 ) -> None:
-    """Print a run's metrics over all its attempts, one record a line: JSON, or CSV."""
+    """Print a run's metrics over all its attempts, from each of its sources: a table, or every record as JSON or CSV."""
     from remote_train.api import find_training
-    from remote_train.cli.answers import print_metrics
+    from remote_train.cli.answers import print_metrics, print_table
 
     settings.json = json
     training = find_training(run, hosts_file, make_ask())
     trouble = catch_up(training)
     if trouble is not None:
         say(f"as last seen; {trouble}")
-    if not print_metrics(training.metrics(all_attempts=all_attempts), training.hops(), csv=csv):
-        say(f"the output of {training.id} has no metrics so far")
+    records = training.metrics(all_attempts=all_attempts)
+    if csv or json:
+        count = print_metrics(records, training.hops(), csv=csv)
+    else:
+        count = print_table(records, everything=everything)
+    if not count:
+        say(f"{training.id} has no metrics so far")

@@ -6,6 +6,7 @@ that reports speaks for all: tokens and FLOPs of the run are so many times its o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.json_lines import JsonLines
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from remote_train.metrics.record import MetricRecord
 
 SHORTEST = 1e-7  # seconds
+FIGURES = ("step", "loss", "step_seconds", "tokens_per_second", "flops_per_second", "mfu", "optimizer_step")
 
 
 class Reported:
@@ -39,7 +41,7 @@ class Reported:
         self._speaker: int | None = None
         self._steps = 0
         self.latest: MetricRecord | None = None
-        """The newest record with a pace, else the newest."""
+        """The newest word on each figure."""
 
     def feed(self, data: bytes, now: float | None = None) -> list[MetricRecord]:
         """Take the next bytes, received at `now` (seconds since the epoch); give their records."""
@@ -68,8 +70,7 @@ class Reported:
             loss=pick_number(row, "loss", -LARGEST),
             optimizer_step=self._steps if step is None else None,
         )
-        if record.step_seconds is not None or self.latest is None or self.latest.step_seconds is None:
-            self.latest = record
+        self.latest = _renew(self.latest, record)
         return record
 
     def _choose_time(self, row: dict[str, Any], now: float | None) -> float | None:
@@ -89,3 +90,11 @@ class Reported:
             tokens_per_second=tokens * self._processes / seconds if tokens else None,
             flops_per_second=flops * self._processes / seconds if flops else None,
         )
+
+
+def _renew(before: MetricRecord | None, record: MetricRecord) -> MetricRecord:
+    """Return a record with the figures of the one before it where it has none."""
+    if before is None:
+        return record
+    known: dict[str, Any] = {name: getattr(before, name) for name in FIGURES if getattr(record, name) is None}
+    return replace(record, **known)

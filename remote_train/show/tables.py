@@ -21,6 +21,7 @@ from remote_train.metrics.figures import render_mfu_cell
 from remote_train.show.checkpoints import list_lines
 from remote_train.show.explanation import list_use_lines
 from remote_train.show.neutral import neutral_text
+from remote_train.show.sources import list_mfu_lines
 from remote_train.show.words import (
     DASH,
     get_number,
@@ -82,7 +83,7 @@ def render_run(run: Row, look: Look) -> str:
 
     Keys: run, project, host, state, exit, notes, pruned (when its files left the host), attempts (rows), from, script, package,
     commit, dirty, device, last (a metric record),
-    explanation, bottleneck, telemetry (HostUse), steps, eta, checkpoints (rows), paths (label to path), next (commands to type).
+    mfu (records by source, and why), explanation, bottleneck, telemetry (HostUse), steps, eta, checkpoints (rows), paths (label to path), next (commands to type).
     """
     last = run.get("last")
     record: Row = last if isinstance(last, Mapping) else {}
@@ -94,6 +95,7 @@ def render_run(run: Row, look: Look) -> str:
         *_list_commit(run),
         *_list_values(run, ("device",)),
         *_list_record(record, run),
+        *_label_lines("mfu", list_mfu_lines(run.get("mfu"))),
         *_list_values(run, ("explanation", "bottleneck")),
         *_label_lines("load", _list_use(run.get("telemetry"))),
         *_label_lines("checkpoints", list_lines(run.get("checkpoints"))),

@@ -133,7 +133,7 @@ def test_metrics_from_the_last_lines_are_those_of_the_whole_log(
     until((box.attempt(run) / layout.EXIT).exists, "the end")
     live = laptop.type(project, "logs", "-f", "--tail", "40", "--json", "--no-pull").expect(1)
     shown = [event for event in live.events if event["event"] == "metric"]
-    whole = laptop.ok(project, "metrics").events
+    whole = laptop.ok(project, "metrics", "--json").events
     assert whole[-1]["mfu"] is not None
     for key in ("step", "loss", "mfu", "flops_per_second"):
         assert shown[-1][key] == whole[-1][key], key

@@ -197,6 +197,8 @@ def test_a_line_that_a_script_writes_itself_needs_little() -> None:
         (None, None, 60.0),
     ]
     assert all(record.tokens_per_second is None and record.mfu is None for record in found)
+    assert reported.latest is not None
+    assert (reported.latest.step, reported.latest.loss) == (3, 1.5)
 
 
 def make(source: str, **figures: Any) -> MetricRecord:
