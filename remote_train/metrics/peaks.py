@@ -1,8 +1,8 @@
 """Which peak an MFU is divided by, and where that figure is from. Facts of a device in, one Peak or None out.
 
 In order: the user's own figure from hosts.toml; the table; live SM count x clock x rate of the chip's class, for laptop
-parts, MIG slices and names that the table does not know; a measured matmul. Never another device's row:
-unknown is None.
+parts, MIG slices, cards that are not what their row says, and names that the table does not know; a measured matmul.
+Never another device's row: unknown is None.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _SPELLED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fl
 # Power-limited parts that share the desktop card's name and have other SM counts and clocks.
 _LAPTOP = re.compile(r"\bLaptop\b|\bwith Max-Q Design\b|\bMobile\b", re.IGNORECASE)
 _MIG = re.compile(r"\bMIG\b")
+# A card's own boost clock this far below its row's is another card of that name, or one held back: the live clock counts.
+# Above the row's it does not: the driver tells a data centre card's highest clock, and cards are sold overclocked.
+_HELD_BACK = 0.9
 _WITHOUT_BF16 = (8, 0)  # before this compute capability bf16 and TF32 have no tensor cores
 
 
@@ -41,7 +44,9 @@ class DeviceFacts:
     kind: Literal["cuda", "cpu"]
     name: str
     sm_count: int | None = None
-    clock_mhz: int | None = None  # boost of the datasheet; NVML's maximum is up to 20 % above it on GeForce
+    clock_mhz: int | None = (
+        None  # the driver's clock rate: the boost; NVML's maximum is up to 20 % above it on GeForce
+    )
     capability: tuple[int, int] | None = None
     count: int = 1
 
@@ -107,10 +112,19 @@ def _choose_datasheet(device: DeviceFacts, key: str) -> Peak | None:
         return _compute_slice(device, key, rows[0])
     fits = [row for row in rows if device.sm_count in {None, row.sms} or row.sms is None]
     if fits:
-        return _make_peak(device, key, fits[0].peak(key), "table: {name}, {figure}")
+        return _choose_row(device, key, fits[0])
     if device.sm_count and rows[0].sms and device.sm_count < rows[0].sms / 2:
         return _compute_slice(device, key, rows[0])
-    return _compute_live(device, key, rows[0], f"the table's {rows[0].name} has {rows[0].sms}")
+    return _compute_live(device, key, rows[0], f"the table's {rows[0].label} has {rows[0].sms}")
+
+
+def _choose_row(device: DeviceFacts, key: str, row: Row) -> Peak | None:
+    """Give the row's figure, less what the card's own boost clock is below the row's."""
+    flops, clock = row.peak(key), device.clock_mhz
+    if flops is None or not clock or not row.mhz or clock >= _HELD_BACK * row.mhz:
+        return _make_peak(device, key, flops, f"table: {{name}}, {{figure}}; {row.source.short}")
+    how = f"computed: {{name}} at {clock} MHz (the table's {row.label} has {row.mhz}), {{figure}}"
+    return _make_peak(device, key, flops * clock / row.mhz, how)
 
 
 def _compute_slice(device: DeviceFacts, key: str, row: Row) -> Peak | None:

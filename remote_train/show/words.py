@@ -10,6 +10,7 @@ import unicodedata
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
+from remote_train.metrics.families import FIXED_PEAKS
 from remote_train.metrics.figures import DOUBT, is_suspect, render_percent
 from remote_train.show.neutral import neutral_text
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DASH = "-"
-_A100_PEAK = "an A100's 312 TFLOP/s"  # what nanoGPT divides by on every device
 
 
 def render_seconds(seconds: float) -> str:
@@ -126,8 +126,8 @@ def render_reported(record: Mapping[str, object]) -> str | None:
     said, ours = get_number(record, "reported_mfu"), get_number(record, "mfu")
     if said is None or (ours is not None and math.isclose(said, ours, rel_tol=0.01)):
         return None
-    of = f" (of {_A100_PEAK})" if record.get("source") == "log:nanogpt" else ""
-    return f"script says {render_percent(said)}{of}"
+    fixed = FIXED_PEAKS.get(str(record.get("source")))
+    return f"script says {render_percent(said)}{f' (of {fixed})' if fixed else ''}"
 
 
 def _render_step(record: Mapping[str, object], steps: int | None) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from remote_train.metrics.peak_table import TABLE
+from remote_train.metrics.peak_table import SOURCES, TABLE, Row
 from remote_train.metrics.peaks import DeviceFacts, Peak, choose_peak, explain_missing_peak, parse_dtype
 
 FIGURES = list(csv.DictReader((Path(__file__).parent / "data" / "peaks.csv").read_text().splitlines()))
@@ -87,11 +90,11 @@ def test_a_name_that_only_resembles_a_row_is_unknown(name: str) -> None:
 def test_the_source_names_card_dtype_and_accumulation() -> None:
     peak = choose_peak(gpu("NVIDIA GeForce RTX 4070 Ti", 60, 2610, (8, 9)), "torch.bfloat16")
     assert peak is not None
-    assert peak.source == "table: NVIDIA GeForce RTX 4070 Ti, bf16, FP32 accumulate, dense"
+    assert peak.source == "table: NVIDIA GeForce RTX 4070 Ti, bf16, FP32 accumulate, dense; formula"
     assert peak.name == "NVIDIA GeForce RTX 4070 Ti"
     plain = choose_peak(gpu("NVIDIA GeForce RTX 4070 Ti"), "float32")
     assert plain is not None
-    assert plain.source == "table: NVIDIA GeForce RTX 4070 Ti, fp32, dense"
+    assert plain.source == "table: NVIDIA GeForce RTX 4070 Ti, fp32, dense; formula"
 
 
 @pytest.mark.parametrize(
@@ -213,3 +216,56 @@ def test_an_unknown_gpu_is_explained() -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_figure_that_is_no_peak_is_passed_over(value: float) -> None:
     assert choose_peak(DeviceFacts("cpu", "x"), "float32", measured={"float32": value}) is None
+
+
+@pytest.mark.parametrize(("mhz", "factor"), [(2610, 1), (2730, 1), (2360, 1), (1800, 1800 / 2610), (None, 1)])
+def test_a_boost_clock_well_below_the_tables_is_counted_and_said(mhz: int | None, factor: float) -> None:
+    peak = choose_peak(gpu("NVIDIA GeForce RTX 4070 Ti", 60, mhz, (8, 9)), "bf16")
+    assert tera(peak) == pytest.approx(60 * 2610e6 * 512 / 1e12 * factor)
+    assert peak is not None
+    assert peak.source.startswith("table: " if factor == 1 else "computed: ")
+    assert factor == 1 or "at 1800 MHz (the table's RTX 4070 Ti has 2610)" in peak.source
+
+
+def test_a_data_centre_cards_highest_clock_is_no_denominator() -> None:
+    name = "NVIDIA H100 80GB HBM3"
+    assert tera(choose_peak(gpu(name, 132, 1980, (9, 0)), "bf16")) == 989
+    held = choose_peak(gpu(name, 132, 1200, (9, 0)), "bf16")
+    assert tera(held) == pytest.approx(989 * 1200 / 1830)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.label)
+def test_every_row_is_traceable(row: Row) -> None:
+    assert row.source in SOURCES
+    assert not re.search(r"[(\[\\?]", row.label)
+    sheet = row.source.short == "data sheet"
+    assert bool(row.tflops) <= sheet  # figures that are not the formula's come from a data sheet
+    if (
+        row.tflops and row.mhz and row.sms
+    ):  # the clock that the live one is held against is that of the figure
+        rate = {"H": 4096, "L": 1024}[row.name[0]]
+        assert row.peak("bf16") == pytest.approx(row.sms * row.mhz * 1e6 * rate, rel=0.015)
+
+
+@given(
+    st.sampled_from(FIGURES),
+    st.sampled_from(["{} Laptop GPU", "{} with Max-Q Design", "{} MIG 1g.10gb", "{}-8Q"]),
+)
+def test_a_part_of_a_card_never_gets_the_cards_own_row(row: dict[str, str], pattern: str) -> None:
+    device = gpu(pattern.format(row["name"]), 10, 1000, (8, 9))
+    peak = choose_peak(device, "fp32")
+    assert peak is None or peak.source.startswith("computed: ")
+
+
+@given(st.sampled_from(TABLE))
+def test_a_row_is_not_hidden_behind_an_earlier_one(row: Row) -> None:
+    names = [figure["name"] for figure in FIGURES if row.matches(figure["name"])]
+    rows = [next(first for first in TABLE if first.matches(name)) for name in names]
+    assert row.name in {first.name for first in rows}
+
+
+def test_the_4090_d_is_a_card_of_its_own() -> None:
+    assert tera(choose_peak(gpu("NVIDIA GeForce RTX 4090 D", 114), "bf16")) == pytest.approx(147.1, rel=0.01)
+    assert tera(choose_peak(gpu("NVIDIA GeForce RTX 4090", 114, 2520, (8, 9)), "bf16")) == pytest.approx(
+        147.1, rel=0.01
+    )
