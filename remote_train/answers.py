@@ -13,6 +13,7 @@ from remote_train.errors import ProtocolError
 from remote_train.host import layout, life
 from remote_train.host.arrivals import MOST_ASKED
 from remote_train.landing import is_place
+from remote_train.measured import GPU, LATEST, MOMENT, benched, peak
 from remote_train.shapes import (
     LARGEST,
     SHOWN,
@@ -22,7 +23,6 @@ from remote_train.shapes import (
     maybe,
     named,
     number,
-    scalar,
     table,
     text,
     whole,
@@ -37,9 +37,6 @@ TEXT = 64 * 1024
 RANKS = 4096
 ATTEMPTS = 1000
 FILES = 10_000
-LATEST = 2.5e11
-"""Seconds since 1970; a later year than 9999 is none."""
-
 _RANK = re.compile(r"(0|[1-9][0-9]{0,3})\Z")
 
 
@@ -47,23 +44,8 @@ STATE = text(32, re.compile(rf"({'|'.join(life.STATES)})\Z"), "a state")
 RANK = whole(0, RANKS - 1)
 HASH = text(64, re.compile(r"[0-9a-f]{64}\Z"), "a SHA-256")
 WEIGHTS_NAME = text(64, re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.safetensors\Z"), "a name of weights")
-MOMENT = number(0, LATEST)
 TFLOPS = number(1e-9, 1e9)
-BANDWIDTH = number(1.0, 1e18)
 
-GPU = table(
-    {},
-    {
-        "index": whole(0, 1 << 16),
-        "uuid": text(256),
-        "name": maybe(text(256)),
-        "sm_count": maybe(whole(0, 1 << 20)),
-        "clock_mhz": maybe(whole(0, 1 << 20)),
-        "capability": maybe(items(whole(0, 1000), 2)),
-        "memory_bytes": maybe(whole()),
-        "bandwidth": maybe(BANDWIDTH),
-    },
-)
 PYTHON = table(
     {"path": text()},
     dict.fromkeys(("version", "torch", "torch_cuda"), maybe(text(256)))
@@ -110,17 +92,6 @@ PLAN = table(
     },
 )
 RECORD = table({"plan": PLAN}, {"started": MOMENT, "gpus": maybe(items(GPU, 1024)), "pid": whole(1)})
-
-
-def peak(value: object) -> None:
-    """Accept a measured peak: rates by dtype and what they were measured with."""
-    table({}, {"shapes": named(whole(), 64, text(64))})(value)
-    plain = {key: item for key, item in dict(value).items() if key != "shapes"}  # type: ignore[call-overload]  # just checked
-    named(scalar, 64, text(64))(plain)
-    rates = {key: rate for key, rate in plain.items() if key.startswith(("float", "bfloat"))}
-    named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
-    rest = {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)}
-    table({}, {**rest, "bandwidth": maybe(BANDWIDTH), "dispatch": maybe(number(1e-12, 1e3))})(value)
 
 
 _KNOWN: dict[str, Check] = {
@@ -270,6 +241,7 @@ ANSWERS: dict[str, Check] = {
     "get": table({"size": whole(), "mtime_ns": whole(-LARGEST), "inode": text(40)}),
     "cancel": ANYTHING,
     "weights": table({"name": WEIGHTS_NAME, "size": whole(), "mtime_ns": whole(-LARGEST), "source": whole()}),
+    "bench": benched,
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(

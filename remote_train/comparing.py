@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import OVER, newest_of, place_of
+from remote_train.explaining import explain_run
 from remote_train.kept_package import recall
 from remote_train.metrics.comparison import Side, Tally, compare
 from remote_train.metrics.configuration import Configuration, contrast
@@ -42,15 +43,14 @@ def read_side(run: Run) -> Side:
         host=place_of(record, number)[0],
         device=watch.device.name if watch else None,
         duration=ended - began if ended and began else None,
-        bottleneck=read_bottleneck(run, number),
+        bottleneck=_name_bottleneck(explain_run(run).diagnosis.bottleneck),
         attempts=len(record["attempts"]),
         tally=tally,
     )
 
 
-def read_bottleneck(_run: Run, _number: int) -> str | None:
-    """Return what limits an attempt, None where nobody knows."""
-    return None
+def _name_bottleneck(word: str) -> str | None:
+    return None if word == "unknown" else word
 
 
 def read_configuration(run: Run) -> Configuration:

@@ -159,6 +159,7 @@ UNPICKLERS = {
 }
 METER = ("remote_train/host/inject/", "remote_train/host/meter/")
 MAY_UNPICKLE = {
+    "remote_train/host/bench_gpt.py": {"torch"},
     "remote_train/host/matmul_peak.py": {"torch"},
     "remote_train/host/model_files.py": {"pickle", "torch"},  # the former for the name of an error
     "remote_train/host/model_weights.py": {"torch"},

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from remote_train.cli import cleaning, comparing, explaining, hosts, plotting, pulling, resume, run, runs
+from remote_train.cli import (
+    benching,
+    cleaning,
+    comparing,
+    explaining,
+    hosts,
+    plotting,
+    pulling,
+    resume,
+    run,
+    runs,
+)
 from remote_train.cli.options import app, settings
 from remote_train.cli.signals import Ended, end_on_signals, restore_terminal, settle
 from remote_train.errors import (
@@ -28,7 +39,7 @@ from remote_train.host.disk import FAILING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = (run, runs, explaining, comparing, plotting, resume, pulling, hosts, cleaning)
+COMMANDS = (run, runs, explaining, comparing, plotting, resume, pulling, benching, hosts, cleaning)
 """Modules whose commands have registered themselves on `app`."""
 
 CUT_OFF = 141

@@ -234,6 +234,7 @@ LATER = {
     "stored": ("arrivals", "stored"),
     "cancel": ("fetching", "cancel"),
     "weights": ("weights", "convert_weights"),
+    "bench": ("benching", "bench"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

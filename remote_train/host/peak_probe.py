@@ -7,7 +7,7 @@ from remote_train.host import matmul_peak
 from remote_train.host.commands import find_marked, finish_commands, start_command
 
 MEASURE_SECONDS = 60.0
-_DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16", "tf32", "float32")}
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16", "tf32", "float32")}
 
 
 def measure_peak(python: str, device: str, threads: int, env: Dict[str, str]) -> Dict[str, Any]:
@@ -15,7 +15,7 @@ def measure_peak(python: str, device: str, threads: int, env: Dict[str, str]) ->
 
     `env` is the training's environment, so that its thread settings and libraries count.
     """
-    dtypes = _DTYPES.get(device.partition(":")[0])
+    dtypes = DTYPES.get(device.partition(":")[0])
     if dtypes is None:
         return {"error": "there is no peak to measure on a device named %s" % device}
     # Our code may lie in an archive, so the script travels as text.

@@ -1,0 +1,58 @@
+"""What a host may say of its devices, and of what it measured of them: the part of answers.py that `bench` and peaks are about."""
+
+from __future__ import annotations
+
+from remote_train.shapes import items, maybe, named, number, scalar, table, text, whole
+
+LATEST = 2.5e11
+"""Seconds since 1970; a later year than 9999 is none."""
+
+MOMENT = number(0, LATEST)
+BANDWIDTH = number(1.0, 1e18)
+
+GPU = table(
+    {},
+    {
+        "index": whole(0, 1 << 16),
+        "uuid": text(256),
+        "name": maybe(text(256)),
+        "sm_count": maybe(whole(0, 1 << 20)),
+        "clock_mhz": maybe(whole(0, 1 << 20)),
+        "capability": maybe(items(whole(0, 1000), 2)),
+        "memory_bytes": maybe(whole()),
+        "bandwidth": maybe(BANDWIDTH),
+    },
+)
+
+
+def peak(value: object) -> None:
+    """Accept a measured peak: rates by dtype and what they were measured with."""
+    table({}, {"shapes": named(whole(), 64, text(64))})(value)
+    plain = {key: item for key, item in dict(value).items() if key != "shapes"}  # type: ignore[call-overload]  # just checked
+    named(scalar, 64, text(64))(plain)
+    rates = {key: rate for key, rate in plain.items() if key.startswith(("float", "bfloat"))}
+    named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
+    rest = {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)}
+    table({}, {**rest, "bandwidth": maybe(BANDWIDTH), "dispatch": maybe(number(1e-12, 1e3))})(value)
+
+
+_PEAK = table({"peak": peak}, {"gpu": maybe(GPU), "load": maybe(number(0, 1e6))})
+_FIGURES = table(
+    {
+        "step_seconds": number(1e-9, 1e6),
+        "steps": whole(1, 1 << 40),
+        "parameters": whole(1, 1 << 40),
+        "dtype": text(32),
+        "meter": items(text(8192), 1000),
+    },
+    {
+        "losses": items(maybe(number(-1e9, 1e9)), 2),
+        "torch": text(256),
+        "threads": whole(1, 1 << 20),
+    },
+)
+
+
+def benched(value: object) -> None:
+    """Accept the peak of a device, or the figures of a model that was trained."""
+    (_PEAK if isinstance(value, dict) and "peak" in value else _FIGURES)(value)
