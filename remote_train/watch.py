@@ -5,8 +5,8 @@ MFU is derived here, on the laptop, from raw facts: the same code reads a live r
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-import itertools
 import operator
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from remote_train.metrics.metered import Metered
 from remote_train.metrics.reports import Reported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
     from remote_train.metrics.peaks import Peak
@@ -173,7 +173,7 @@ def find_line(path: Path, offset: int) -> int:
     return offset + piece.find(b"\n") + 1
 
 
-def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Generator[bytes]:
     """Yield a file's bytes from `begin` up to `end`, None meaning its end; nothing when it is not there."""
     if not path.exists():
         return
@@ -190,30 +190,42 @@ def read_metrics(attempt: int, mirror: Attempt) -> Iterator[MetricRecord]:
     watch = make_watch(attempt, mirror)
     if watch is None:
         return
-    for _, record in heapq.merge(*_read_sources(watch, mirror), key=operator.itemgetter(0)):
-        yield record
+    sources = list(_read_sources(watch, mirror))
+    try:
+        for _, record in heapq.merge(*sources, key=operator.itemgetter(0)):
+            yield record
+    finally:  # whoever wants only the first leaves files open
+        for source in sources:
+            source.close()
+        watch.clock.close()
 
 
-def _read_sources(watch: Watch, mirror: Attempt) -> Iterator[Iterator[tuple[float, MetricRecord]]]:
-    meter = (watch.metered.feed(piece) for piece in read_pieces(mirror.output("meter")))
-    report = (watch.reported.feed(piece) for piece in read_pieces(mirror.output("report")))
-    yield _place_in_time(itertools.chain.from_iterable(meter))
-    yield _place_in_time(itertools.chain.from_iterable(report))
+def _read_sources(watch: Watch, mirror: Attempt) -> Iterator[Generator[tuple[float, MetricRecord]]]:
+    yield _place_in_time(_read_lines(watch.metered, mirror.output("meter")))
+    yield _place_in_time(_read_lines(watch.reported, mirror.output("report")))
     yield _place_in_time(_read_log(watch, mirror))
 
 
-def _read_log(watch: Watch, mirror: Attempt) -> Iterator[MetricRecord]:
-    for piece in read_pieces(mirror.output("0")):
-        yield from watch.deriver.feed(piece, None)
+def _read_lines(source: Metered | Reported, path: Path) -> Generator[MetricRecord]:
+    with contextlib.closing(read_pieces(path)) as pieces:
+        for piece in pieces:
+            yield from source.feed(piece)
+
+
+def _read_log(watch: Watch, mirror: Attempt) -> Generator[MetricRecord]:
+    with contextlib.closing(read_pieces(mirror.output("0"))) as pieces:
+        for piece in pieces:
+            yield from watch.deriver.feed(piece, None)
     yield from watch.deriver.finish()
 
 
-def _place_in_time(records: Iterable[MetricRecord]) -> Iterator[tuple[float, MetricRecord]]:
+def _place_in_time(records: Generator[MetricRecord]) -> Generator[tuple[float, MetricRecord]]:
     """Yield records with a time that never goes back; one without is where the one before it was."""
     reached = 0.0
-    for record in records:
-        reached = max(reached, record.time or 0.0)
-        yield reached, record
+    with contextlib.closing(records):
+        for record in records:
+            reached = max(reached, record.time or 0.0)
+            yield reached, record
 
 
 def read_curve(run: Run, *, everything: bool = False) -> Iterator[MetricRecord]:
@@ -245,6 +257,7 @@ def read_last_metric(attempt: int, mirror: Attempt) -> tuple[MetricRecord | None
     path, size = mirror.output("0"), mirror.offset("0")
     watch.feed_ends(path, size, size)
     watch.finish()
+    watch.clock.close()
     return watch.blend(typical=True), watch
 
 

@@ -58,6 +58,13 @@ class Clock:
         gone = bisect.bisect_left(self._offsets, self._floor)
         del self._offsets[:gone], self._times[:gone]
 
+    def close(self) -> None:
+        """Read no more of what is older."""
+        close = getattr(self._older, "close", None)
+        if close is not None:
+            close()
+        self._older = iter(())
+
     def time_at(self, offset: int) -> float | None:
         """Return seconds since the start at which the output held `offset` bytes, None while that is not known."""
         self.forget(offset)

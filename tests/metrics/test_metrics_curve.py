@@ -127,3 +127,27 @@ def test_an_attempt_that_began_anew_takes_the_place_of_all(tmp_path: Path) -> No
     run = make_run(tmp_path, words=(range(5, 46, 5), range(5, 21, 5)), checkpoints=(None, None))
     assert {record.attempt for record in read_curve(run)} == {2}
     assert list_hops(run.read())[0].checkpoint is None
+
+
+def test_records_of_the_meter_and_the_script_stand_in_the_curve_and_confuse_nothing(tmp_path: Path) -> None:
+    saved = {"unit": "out/ckpt.pt", "attempt": 1, "step": 6}
+    run = make_run(tmp_path, words=(range(1, 11), range(7, 11)), checkpoints=(None, saved))
+    for attempt, seconds in ((1, 10), (2, 4)):
+        rows = [
+            {"kind": "steps", "time": n + 0.5, "step": n, "steps": 1, "seconds": 1.0} for n in range(seconds)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        run.attempt(attempt).output("meter").write_text(text)
+    run.attempt(2).output("report").write_text('{"kind": "step", "time": 2.25, "step": 8, "loss": 1.0}\n')
+    curve = list(read_curve(run))
+    assert [record.step for record in curve if record.source == "log:generic"] == [
+        *range(1, 7),
+        *range(7, 11),
+    ]
+    metered = [(record.attempt, record.time) for record in curve if record.source == "meter"]
+    # Of the first attempt those up to where the second went on: its seventh step came at second 7.
+    assert metered == [*((1, n + 0.5) for n in range(7)), *((2, n + 0.5) for n in range(4))]
+    assert all(record.step is None for record in curve if record.source == "meter")
+    times = [(record.attempt, record.time) for record in curve]
+    assert times == sorted(times, key=lambda item: (item[0], item[1] or 0.0))
+    assert [record.step for record in curve if record.source == "report"] == [8]
