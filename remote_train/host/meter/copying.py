@@ -113,12 +113,10 @@ class Copier:
             return value
         if isinstance(value, (types.FunctionType, types.MethodType, functools.partial, weakref.ref)):
             return self._copy_callable(value)
-        if _is_machinery(type(value)):
-            return value
         state = _copy_random_state(value)
         if state is not None:
             return self.remember(value, state)
-        return self._copy_object(value)
+        return value if _is_machinery(type(value)) else self._copy_object(value)
 
     def _copy_container(self, value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
@@ -193,8 +191,9 @@ class Copier:
         attributes = getattr(value, "__dict__", None)
         if not attributes and not names:
             return value  # a mark, told from others by its identity
+        base: Any = types.SimpleNamespace if isinstance(value, types.SimpleNamespace) else object
         try:
-            made = object.__new__(type(value))
+            made = base.__new__(type(value))
         except TypeError:  # made in C
             return value
         self.remember(value, made)

@@ -144,6 +144,8 @@ def _run_copy(torch: ModuleType, module: Any, call: Call, recorder: Recorder) ->
     copy = copier.copy(module)
     if copy.training != call.training:
         copy.train(call.training)
+    if call.kept:
+        recorder.copies = {id(tensor) for tensor in copy.parameters()}
     args, kwargs = copier.copy(call.args), copier.copy(call.kwargs)
     recurrent = any(isinstance(part, torch.nn.RNNBase) for part in copy.modules())
     try:

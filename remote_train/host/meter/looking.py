@@ -6,7 +6,7 @@ import threading
 import weakref
 
 from . import schedule
-from .modules import Watchable, find_outermost, find_watchable, watch
+from .modules import Watchable, find_inner, find_outermost, find_watchable, watch
 from .sampling import Sample, is_inside_backward
 from .settings import list_parameters
 from .tally import Tally
@@ -156,12 +156,7 @@ class Looking:
         if self._looks < 2 or self._level >= schedule.LEVELS:
             return
         self._level += 1
-        deeper = [
-            child
-            for module in self._alive()
-            for child in module.children()
-            if any(True for _ in child.parameters())
-        ]
+        deeper = [child for module in self._alive() for child in find_inner(module)]
         if deeper:
             self._modules = [weakref.ref(module) for module in deeper]
 

@@ -41,17 +41,15 @@ def find_outermost(torch: ModuleType, parameters: Iterable[Any]) -> List[Module]
     return found
 
 
-def find_inner(torch: ModuleType, module: Module, parameters: Iterable[Any]) -> List[Module]:
-    """Find the modules right below this one that hold any of the parameters.
+def find_inner(module: Module) -> List[Module]:
+    """Find the modules right below this one that hold parameters; none below what torch.compile has compiled.
 
     For a module that is never called itself (a Lightning module, whose `training_step` calls its parts) or whose call
     cannot be counted.
     """
     if _is_compiled(module):
         return []
-    wanted = {id(parameter) for parameter in parameters}
-    below = [part for part in vars(module).get("_modules", {}).values() if isinstance(part, torch.nn.Module)]
-    return [part for part in below if any(id(parameter) in wanted for parameter in part.parameters())]
+    return [part for part in module.children() if any(True for _ in part.parameters())]
 
 
 def _list_modules(torch: ModuleType) -> List[Module]:

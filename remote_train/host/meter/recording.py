@@ -95,10 +95,14 @@ class Tally:
 
 
 class Recorder:
-    """Decides about each operation; `live` are the ids of the live model's tensors, which none may touch."""
+    """Decides about each operation; `live` are the ids of the live model's tensors, which none may touch.
+
+    `copies` are those of the parameters of a real copy; None on tensors without data.
+    """
 
     def __init__(self, torch: ModuleType, deadline: float, live: Set[int]) -> None:
         self.torch, self.deadline, self.live = torch, deadline, live
+        self.copies: Optional[Set[int]] = None
         self.tally = Tally()
         self.kinds: Dict[Any, Kind] = {}
 
@@ -125,13 +129,19 @@ class Recorder:
             error = RefusedError(kind.refusal)
         elif time.monotonic() > self.deadline:
             error = OutOfTimeError("counting took too long")
-        elif any(id(tensor) in self.live for tensor in inputs):
-            error = RefusedError(
-                "the forward reaches the model's own parameters in a way that a copy cannot follow"
-            )
+        elif any(map(self._is_live, inputs)):
+            error = RefusedError("the forward reaches parameters that it does not hold")
         if error is not None:
             self.tally.refusal = error  # told even if the forward catches it
             raise error
+
+    def _is_live(self, tensor: Any) -> bool:  # noqa: ANN401
+        """Those of the module, and any parameter of the script's: a backward would change its gradient."""
+        if id(tensor) in self.live:
+            return True
+        if self.copies is None:  # on tensors without data every copy has a class of its own
+            return bool(tensor.requires_grad) and type(tensor) in (self.torch.Tensor, self.torch.nn.Parameter)
+        return isinstance(tensor, self.torch.nn.Parameter) and id(tensor) not in self.copies
 
     def _add(self, kind: Kind, inputs: List[Any], args: Tuple[Any, ...], out: Any) -> None:  # noqa: ANN401
         tally = self.tally
