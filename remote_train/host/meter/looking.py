@@ -88,7 +88,8 @@ class Looking:
         if not self.tally.samples:
             self._descend()
         apart = schedule.sample_seconds(age, sample.cost)
-        self.step = schedule.next_sample_step(step, self._looks, step_seconds, apart)
+        first = self.tally.samples if self.why() is None else schedule.FIRST_SAMPLES
+        self.step = schedule.next_sample_step(step, first, step_seconds, apart)
         return None if sample.spoiled else sample
 
     def is_time_to_count(self, seconds: float) -> bool:
@@ -153,7 +154,7 @@ class Looking:
 
     def _descend(self) -> None:
         """Look one level deeper: a LightningModule, say, is never called, but the modules in it are."""
-        if self._looks < 2 or self._level >= schedule.LEVELS:
+        if self._level >= schedule.LEVELS:
             return
         self._level += 1
         deeper = [child for module in self._alive() for child in find_inner(module)]

@@ -26,7 +26,7 @@ def next_sample_step(step: int, samples: int, step_seconds: float, apart: float)
     if samples < FIRST_SAMPLES:
         return step
     many = int(min(apart / step_seconds, 1e9)) if step_seconds > 0 else 0
-    return step + max(SAMPLE_STEPS, many) + (samples * 7) % 13
+    return step + max(SAMPLE_STEPS, many) + (step * 7) % 13
 
 
 def sample_seconds(age: float, cost: float) -> float:

@@ -73,7 +73,7 @@ def read_flag(groups: List[Dict[str, Any]], name: str) -> Optional[bool]:
 def is_compiled() -> bool:
     """Tell whether torch.compile has compiled anything in this process."""
     dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(dynamo.counters.get("frames", {}).get("ok"))
+    return dynamo is not None and bool(dynamo.counters.get("stats", {}).get("unique_graphs"))
 
 
 def find_autocast(call: Optional[Call], device: str) -> Optional[str]:
