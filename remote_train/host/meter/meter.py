@@ -84,7 +84,7 @@ class Meter:
         return self._step if id(optimizer) == self._leader.id else None
 
     def close(self) -> None:
-        """Write what has not been written, at the process's end."""
+        """Write what has not been written, and leave torch as it was: the process ends."""
         self._looking.stop()
         window = self._window
         if (
@@ -95,13 +95,13 @@ class Meter:
             # Without an event: how far the device is now says nothing of the last step, and nobody waits for it.
             self._close_window(Mark(window.moments[-1]))
         self._write_pending()
+        self._guard.switch_off(None)
         self._lines.close()
 
     def _at_boundary(self, optimizer: Any, now: float) -> None:  # noqa: ANN401
         self._end_evaluation()
         mark = self._clock.mark(now)
         looking = self._looking
-        pause = looking.tally.pause
         sample = looking.sample
         told = looking.finish(self._step, mark, now - self._first, self._step_seconds(now))
         if told is not None:
@@ -115,7 +115,7 @@ class Meter:
             looking.count()
             mark = self._clock.mark()
         if sample is not None:
-            self._tell_count(paused=looking.tally.pause > pause)
+            self._tell_count(paused=counts or sample.paused)
             self._tell_settings(optimizer)
         self._write_pending()
         self._begin_next(mark)
@@ -147,7 +147,7 @@ class Meter:
         if self._window is None:
             self._window = Window(mark)
         self._moments = self._window.moments
-        if self._step >= self._looking.step:
+        if self._step >= self._looking.step or self._looking.is_time_to_count(age):
             self._looking.start(age)
         self._boundary_seconds = self._window.begin.host + schedule.window_seconds(age)
         full = self._step + schedule.WINDOW_STEPS - len(self._moments)

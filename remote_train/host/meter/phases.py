@@ -85,16 +85,21 @@ class Phases:
         return self._began_evaluating is not None
 
     def begin(self, name: str) -> Optional[float]:
-        """Return the moment at which a phase begins; None within another, in another thread, or while evaluating."""
-        if self._busy or self._began_evaluating is not None or threading.get_ident() != self._thread:
+        """Return the moment at which a phase begins; None within another, in another thread, or for data to evaluate on."""
+        if self._busy or threading.get_ident() != self._thread:
+            return None
+        if self._began_evaluating is not None and name == "data":
             return None
         self._busy = name
         return time.perf_counter()
 
     def end(self, name: str, began: float) -> None:
-        """Add the time since the phase began."""
+        """Add the time since the phase began; saving may come before an evaluation is seen to be over, and is no part of it."""
+        spent = time.perf_counter() - began
         self._busy = None
-        self._seconds[name] += time.perf_counter() - began
+        self._seconds[name] += spent
+        if self._began_evaluating is not None:
+            self._began_evaluating += spent
 
 
 def install(torch: Any, phases: Phases, guard: Guard, count_steps: CountSteps) -> None:  # noqa: ANN401  (a module)
