@@ -68,7 +68,15 @@ def _copy_module(torch: ModuleType, copier: Copier, module: Module) -> Module:
         }
     )
     made.__dict__.update({name: None for name in ("_trainer", "_fabric") if name in vars(module)})
+    if (
+        type(module).__name__ == "_FabricModule"
+    ):  # Lightning Fabric's refuses a backward that Fabric did not begin
+        made.__dict__["_register_backward_hook"] = _leave_alone
     return made
+
+
+def _leave_alone(tensor: Any) -> Any:  # noqa: ANN401
+    return tensor
 
 
 def unwrap_once(module: Module) -> Optional[Module]:
