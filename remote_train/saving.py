@@ -11,6 +11,7 @@ from remote_train.host import layout
 from remote_train.watch import Watch, find_line, read_pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import BinaryIO
 
@@ -21,20 +22,46 @@ TICK = 0.5
 """Seconds from a line of output to the clock's next entry, at most: what was printed before a moment is in an entry by then."""
 REACHES = (8 << 10, 256 << 10)
 """Bytes of output before that moment that are looked through, more where the last few say nothing."""
+REPORT_REACH = 1 << 20
+"""Of the script's own lines, which are few: an hour of one process."""
 LONGEST_ENTRY = 64 * 1024
 
 
 def read_step_at(number: int, mirror: Attempt, saved: float) -> int | None:
-    """Return the last step printed before `saved` (seconds since 1970 on the host), None where that is not known."""
+    """Return the last step printed or reported before `saved` (seconds since 1970 on the host), None where that is not known."""
     record = mirror.read(layout.ATTEMPT)
+    if record is None or "plan" not in record:
+        return None
+
+    def make() -> Watch:
+        return Watch(number, record, None)
+
+    step = _read_printed_step(make, mirror, saved)
+    return step if step is not None else _read_reported_step(make(), mirror, saved)
+
+
+def _read_reported_step(watch: Watch, mirror: Attempt, saved: float) -> int | None:
+    """Look at the end of what the script said itself."""
+    end = mirror.offset("report")
+    begin = max(0, end - REPORT_REACH)
+    if begin:
+        watch.reported.skip()
+    pieces = read_pieces(mirror.output("report"), begin, end)
+    found = [record for piece in pieces for record in watch.reported.feed(piece)]
+    return choose_step(
+        [record for record in found if record.wall_time is not None and record.wall_time <= saved]
+    )
+
+
+def _read_printed_step(make: Callable[[], Watch], mirror: Attempt, saved: float) -> int | None:
     offset = find_offset(mirror.output("clock"), saved)
     path = mirror.output("0")
-    if record is None or "plan" not in record or offset is None or not path.exists():
+    if offset is None or not path.exists():
         return None
     end = min(offset, path.stat().st_size)
     for reach in REACHES:
         begin = max(0, end - reach)
-        watch = Watch(number, record, None)
+        watch = make()
         begin = find_line(path, begin) if begin else 0
         watch.go_to(begin)
         pieces = read_pieces(path, begin, end)

@@ -30,6 +30,8 @@ OUTPUTS = {
     + b"".join(b"iter %d: loss %.4f, time 10.00ms, mfu 1.00%%\n" % (i, 3 - i / 10) for i in range(9)),
     "launcher": b"words of torchrun\n",
     "clock": b'{"mono": 0.5, "wall": 1700000000.0, "sizes": {"0": 400}}\n',
+    "meter": b'{"kind": "count", "flops": 1e9}\n{"kind": "steps", "time": 1, "steps": 9, "seconds": 1, "flops": 1e9}\n',
+    "report": b'{"step": 3, "loss": 2.5}\n',
 }
 FILES = {"ckpt.pt": b"weights" * 1000, "out/notes.txt": b"notes"}
 STARTED = 1_700_000_000.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -408,6 +409,8 @@ case("an end whose first rank is -1", "event ended", exits("first_failure", valu
 case("an end whose outputs are a list", "event ended", exits("outputs", value=[]))
 case("an end with outputs of no rank", "event ended", exits("outputs", value={"../../x": 7}))
 case("an end with an output of -1 bytes", "event ended", exits("outputs", value={"0": -1}))
+case("an end with a meter of -1 bytes", "event ended", exits("others", value={"meter": -1}))
+case("an end with another file of 7 bytes", "event ended", exits("others", value={"../../x": 7}), 0)
 case("an end whose survivors are a number", "event ended", exits("survivors", value=7))
 case("an end whose start error is a number", "event ended", exits("start_error", value=7))
 case("an end whose start error is escapes", "event ended", exits("start_error", value=EVIL), 22)
@@ -463,6 +466,19 @@ for name, line in {
     "negative": b'{"mono": -1e300, "sizes": {"0": 99}}',
 }.items():
     case(f"a clock of {name}", "data clock", payload(line + b"\n"))
+for name, line in {
+    "NaN": b'{"kind": "steps", "step": NaN, "steps": NaN, "seconds": NaN, "loss": NaN, "tokens": Infinity}',
+    "10^400": b'{"kind": "steps", "steps": 1'
+    + b"0" * 400
+    + b', "seconds": 1e-320, "flops": 1e308, "step": 1e308}',
+    "escapes": json.dumps(
+        {"kind": "count", "why": EVIL, "dtype": EVIL, "dtype_source": EVIL, "step": EVIL}
+    ).encode(),
+    "nesting": b"[" * 60_000,
+    "no newline": b"x" * 3_000_000,
+}.items():
+    case(f"a meter of {name}", "data meter", payload(line + b"\n"))
+    case(f"a report of {name}", "data report", payload(line.replace(b'"steps",', b'"step",') + b"\n"))
 case("data beyond the credit", "data 0", flood_stream(b"x" * 65536), 60)
 case("data of nothing for ever", "data 0", flood_stream(b""), 60)
 case("data of the file for ever", "data file", flood_stream(b"x" * 65536), 60)

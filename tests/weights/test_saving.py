@@ -104,3 +104,14 @@ def test_what_is_not_here_is_not_known(tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path, 3)
     mirror.output("0").unlink()
     assert read_step_at(1, mirror, 1e9) is None
+
+
+@pytest.mark.parametrize("lines", [100, 20_000])
+def test_the_last_step_that_was_reported_where_none_was_printed(tmp_path: Path, lines: int) -> None:
+    mirror = make_mirror(tmp_path, 3)
+    mirror.output("0").write_bytes(b"busy\n" * 100)
+    report = [b'{"kind": "step", "time": %d, "step": %d, "loss": 1.0}\n' % (10 * n, n) for n in range(lines)]
+    mirror.output("report").write_bytes(b"".join(report))
+    for step in (lines - 90, lines - 1):
+        assert read_step_at(1, mirror, 1000.0 + 10 * step + 4.0) == step
+    assert read_step_at(1, mirror, 990.0) is None
