@@ -262,7 +262,7 @@ def test_random_states_are_those_of_a_training_without_a_meter(
         net = make_net()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
         losses = []
-        for _ in range(30):
+        for _ in range(200):
             loss = net(torch.randn(8, 16) * random.random()).square().mean()
             loss.backward()
             optimizer.step()
