@@ -7,6 +7,7 @@ import itertools
 import logging
 import random
 import threading
+import time
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -216,8 +217,27 @@ def test_the_inputs_are_not_held() -> None:
 
 
 def test_a_model_that_is_gone_is_said_so() -> None:
-    import time
-
     call = describe_call(torch, nn.Linear(10, 10), (torch.randn(4, 10),), {})
     found = count_call(torch, call, time.monotonic() + PATIENT)
     assert (found.flops, found.why) == (None, "the model is gone")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_real_copy_gives_its_memory_back_at_once(fails: bool) -> None:
+    copies: list[torch.Tensor] = []
+
+    class Kept(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            copies.extend(self.parameters())
+            out = super().forward(x)
+            if fails:
+                raise ValueError("not today")
+            return out
+
+    model = Kept(10, 10)
+    found = count(model, torch.randn(4, 10), keep=True)
+    assert found.flops == (None if fails else 2 * ONCE)
+    assert len(copies) == 2
+    assert all(copied is not live for copied, live in zip(copies, model.parameters(), strict=True))
+    assert [copied.untyped_storage().nbytes() for copied in copies] == [0, 0]
+    assert [copied.grad for copied in copies] == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.meter.counted_calls import count
+from remote_train.host.meter.calls import describe_call
+from remote_train.host.meter.counting import count_call
+from tests.meter.counted_calls import PATIENT, count
 
 pytestmark = pytest.mark.torch
 
@@ -155,15 +158,10 @@ def test_experts_that_are_chosen_are_counted_on_real_tensors() -> None:
 
 
 def test_what_was_kept_for_real_is_not_what_the_script_goes_on_with() -> None:
-    import time
-
-    from remote_train.host.meter.calls import describe_call
-    from remote_train.host.meter.counting import count_call
-
     model, x = ChosenExperts(4, 16), torch.randn(40, 16)
     call = describe_call(torch, model, (x,), {}, keep=True)
     x.zero_()  # in place, before the count at the step's end
-    found = count_call(torch, call, time.monotonic() + 60)
+    found = count_call(torch, call, time.monotonic() + PATIENT)
     once = 2.0 * 2 * 40 * 16 * 64
     assert found.flops == pytest.approx(2 * (2.0 * 40 * 16 * 4) + 5 * once, rel=0.01)
 
@@ -209,8 +207,26 @@ def test_values_that_products_are_not_made_of() -> None:
         assert count(Vectors(), torch.randn(5)).flops == 2.0 * 8 * 5 + 2.0 * 8
 
 
-def describe(found: Any) -> tuple[Any, ...]:
-    return found.flops, found.how
+@pytest.mark.parametrize("fused", [True, False])
+def test_torchs_own_attention_layers(fused: bool) -> None:
+    batch, length, width, inner = 3, 12, 16, 40
+    model = nn.TransformerEncoderLayer(width, 4, inner, dropout=0.1, batch_first=True)
+    x = torch.randn(batch, length, width)
+    mask = None if fused else nn.Transformer.generate_square_subsequent_mask(length)
+    products = 2.0 * batch * length * (4 * width * width + 2 * width * inner + 2 * length * width)
+    found = count(model, x, src_mask=mask)
+    no_gradient = 2.0 * batch * length * 3 * width * width  # of the input
+    assert found.flops == pytest.approx(3 * products - no_gradient, rel=0.01)
+
+
+def test_a_step_that_is_counted_under_inference_mode_is_taken_apart() -> None:
+    class Inferring(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                hidden = torch.matmul(x, self.weight)
+            return super().forward(x + hidden.clone())
+
+    assert count(Inferring(10, 10), torch.randn(4, 10)).flops == 3 * 2.0 * 4 * 100
 
 
 def test_tensors_and_modules_in_plain_attributes_take_part() -> None:

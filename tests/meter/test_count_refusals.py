@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import distributed, nn
 
-from tests.meter.counted_calls import count
+from remote_train.host.meter.calls import describe_call
+from remote_train.host.meter.counting import count_call
+from tests.meter.counted_calls import PATIENT, count
 from tests.meter.counted_models import GPT, TINY, make_batch
 
 if TYPE_CHECKING:
@@ -47,13 +50,9 @@ def test_fully_sharded_models_are_counted_whole() -> None:
     mesh = init_device_mesh("cpu", (1,))
     fsdp.fully_shard(model[0], mesh=mesh)
     fsdp.fully_shard(model, mesh=mesh)
-    from remote_train.host.meter.calls import describe_call
-    from remote_train.host.meter.counting import count_call
 
     call = describe_call(torch, model, (torch.randn(4, 10),), {})
-    import time
-
-    found = count_call(torch, call, time.monotonic() + 60)
+    found = count_call(torch, call, time.monotonic() + PATIENT)
     assert (found.flops, found.how, found.why) == (5 * ONCE, "counted", None)
     assert type(model).__name__ == "FSDPSequential"  # it is still what it was
 
@@ -161,12 +160,10 @@ def test_a_forward_that_swallows_a_refusal_is_refused_still() -> None:
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_models_that_cannot_be_copied(make: Any, word: str) -> None:
-    import time
 
-    from remote_train.host.meter.calls import describe_call
-    from remote_train.host.meter.counting import count_call
-
-    found = count_call(torch, describe_call(torch, make(), (torch.randn(4, 10),), {}), time.monotonic() + 60)
+    found = count_call(
+        torch, describe_call(torch, make(), (torch.randn(4, 10),), {}), time.monotonic() + PATIENT
+    )
     assert found.flops is None
     assert word in str(found.why) or "gone" in str(found.why)
 

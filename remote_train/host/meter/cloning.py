@@ -102,7 +102,7 @@ def _find_obstacle(torch: ModuleType, module: Module) -> Optional[str]:
 
 
 def _is_hooks(name: str, value: Any) -> bool:  # noqa: ANN401  (an attribute)
-    return "_hooks" in name and isinstance(value, dict)
+    return name.startswith("_") and "_hooks" in name and isinstance(value, dict)
 
 
 def _choose_class(torch: ModuleType, kind: Any) -> Any:  # noqa: ANN401  (a class)

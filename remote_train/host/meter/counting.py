@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import traceback
 
 from .cloning import make_copier
 from .estimate import count_parameters, estimate_flops
@@ -81,8 +82,10 @@ def count_call(torch: ModuleType, call: Call, deadline: float) -> Count:
         _fill(count, _run(torch, module, call, deadline), real=call.kept)
     except (CannotCopyError, RefusedError) as error:
         count.why = str(error)
+        traceback.clear_frames(error.__traceback__)  # which hold the copy
     except _FAILURES + _MORE_FAILURES as error:
         count.why = _explain(error, real=call.kept)
+        traceback.clear_frames(error.__traceback__)
         count.wants_real = not call.kept and _may_be_real(torch, module) and "data pointer" not in str(error)
     if count.flops is None:
         estimate_flops(torch, module, call, count)
@@ -155,8 +158,15 @@ def _run_copy(torch: ModuleType, module: Any, call: Call, recorder: Recorder) ->
                 recorder.tally.backward = True
                 _run_backward(torch, out)
     finally:
-        for tensor in list(copy.parameters()) if call.kept else []:
-            tensor.grad = None
+        if call.kept:
+            _release([*copy.parameters(), *copy.buffers()])
+
+
+def _release(tensors: List[Any]) -> None:
+    """Give the memory of a real copy back now, not when the collector comes upon its cycles."""
+    for tensor in tensors:
+        tensor.grad = None
+        tensor.data = tensor.data.new_empty(0)
 
 
 def _run_backward(torch: ModuleType, out: Any) -> None:  # noqa: ANN401  (whatever a forward returns)

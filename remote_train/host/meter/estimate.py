@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .recording import name_dtype
+
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
     from types import ModuleType
@@ -45,7 +47,7 @@ def estimate_flops(torch: ModuleType, module: Module, call: Call, count: Count) 
     if call.grad and count.trainable:
         a_token += 2.0 * total + 2.0 * trained
     count.flops, count.how = a_token * call.tokens, "6N"
-    dtype = call.autocast[0][1] if call.autocast else _name_dtype(used)
+    dtype = call.autocast[0][1] if call.autocast else _name_dtype(torch, used)
     count.by_dtype = {dtype: count.flops}
 
 
@@ -60,5 +62,5 @@ def _list_multiplied(torch: ModuleType, module: Module) -> List[Any]:
     return list(found.values())
 
 
-def _name_dtype(tensors: List[Any]) -> str:
-    return str(tensors[0].dtype).replace("torch.", "") if tensors else "float32"
+def _name_dtype(torch: ModuleType, tensors: List[Any]) -> str:
+    return name_dtype(torch, tensors, convolution=False) if tensors else "float32"
