@@ -116,6 +116,7 @@ class Metered:
             self.dtype,
             pick_number(row, "time", high=LONGEST_TIME),
             optimizer_step=pick_count(row, "step", LARGEST_STEP),
+            flops_source=pick_text(self._count, "how") if _flops(row) else None,
         )
         self._windows += 1
         if self._windows == 2:

@@ -39,6 +39,9 @@ class MetricRecord:
     optimizer_step: int | None = (
         None  # optimizer steps of the attempt, counted by the meter, or by report where the script does not say
     )
+    flops_source: str | None = (
+        None  # how the meter knows the FLOPs: "counted", or "6N" where it could not count
+    )
 
     def as_json(self) -> dict[str, object]:
         """Give every field; a float that JSON cannot hold becomes None."""

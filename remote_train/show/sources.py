@@ -11,6 +11,7 @@ from remote_train.show.words import get_number, render_peak
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ESTIMATE = "6N"
 NAMES = {"report": "by the script's own report", "meter": "by the meter"}
 
 
@@ -33,10 +34,12 @@ def list_mfu_lines(found: object) -> list[str]:
 
 
 def render_source(record: Mapping[str, object]) -> str:
-    """Return `6.10 % by the meter`, or `6.00 % by its log (nanogpt)`."""
+    """Return `6.10 % by the meter`, or `6.00 % by its log (nanogpt)`; FLOPs that are an estimate are called one."""
     source = str(record.get("source"))
     family = source.removeprefix("log:")
     who = NAMES.get(source, f"by its log ({family})")
+    if record.get("flops_source") == ESTIMATE:
+        who += " (6N: 6 x parameters x tokens, not counted)"
     return f"{render_mfu(get_number(record, 'mfu') or 0.0)} {neutral_text(who)}"
 
 

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PEAKS = {"float32": Peak(1e12, "measured"), "bfloat16": Peak(1e14, "table: a card, bf16")}
-COUNT = {"kind": "count", "flops": 1e9, "dtype": "float32", "dtype_source": "parameters", "tokens": 500}
+COUNT = {
+    "kind": "count",
+    "how": "counted",
+    "flops": 1e9,
+    "dtype": "float32",
+    "dtype_source": "parameters",
+    "tokens": 500,
+}
 
 
 def context(devices: int = 1) -> Context:
@@ -135,6 +142,7 @@ def test_a_metered_window_is_a_record_of_the_whole_run() -> None:
         dtype_source="parameters",
         source="meter",
         optimizer_step=30,
+        flops_source="counted",
     )
     assert record == expected
     assert record.step is None

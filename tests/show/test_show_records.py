@@ -109,4 +109,9 @@ def test_different_denominators_are_all_told_and_why_there_is_none() -> None:
     assert "bfloat16 (autocast)" in lines[0]
     assert lines[1].endswith("; float32")
     assert "\x1b" not in lines[2]
+    estimated = {**METER, "flops_source": "6N"}
+    assert (
+        "by the meter (6N: 6 x parameters x tokens, not counted)"
+        in list_mfu_lines({"sources": [estimated]})[0]
+    )
     assert list_mfu_lines(None) == list_mfu_lines({"sources": [], "why": None}) == []
