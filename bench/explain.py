@@ -1,6 +1,6 @@
 """Does what `explain` predicts come true? A tiny GPT is trained under the meter, explained, and changed as it says.
 
-    python -m bench.explain --rounds 5 --seconds 10
+    python -m bench.explain --rounds 5 --threads 1
 
 Trains `bench/tiny_gpt.py` with `remote-train run --local`, asks `explain --json`, then applies the best tries that a script
 can apply (a larger batch, compile, fused, bf16, threads), one at a time, against the script as it was, in interleaved rounds.
@@ -40,7 +40,7 @@ def choose_options(item: dict[str, Any], cores: int) -> list[str] | None:
     return known.get(item["id"])
 
 
-def explain(folder: Path, seconds: float, threads: int | None) -> dict[str, Any]:
+def explain(folder: Path, steps: int, threads: int | None) -> dict[str, Any]:
     """Train once under the meter and return what `explain --json` says of it."""
     project = folder / "project"
     project.mkdir()
@@ -48,7 +48,7 @@ def explain(folder: Path, seconds: float, threads: int | None) -> dict[str, Any]
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder)}
     command = [sys.executable, "-m", "remote_train"]
     given = ["--env", f"OMP_NUM_THREADS={threads}"] if threads else []
-    run = [*command, "run", "--local", "--no-pull", *given, "train.py", "--seconds", str(seconds)]
+    run = [*command, "run", "--local", "--no-pull", *given, "train.py", "--steps", str(steps)]
     subprocess.run(run, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
         [*command, "explain"], cwd=project, env=environment, check=True, capture_output=True
@@ -60,24 +60,24 @@ def explain(folder: Path, seconds: float, threads: int | None) -> dict[str, Any]
     return found
 
 
-def train(options: list[str], seconds: float, threads: int) -> dict[str, float]:
+def train(options: list[str], steps: int, threads: int) -> dict[str, float]:
     """Run the script by itself, without us, and return its pace."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, str(SCRIPT), "--seconds", str(seconds), *options]
+    command = [sys.executable, str(SCRIPT), "--steps", str(steps), *options]
     done = subprocess.run(command, env=environment, check=True, capture_output=True)
     pace: dict[str, float] = json.loads(done.stdout)
     return pace
 
 
 def compare(
-    sides: dict[str, list[str]], rounds: int, seconds: float, threads: int
+    sides: dict[str, list[str]], rounds: int, steps: int, threads: int
 ) -> dict[str, dict[str, list[float]]]:
     """Run the plain script and each side once a round, the order turning; return the ratios to the round's plain run."""
     got: dict[str, dict[str, list[float]]] = {name: {"tokens": [], "cpu_tokens": []} for name in sides}
     names = ["plain", *sides]
     for number in range(rounds):
         turned = names[number % len(names) :] + names[: number % len(names)]
-        paces = {name: train(sides.get(name, []), seconds, threads) for name in turned}
+        paces = {name: train(sides.get(name, []), steps, threads) for name in turned}
         for name in sides:
             for key, ratios in got[name].items():
                 ratios.append(paces[name][key] / paces["plain"][key])
@@ -103,7 +103,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each timed run")
+    parser.add_argument("--steps", type=int, default=200, help="of each timed run, at the plain batch")
     parser.add_argument(
         "--threads", type=int, default=None, help="of the run that is explained; default: as run chooses"
     )
@@ -112,14 +112,14 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = explain(Path(folder), max(options.seconds, 20.0), options.threads)
+        found = explain(Path(folder), max(options.steps, 100), options.threads)
     threads, cores = found["device"]["threads"] or 1, found["device"]["cores"] or 1
     tries = [item for item in found["tries"] if item["gain"] and choose_options(item, cores) is not None]
     tries = tries if options.all else tries[:TOP]
     sides = {item["id"]: choose_options(item, cores) or [] for item in tries}
-    got = compare(sides, options.rounds, options.seconds, threads)
+    got = compare(sides, options.rounds, options.steps, threads)
     print(
-        f"{options.rounds} rounds of {options.seconds:g} s, {threads} threads; load {os.getloadavg()[0]:.1f}\n"
+        f"{options.rounds} rounds of {options.steps} steps, {threads} threads; load {os.getloadavg()[0]:.1f}\n"
     )
     print(render_table(["try", "predicted", "got (wall)", "got (CPU time)"], make_rows(tries, got)))
 

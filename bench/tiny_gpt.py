@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH = 65, 64, 4, 4, 128
-WARM_STEPS = 20
+BATCH = 12
+WARM_STEPS = 10
 
 
 class Block(nn.Module):
@@ -64,8 +65,13 @@ class GPT(nn.Module):
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the timed part")
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="of the timed part, at the batch of 12; a larger one does fewer",
+    )
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=0, help="0: as the environment says")
     parser.add_argument("--fused", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -74,7 +80,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
-    """Train for as long as asked and return the pace."""
+    """Train as many tokens as asked and return the pace."""
     torch.manual_seed(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     text = torch.randint(VOCABULARY, (100_000,))
@@ -82,7 +88,8 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     model = torch.compile(raw) if options.compile else raw
     optimizer = torch.optim.AdamW(raw.parameters(), lr=1e-3, fused=options.fused or None)
     steps, began, spent = 0, time.perf_counter(), time.process_time()
-    while steps < WARM_STEPS or time.perf_counter() - began < options.seconds:
+    timed = max(1, options.steps * BATCH // options.batch)
+    while steps < WARM_STEPS + timed:
         starts = torch.randint(len(text) - BLOCK - 1, (options.batch,)).tolist()
         inputs, targets = (
             torch.stack([text[start + shift : start + shift + BLOCK] for start in starts]).to(device)
@@ -97,7 +104,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         steps += 1
         if steps == WARM_STEPS:
             began, spent = time.perf_counter(), time.process_time()
-    timed, tokens = steps - WARM_STEPS, options.batch * BLOCK
+    tokens = options.batch * BLOCK
     seconds, spent = time.perf_counter() - began, time.process_time() - spent
     return {
         "steps": timed / seconds,

@@ -151,6 +151,11 @@ def _judge_cuda(case: Case) -> tuple[str, str] | None:
 
 
 def _judge_cpu(case: Case) -> tuple[str, str] | None:
+    if case.part_of_cpu < OFTEN and case.device.kind == "cpu":
+        return "CPU-bound", (
+            f"Others use this CPU: the run's {case.threads} threads got {case.use.run or 0.0:.1f} CPUs' worth while"
+            f" {case.use.load or 0.0:.1f} threads of all wanted to run, and a step takes {render_time(case.step)}{_add_matmul(case)}."
+        )
     found = _judge_floors(case)
     if found is not None or case.device.kind != "cpu" or not (case.floors or case.profile.split):
         return found

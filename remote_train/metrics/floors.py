@@ -87,6 +87,19 @@ class Case:
         return self.device.kind == "cuda" and (self.profile.starved or 0.0) >= STARVED
 
     @property
+    def threads(self) -> int:
+        """Threads of all processes, 0 where that is not known."""
+        return (self.profile.settings.threads or self.device.threads or 0) * self.device.processes
+
+    @property
+    def part_of_cpu(self) -> float:
+        """The part of the CPUs that its threads wanted and got, where more threads than its own wanted to run; else 1."""
+        run, load = self.use.run, self.use.load
+        if self.device.kind != "cpu" or not self.threads or run is None or load is None:
+            return 1.0
+        return min(run / self.threads, 1.0) if load >= self.threads + 1.0 else 1.0
+
+    @property
     def work(self) -> float:
         """The seconds of a step that are neither waiting for data nor the optimizer's."""
         return max(self.step - self.seconds_of("data") - self.seconds_of("optimizer"), 0.0)

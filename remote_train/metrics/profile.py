@@ -108,6 +108,7 @@ class _Sum:
     windows: deque[_Window] = field(default_factory=lambda: deque(maxlen=WINDOWS))
     first: _Window | None = None
     samples: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    first_sample: Mapping[str, float] | None = None
     starved: deque[bool] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     steps: int = 0
     off: str | None = None
@@ -171,8 +172,13 @@ def _take_window(total: _Sum, row: Mapping[str, Any]) -> None:
 
 def _take_sample(total: _Sum, row: Mapping[str, Any]) -> None:
     phases = {key: pick_number(row, key) or 0.0 for key in PHASES}
-    if sum(phases.values()) > 0:
-        total.samples.append(phases)
+    whole = sum(phases.values())
+    if whole > 0:
+        shares = {key: value / whole for key, value in phases.items()}
+        if total.first_sample is None:
+            total.first_sample = shares  # with the optimizer's state made in it
+        else:
+            total.samples.append(shares)
     starved = pick_flag(row, "starved")
     if starved is not None:
         total.starved.append(starved)
@@ -180,6 +186,7 @@ def _take_sample(total: _Sum, row: Mapping[str, Any]) -> None:
 
 def _make_profile(total: _Sum) -> Profile:
     windows = list(total.windows) or ([total.first] if total.first else [])
+    samples = list(total.samples) or ([total.first_sample] if total.first_sample else [])
     longest = [window.longest for window in windows if window.longest is not None]
     backwards = [window.backwards for window in windows if window.backwards]
     return Profile(
@@ -191,8 +198,8 @@ def _make_profile(total: _Sum) -> Profile:
         longest=max(longest, default=None),
         trend=_make_trend(windows),
         backwards=statistics.median(backwards) if backwards else None,
-        shares=_make_shares(windows, list(total.samples)),
-        split=bool(total.samples),
+        shares=_make_shares(windows, samples),
+        split=bool(samples),
         starved=sum(total.starved) / len(total.starved) if total.starved else None,
         off=total.off,
     )
@@ -241,7 +248,8 @@ def _make_shares(windows: list[_Window], samples: list[Mapping[str, float]]) -> 
     whole = max(seconds, sum(apart.values()))
     shares = {key: value / whole for key, value in apart.items()}
     rest = max(1.0 - sum(shares.values()), 0.0)
-    phases = {key: sum(sample[key] for sample in samples) for key in PHASES}
+    # Medians: of the few steps that are looked at, one may have been held up.
+    phases = {key: statistics.median(sample[key] for sample in samples) if samples else 0.0 for key in PHASES}
     looked = sum(phases.values())
     if looked <= 0:
         return {**shares, "other": rest}

@@ -29,6 +29,9 @@ FUSED_BYTES = 28.0
 """Of each parameter: Adam reads it, its gradient and two moments, and writes three of them, in four bytes each."""
 COMPILED_LAUNCHES = (0.25, 0.5)
 """The share of launches that fusion leaves: 391 operations of a tiny GPT become 100 to 200 (mfu.md §6)."""
+LEAST_PRODUCTS = 0.4
+"""The share of a CPU's step that its products must take for another dtype to pay for its conversions: with less, autocast made
+a tiny GPT slower on a CPU whose bf16 peak is many times its float32 peak (docs/benchmarks.md)."""
 REACHED = 0.5
 """The share of its peak that good code gets from a GPU in a whole training step (mfu.md §6: 30 to 67 %)."""
 
@@ -152,6 +155,8 @@ def _make_dtype(case: Case) -> Try | None:
     if key is None or not now or peaks[key] / now < 1.2 or _is_launch_bound(case):
         return None
     ratio, share = peaks[key] / now, min(case.floor("matmul") / case.wall, 1.0)
+    if case.device.kind == "cpu" and share < LEAST_PRODUCTS:
+        return None
     how = {
         "bf16": "torch.autocast(device_type, dtype=torch.bfloat16) around the forward pass",
         "fp16": "torch.autocast with float16 and a GradScaler: this GPU has no bf16 units",
@@ -161,7 +166,7 @@ def _make_dtype(case: Case) -> Try | None:
         f"matrix products are at least {render_share(share)} of the time, and {ratio:.1f} x as fast in {key}"
     )
     high = amdahl(min(2.0 * share, 0.9), ratio)
-    caution = None if key == "tf32" else "changes the numerics: compare the losses"
+    caution = None if key == "tf32" else "it changes the numerics: compare the losses"
     return Try("dtype", f"{key} arithmetic", how, make_gain(amdahl(share, ratio), high), basis, caution)
 
 
@@ -196,14 +201,11 @@ def _make_share(case: Case) -> Try | None:
     if case.device.kind == "cuda" and others:
         basis = f"{others} other processes compute on this GPU"
         return Try("share", "a GPU of its own", "--gpus with another index, or wait for them", None, basis)
-    wanted = (case.profile.settings.threads or case.device.threads or 0) * case.device.processes
-    run, load = case.use.run, case.use.load
-    if case.device.kind != "cpu" or not wanted or run is None or load is None:
+    part = case.part_of_cpu
+    if part > 0.8:
         return None
-    if run >= 0.8 * wanted or load < wanted + 1.0:
-        return None
-    basis = f"its {wanted} threads got {run:.1f} CPUs' worth while {load:.1f} threads of all wanted to run"
-    gain = make_gain(1.0, wanted / max(run, 0.01))
+    basis = f"its {case.threads} threads got {case.use.run or 0.0:.1f} CPUs' worth while {case.use.load or 0.0:.1f} threads of all wanted to run"
+    gain = make_gain(1.0, 1.0 / max(part, 0.01))
     return Try("share", "less beside it on this CPU", "end what else computes there", gain, basis)
 
 
@@ -234,8 +236,9 @@ def _make_gpu(case: Case) -> Try | None:
     # A card of the middle class as the yardstick: an RTX 4070 Ti's dense bf16 peak and bandwidth.
     device = max(flops / (80.2e12 * REACHED), (case.profile.bytes or 0.0) / 504e9)
     times = [max(kernels * seconds, device) for seconds in HOST_SECONDS]
-    apart = case.wall - case.work - case.seconds_of("optimizer")
-    low, high = (case.wall / (apart + seconds) for seconds in (times[1], times[0]))
+    wall = case.wall * case.part_of_cpu
+    apart = max(wall - case.work - case.seconds_of("optimizer"), 0.0)
+    low, high = (wall / (apart + seconds) for seconds in (times[1], times[0]))
     basis = (
         f"a bound, not a measurement: {kernels:.0f} operations at an assumed 5 to 10 us each, or an RTX 4070 Ti's"
         f" memory and half its peak, are {render_time(times[0])} a step"
@@ -248,7 +251,7 @@ def _is_launch_bound(case: Case) -> bool:
 
 
 def _make_batch(case: Case, word: str) -> Try | None:
-    caution = "changes the training: a larger batch wants another learning rate and fewer steps"
+    caution = "it changes the training: a larger batch wants another learning rate and fewer steps"
     how = f"{BATCH} x the batch size"
     if case.device.kind == "cpu":
         fixed = min(case.floor("launch") + case.seconds_of("optimizer"), 0.95 * case.step)

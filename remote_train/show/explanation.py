@@ -101,7 +101,7 @@ def list_try_lines(found: Row) -> list[str]:
         lines.append(f"{_text(row.get('name'))}: {words}")
         lines.append(f"    how    {_text(row.get('how'))}")
         lines.append(f"    rests  {_text(row.get('basis'))}")
-        lines += [f"    but    it {_text(row['caution'])}"] if row.get("caution") else []
+        lines += [f"    but    {_text(row['caution'])}"] if row.get("caution") else []
     return lines
 
 

@@ -191,14 +191,16 @@ def test_arithmetic_that_the_card_has(
         assert gain[0] == pytest.approx(1 / (0.5 + 0.5 * peaks["fp32"] / peaks[key]))
 
 
-def test_bf16_on_a_cpu_only_where_it_is_faster_there() -> None:
+def test_bf16_on_a_cpu_only_where_it_is_faster_and_products_are_much_of_a_step() -> None:
     slow = replace(CPU, peaks={"fp32": 0.5e12, "bf16": 0.1e12})
     fast = replace(CPU, peaks={"fp32": 0.5e12, "bf16": 2.5e12})
-    assert "dtype" not in gains(diagnose(tiny(), slow, HostUse()))
-    # 8 of 50 ms five times as fast.
-    gain = gains(diagnose(tiny(), fast, HostUse()))["dtype"]
+    much = tiny(counted={"flops": 12.5e9})
+    assert "dtype" not in gains(diagnose(much, slow, HostUse()))
+    assert "dtype" not in gains(diagnose(tiny(), fast, HostUse()))
+    # Half of 50 ms five times as fast.
+    gain = gains(diagnose(much, fast, HostUse()))["dtype"]
     assert gain is not None
-    assert gain[0] == pytest.approx(1 / (0.84 + 0.16 / 5))
+    assert gain[0] == pytest.approx(1 / (0.5 + 0.5 / 5))
 
 
 def test_threads_are_offered_up_to_the_cores() -> None:
@@ -245,6 +247,11 @@ def test_others_on_the_same_device_are_named() -> None:
     crowded = parse_telemetry([host(run=0.5, load=4.0)] * 3)
     gain = gains(diagnose(tiny(), CPU, crowded))["share"]
     assert gain == (1.0, 2.0)
+    found = diagnose(tiny(), CPU, parse_telemetry([host(run=0.25, load=9.0)] * 3))
+    assert found.bottleneck == "CPU-bound"
+    assert "got 0.2 CPUs' worth while 9.0 threads" in found.sentence
+    # Alone the step would take a quarter of its time: what a GPU gains is counted from there.
+    assert gains(found)["gpu"] == pytest.approx((12.5 / 4, 25.0 / 4))
     assert "share" not in gains(diagnose(tiny(), CPU, parse_telemetry([host(run=1.0, load=1.0)])))
     shared = parse_telemetry([gpu_host(others=3)])
     assert gains(diagnose(tiny(device="cuda"), GPU, shared))["share"] is None
