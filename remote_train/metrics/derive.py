@@ -7,7 +7,7 @@ chunking, so records can be derived again from the mirrored log when a table has
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remote_train.metrics.convention import render_nanogpt
@@ -192,7 +192,7 @@ class Deriver:
         (reading, stamp), self._held = self._held, None
         for candidate in (bar, self._bar):
             if candidate is not None and self._belongs(candidate):
-                reading = replace(reading, step=candidate.step, total=candidate.total)
+                reading = reading._replace(step=candidate.step, total=candidate.total)
                 break
         yield self._make_record(reading, stamp)
 

@@ -8,7 +8,6 @@ mosaicml/composer loggers/console_logger.py. Where a line states both kinds of r
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Literal
 
 from remote_train.metrics.reading import (
@@ -230,4 +229,4 @@ def parse_composer_key(text: str) -> Reading | None:
     if field is None or value is None or (field != "loss" and value <= 0):
         return None
     figure = {field: int(value) if field == "step" else value}
-    return replace(Reading("composer", "part", per="device"), **figure)  # type: ignore[arg-type]  # each key has its type
+    return Reading("composer", "part", per="device")._replace(**figure)  # type: ignore[arg-type]  # each key has its type

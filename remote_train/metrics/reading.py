@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 # A number as logs write it: 8.893647, 5.17e6, 529,882, nan, -inf; never the comma of a list.
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
@@ -14,14 +13,14 @@ _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SUFFIXED = re.compile(rf"\s*({NUMBER})\s*([kmbgt]?)\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One line's facts; unknown is None.
 
     `step` lines make a record, `eval` lines mark an evaluation (their loss is the validation loss), `bar` lines tell
     where a progress bar stands, `start` lines state what stays the same. Where a step's figures take several lines, a `block`
     line begins them and `part` lines add to it. `per` says whether tokens per second and FLOP/s are of one device or of
-    the whole run; every other figure is of the whole run either way.
+    the whole run; every other figure is of the whole run either way. One is made for every step line: a tuple is made in
+    a third of a frozen dataclass's time.
     """
 
     family: str
@@ -50,8 +49,8 @@ _NAMED = {"family", "kind", "per"}
 
 def merge_readings(base: Reading, more: Reading) -> Reading:
     """Return `base` with every figure that `more` knows."""
-    known = {field.name: getattr(more, field.name) for field in fields(Reading) if field.name not in _NAMED}
-    return replace(base, **{name: value for name, value in known.items() if value is not None})
+    known = more._asdict().items()
+    return base._replace(**{name: value for name, value in known if value is not None and name not in _NAMED})
 
 
 def split_fields(text: str) -> dict[str, str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remote_train.metrics.figures import MFU_DOUBTFUL, render_percent
+from remote_train.metrics.figures import render_mfu
 from remote_train.show.columns import render_columns, show_cell, show_number
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import (
     DASH,
-    get_number,
     render_count,
     render_flops,
     render_loss,
@@ -50,9 +49,7 @@ def _show_with_source(side: Mapping[str, Any], key: str, render: Callable[[float
 
 
 def _show_mfu(side: Mapping[str, Any]) -> str:
-    shown = _show_with_source(side, "mfu", render_percent)
-    doubt = (get_number(side, "mfu") or 0.0) > MFU_DOUBTFUL
-    return f"{shown}: the denominator looks wrong" if doubt else shown
+    return _show_with_source(side, "mfu", render_mfu)
 
 
 def _show_device(side: Mapping[str, Any]) -> str:
