@@ -266,11 +266,17 @@ def test_no_event_is_recorded_into_a_graph_that_is_being_captured() -> None:
             def record(self) -> None:
                 pass
 
+        def current_device(self) -> int:
+            return 3
+
     class Torch:
         cuda = Cuda()
 
     clock = Clock(Torch, "cuda")
     assert clock.mark(5.0).event is None
     Torch.cuda.capturing = False
-    assert clock.mark(5.0).event is not None
+    mark = clock.mark(5.0)
+    assert mark.event is not None
+    assert mark.device == 3
+    assert elapsed(mark, Mark(7.0, mark.event, 4)) == 2.0  # events of two devices cannot be compared
     assert Clock(Torch, "cpu").mark(5.0).event is None

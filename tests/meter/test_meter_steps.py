@@ -91,6 +91,20 @@ def test_varying_shapes_are_counted_each_and_the_rest_estimated(metered: Ended) 
     assert count["flops"] == (net_flops(4) + net_flops(8) + net_flops(16) + net_flops(32)) / 4
 
 
+def test_a_model_that_looks_at_its_values_is_counted_on_real_ones_and_lets_go_of_them(metered: Ended) -> None:
+    def forward(self: Any, x: Any) -> Any:
+        return self.net(x[: int(x.sign().abs().sum()) // 16])
+
+    net = type("Looks", (torch.nn.Module,), {"forward": forward})()
+    net.net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for _ in range(12):
+        backward(net)
+        optimizer.step()
+    (count,) = pick(metered(), "count")
+    assert (count["how"], count["flops"]) == ("counted on real tensors", net_flops(8))
+
+
 def test_a_second_optimizer_is_no_second_step(metered: Ended) -> None:
     nets = [make_net(), make_net()]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.01) for net in nets]
@@ -168,8 +182,11 @@ def test_a_closure_that_is_called_many_times_in_a_step_counts_each_time(metered:
 
     for _ in range(6):
         optimizer.step(closure)
-    (count,) = pick(metered(), "count")
+    lines = metered()
+    (count,) = pick(lines, "count")
     assert calls == 18
+    # What LBFGS does between the closures is the optimizer's time.
+    assert all(sample["optimizer"] > 0 for sample in pick(lines, "sample"))
     assert count["flops"] == 3 * net_flops(8)
 
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 class Mark:
     """A moment: `host` seconds of `time.perf_counter`, and the event that the device will pass, or None."""
 
-    __slots__ = ("event", "host")
+    __slots__ = ("device", "event", "host")
 
-    def __init__(self, host: float, event: Any = None) -> None:  # noqa: ANN401  (torch's event)
-        self.host, self.event = host, event
+    def __init__(self, host: float, event: Any = None, device: int = 0) -> None:  # noqa: ANN401  (torch's event)
+        self.host, self.event, self.device = host, event, device
 
     def passed(self) -> bool:
         """Tell whether the device has come to it; on the host a moment is always past."""
@@ -37,14 +37,17 @@ class Clock:
             return Mark(now)
         event = self._cuda.Event(enable_timing=True)
         event.record()
-        return Mark(now, event)
+        return Mark(now, event, self._cuda.current_device())
 
 
 def elapsed(first: Mark, last: Mark) -> Optional[float]:
-    """Return the seconds from one mark to a later one; None as long as the device has not come to the later one."""
-    if first.event is None or last.event is None:
+    """Return the seconds from one mark to a later one; None as long as the device has not come to both.
+
+    Between devices, and where there is no event, it is the host's time.
+    """
+    if first.event is None or last.event is None or first.device != last.device:
         return last.host - first.host
-    if not last.event.query():
+    if not (first.passed() and last.passed()):
         return None
     return float(first.event.elapsed_time(last.event)) / 1000.0
 

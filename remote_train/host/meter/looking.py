@@ -43,7 +43,6 @@ class Looking:
         self._retries = 1
         self._keep = False
         self._unwatch: List[Callable[[], None]] = []
-        self._why: Optional[str] = None
         guard.undo(self.stop)
 
     def turn_to(self, optimizer: Any, step: int) -> None:  # noqa: ANN401  (torch's)
@@ -55,10 +54,8 @@ class Looking:
             return
         self._first_parameter = first
         self._modules = [weakref.ref(module) for module in find_outermost(self._torch, parameters)]
-        self.tally, self._level, self._looks, self._keep, self._why = Tally(), 0, 0, False, None
+        self.tally, self._level, self._looks, self._keep = Tally(), 0, 0, False
         self.step = step
-        if not self._modules:
-            self._why = "no module holds the parameters"
 
     def trains(self, module: Any) -> bool:  # noqa: ANN401  (torch's)
         """Tell whether a module is one whose calls are looked for, or is wrapped by one."""

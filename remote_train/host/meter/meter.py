@@ -31,6 +31,7 @@ class Meter:
 
     def __init__(self, torch: Any, optimizer: Any, guard: Guard, lines: Lines, before_step: HookSlot) -> None:  # noqa: ANN401
         self._torch, self._guard, self._lines = torch, guard, lines
+        self._is_compiling = torch.compiler.is_compiling
         self._device = find_device(list_parameters(optimizer))
         self._clock = Clock(torch, self._device)
         self.phases = Phases()
@@ -61,7 +62,7 @@ class Meter:
 
     def after_step(self, optimizer: object, _arguments: object, _keywords: object) -> None:
         """Be called by torch after each step of each optimizer: about a microsecond."""
-        if self._torch.compiler.is_compiling():
+        if self._is_compiling():
             return
         if id(optimizer) != self._leader.id:
             self._others += 1
@@ -123,7 +124,7 @@ class Meter:
     def _after_other(self, optimizer: Any) -> None:  # noqa: ANN401
         sample = self._looking.sample
         if sample is not None and self._leader.id:
-            sample.enter("between")
+            sample.end_stepping()
         if self._others > self._leader.patience or not self._leader.id:
             self._consider(optimizer)
 

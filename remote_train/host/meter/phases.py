@@ -161,7 +161,7 @@ def _make_scaler_step(
     original: Callable[..., Any], phases: Phases, count_steps: CountSteps
 ) -> Callable[..., Any]:
     def step(self: Any, optimizer: Any, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
-        phases.scaler = True
+        phases.scaler = bool(getattr(self, "_enabled", True))
         before = count_steps(optimizer)
         answer = original(self, optimizer, *arguments, **keywords)
         if before is not None and count_steps(optimizer) == before:

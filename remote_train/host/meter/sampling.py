@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_MARKS = 256  # of a step with more the time is not told
 _MOST_CALLS = 4096  # of a step with more the rest is not described
+_MOST_KEPT = 8  # of so many calls real tensors are copied
 _SHARES = ("forward", "backward", "optimizer")
 
 
@@ -40,6 +41,7 @@ class Sample:
         self._marks: List[Tuple[str, Mark]] = [("between", self._begin)]
         self.calls: List[Call] = []
         self.backwards = 0
+        self._stepping = False
         self.spoiled = False  # the time; the calls count all the same
         self.paused = False  # the calls of earlier steps were counted within it
         self.at_first_call: Optional[Callable[[], None]] = None
@@ -56,7 +58,7 @@ class Sample:
                 self._undo.append(watch(torch, one, lambda *call: guard.run("call", self._see, *call)))
         make = lambda original: _make_backward(torch, original, guard, self)  # noqa: E731
         self._undo.append(replace(torch.autograd, "backward", make))
-        before_step.put(lambda *_: guard.run("optimizer", self.enter, "optimizer"))
+        before_step.put(lambda *_: guard.run("optimizer", self.begin_stepping))
         self._undo.append(before_step.clear)
         self.cost += time.perf_counter() - self._begin.host
 
@@ -85,6 +87,20 @@ class Sample:
         elif self._marks[-1][0] != name:
             self._marks.append((name, self._clock.mark()))
 
+    def begin_stepping(self) -> None:
+        """Note that an optimizer's step begins; with a closure, the forward and backward passes are within it."""
+        self._stepping = True
+        self.enter("optimizer")
+
+    def end_stepping(self) -> None:
+        """Note that the step of another optimizer than the leader's has ended."""
+        self._stepping = False
+        self.enter("between")
+
+    def leave_backward(self) -> None:
+        """Note that a backward pass has ended."""
+        self.enter("optimizer" if self._stepping else "between")
+
     def _see(self, module: Any, args: Any, kwargs: Any) -> None:  # noqa: ANN401
         began = time.perf_counter()
         if not self._is_training() or not self._torch.is_grad_enabled():
@@ -95,7 +111,8 @@ class Sample:
             pause()
         self.enter("forward")
         if len(self.calls) < _MOST_CALLS:
-            self.calls.append(describe_call(self._torch, module, args, kwargs, keep=self._keep))
+            keep = self._keep and len(self.calls) < _MOST_KEPT
+            self.calls.append(describe_call(self._torch, module, args, kwargs, keep=keep))
         self.cost += time.perf_counter() - began
 
     def _is_training(self) -> bool:
@@ -131,7 +148,7 @@ def _make_backward(
         try:
             return original(*arguments, **keywords)
         finally:
-            guard.run("backward", sample.enter, "between")
+            guard.run("backward", sample.leave_backward)
 
     return backward
 

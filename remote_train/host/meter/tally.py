@@ -75,7 +75,8 @@ class Tally:
             count = self._counts[signature] = count_call(torch, self._calls[signature], began + budget)
             wanting |= count.wants_real
         for call in self._calls.values():
-            call.kept = False
+            if call.kept:
+                call.args, call.kwargs, call.kept = (), {}, False  # let go of the script's data
         self.pause += time.monotonic() - began
         self.counted = True
         return wanting
@@ -114,7 +115,7 @@ class Tally:
         return total
 
     def _figure(self, kind: Hashable, name: str) -> Optional[float]:
-        if kind in self._counts:
+        if kind in self._counts and not self._counts[kind].wants_real:
             value = getattr(self._counts[kind], name)
             return None if value is None else float(value)
         known = [(size(self._calls.get(each)), getattr(count, name)) for each, count in self._counts.items()]
