@@ -229,6 +229,30 @@ def test_a_step_that_is_counted_under_inference_mode_is_taken_apart() -> None:
     assert count(Inferring(10, 10), torch.randn(4, 10)).flops == 3 * 2.0 * 4 * 100
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, that it is slow when it is not compiled
+def test_flexible_attention_is_counted_though_it_is_no_operation_of_aten() -> None:
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+
+    class Flexible(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inward = nn.Linear(16, 48)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.inward(x).view(2, 8, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            out: torch.Tensor = flex.flex_attention(q, k, v)
+            return out
+
+    with torch.no_grad():  # torch has no backward of it on a CPU
+        found = count(Flexible(), torch.randn(2, 8, 16))
+    assert found.flops == 2.0 * 16 * 16 * 48 + 2 * 2.0 * 2 * 2 * 8 * 8 * 8
+
+
+def test_bilinear_layers() -> None:
+    found = count(nn.Bilinear(4, 5, 6), torch.randn(9, 4), torch.randn(9, 5))
+    assert found.flops == 2 * 2.0 * 9 * 4 * 5 * 6
+
+
 def test_tensors_and_modules_in_plain_attributes_take_part() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

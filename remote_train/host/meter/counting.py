@@ -111,7 +111,7 @@ def _run(torch: ModuleType, module: Any, call: Call, deadline: float) -> Tally: 
         if call.kept:
             _run_copy(torch, module, call, recorder)
         else:
-            with _make_fake_mode():
+            with _make_fake_mode(torch, module):
                 _run_copy(torch, module, call, recorder)
     return recorder.tally
 
@@ -123,22 +123,21 @@ def _find_obstacle(torch: ModuleType, module: Any, call: Call) -> Optional[str]:
         return "a dispatch mode of the script's is on (a counter or a profiler)"
     if find_global_hooks(torch):
         return "the script has hooks on all modules"
-    if not hasattr(torch._C, "_set_throw_on_mutable_data_ptr") and any(  # noqa: SLF001  (before 2.2)
-        kind == "cuda" for kind in _list_devices(module)
-    ):
-        return "this torch is too old for kernels outside of it to notice tensors without data"
     return None
 
 
-def _list_devices(module: Any) -> List[str]:  # noqa: ANN401  (a module)
-    return sorted({str(tensor.device.type) for tensor in module.parameters()})
-
-
-def _make_fake_mode() -> Any:  # noqa: ANN401  (a FakeTensorMode)
+def _make_fake_mode(torch: ModuleType, module: Any) -> Any:  # noqa: ANN401  (a module; a FakeTensorMode)
+    on_gpu = any(tensor.device.type == "cuda" for tensor in module.parameters())
+    if on_gpu and not hasattr(torch._C, "_set_throw_on_mutable_data_ptr"):  # noqa: SLF001  (before 2.2)
+        raise RuntimeError("kernels outside of this old torch would not notice that there is no data")
     fake = importlib.import_module("torch._subclasses.fake_tensor")
-    mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        mode = fake.FakeTensorMode(allow_non_fake_inputs=True)
+    except TypeError:  # before 2.0
+        mode = fake.FakeTensorMode()
     if hasattr(mode, "_allow_unsafe_data_ptr_access"):
-        mode._allow_unsafe_data_ptr_access = False  # noqa: SLF001  (a Triton kernel that got a null pointer would end the training)
+        # A Triton kernel that got a null pointer would end the training.
+        mode._allow_unsafe_data_ptr_access = False  # noqa: SLF001
     return mode
 
 

@@ -67,6 +67,17 @@ def _count_grouped(args: Any, out: Any) -> float:  # noqa: ANN401  (the groups s
     return 2.0 * multiply([*left, right[1]] if groups_inside else [*out.shape, left[-1]])
 
 
+def _count_trilinear(args: Any, _: Any) -> float:  # noqa: ANN401  (three tensors, then which dimensions each lacks)
+    """The three are spread over all dimensions, multiplied and summed: a term for each place."""
+    spread = []
+    for tensor, missing in zip(args[:3], args[3:6]):
+        sizes = list(tensor.shape)
+        for dimension in sorted(missing):
+            sizes.insert(dimension, 1)
+        spread.append(sizes)
+    return 2.0 * multiply([max(sizes) for sizes in zip(*spread)])
+
+
 def _after(first: int) -> Formula:
     """Return the formula for a product whose factors begin at this argument."""
     return lambda args, _: _count_product(args[first], args[first + 1])
@@ -87,7 +98,9 @@ _FORMULAS: Dict[str, Formula] = {
     "_addmm_activation": _after(1),
     "linear": lambda args, _: 2.0 * multiply(args[0].shape) * args[1].shape[0],
     "_grouped_mm": _count_grouped,
-    "_trilinear": lambda args, _: 2.0 * multiply(args[1].shape) * args[0].shape[0],
+    "_trilinear": _count_trilinear,
+    "flex_attention": _count_attention_forward,
+    "flex_attention_backward": lambda args, _: 2.0 * _count_attention(*(part.shape for part in args[:3])),
     "convolution": _count_convolution,
     "_convolution": _count_convolution,
     "convolution_overrideable": _count_convolution,

@@ -57,8 +57,11 @@ class Kind:
         name = str(schema.name) if schema is not None else "%s::" % operation
         namespace, _, short = name.partition("::")
         self.arguments: List[Any] = list(schema.arguments) if schema is not None else []
-        self.free = schema is None or namespace == "prim" or _is_free(schema, short)
-        self.formula: Optional[Formula] = find_formula(short) if namespace == "aten" else None
+        self.free = namespace == "prim" or (schema is not None and _is_free(schema, short))
+        ours = short if namespace == "aten" else namespace  # an operation of higher order has no schema
+        self.formula: Optional[Formula] = (
+            find_formula(ours) if namespace == "aten" or schema is None else None
+        )
         if self.formula is None:
             packet = getattr(operation, "overloadpacket", operation)
             self.formula = find_torchs_formula(packet)
