@@ -92,18 +92,17 @@ class Watch:
         return records
 
     def blend(self, *, typical: bool = False) -> MetricRecord | None:
-        """Return the newest figures, each from its best source; with `typical` the meter's are a median over a while."""
+        """Return the newest figures, each from its best source; with `typical` those of meter and report are a median over a while."""
         meter = self.metered.typical if typical else self.metered.latest
-        other = next(
-            (record for record in (self.reported.latest, self.logged) if record and record.mfu), None
-        )
+        report = self.reported.typical if typical else self.reported.latest
+        other = next((record for record in (report, self.logged) if record and record.mfu), None)
         if self.metered.off or (self.metered.warming and other is not None):
-            return blend(self.reported.latest, None, self.logged) or meter
-        return blend(self.reported.latest, meter, self.logged)
+            return blend(report, None, self.logged) or meter
+        return blend(report, meter, self.logged)
 
     def list_sources(self) -> list[MetricRecord]:
-        """Return the newest record of each source that has any, the best first; the meter's is a median over a while."""
-        found = (self.reported.latest, self.metered.typical, self.logged)
+        """Return the newest record of each source that has any, the best first; those of meter and report a median over a while."""
+        found = (self.reported.typical, self.metered.typical, self.logged)
         return [record for record in found if record is not None]
 
     def explain_unknown(self) -> str | None:

