@@ -41,7 +41,13 @@ TINY = [
     "--eval-every=100",
     "--checkpoint-every=20",
 ]
-WHERE = [["--host", "box"], ["--host", "other"], ["--local"]]
+WHERE = [
+    ["--host", "box"],
+    pytest.param(
+        ["--host", "other"], marks=pytest.mark.slow
+    ),  # by day the gpt below goes to that host and comes from it
+    ["--local"],
+]
 
 # Counts to 9, one file a step; holds at the step that GATE names until the file is there.
 COUNTING = """

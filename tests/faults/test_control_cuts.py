@@ -44,7 +44,7 @@ def test_a_cut_at_every_byte(farm: Farm, monkeypatch: pytest.MonkeyPatch, direct
     assert whole is not None
     length = whole.down if direction == "down" else whole.up
     goal = f"G2 a cut at every byte of probe, ship, start, stream, end: {direction}"
-    with Goal(goal, reduced=12, nightly=length, remark=f"{length:,} bytes") as trials:
+    with Goal(goal, reduced=6, nightly=length, remark=f"{length:,} bytes") as trials:
         for trial in trials:
             with trial:
                 at = trial.number if is_nightly() else trial.chance.randrange(length)
@@ -66,7 +66,7 @@ def test_a_lost_start_answer_is_one_start(farm: Farm, monkeypatch: pytest.Monkey
     whole = live(farm, "whole", monkeypatch).link.transports[0].channel
     assert whole is not None
     answer = length_of_start_answer(whole.answer)
-    with Goal("G3 the answer to start lost at a random byte: one run", reduced=20, nightly=1000) as goal:
+    with Goal("G3 the answer to start lost at a random byte: one run", reduced=8, nightly=1000) as goal:
         for trial in goal:
             with trial:
                 losses = trial.chance.choice((1, 1, 1, 2, 3))

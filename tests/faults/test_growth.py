@@ -59,7 +59,7 @@ def test_a_start_that_races_with_tidying_never_fails(account: Account) -> None:
     tidying = threading.Thread(target=tidy_until, args=(account.root, stop, done))
     tidying.start()
     try:
-        with Goal("starts that race with tidying", reduced=12, nightly=500) as goal:
+        with Goal("starts that race with tidying", reduced=6, nightly=500) as goal:
             for trial in goal:
                 with trial:
                     run = f"run{trial.number}"
@@ -113,7 +113,7 @@ def test_sigkill_of_tidying_anywhere_leaves_what_the_next_one_finishes(account: 
     started = account.start("open('ckpt.pt', 'wb').write(b'x' * 9); print('kept')")
     started.end()
     kept = started.record["plan"]["package"]
-    with Goal("kill -9 of tidying", reduced=10, nightly=300) as goal:
+    with Goal("kill -9 of tidying", reduced=5, nightly=300) as goal:
         for trial in goal:
             with trial:
                 fill(account, trial.number)
@@ -185,6 +185,7 @@ def test_attaching_and_detaching_leaves_nothing(account: Account) -> None:
     training = Training(run, account.link())
     training.catch_up()
     until((started.folder / layout.CLOCK).exists, "the first line of the clock")
+    until((started.folder / layout.TELEMETRY).exists, "the first sample of the host's load")
     there, here = list_files(account.root), list_files(run.folder)
     descriptors, threads = count_descriptors(), threading.active_count()
     with Goal("attach and detach", reduced=20, nightly=1000) as goal:
@@ -226,7 +227,7 @@ def test_crashed_starts_leave_nothing_after_tidying(account: Account) -> None:
     until(lambda: not agents_of(account.home), "the agent's end")
     began: set[str] = set()
     descriptors = count_descriptors()
-    with Goal("starts whose agent was killed", reduced=20, nightly=1000) as goal:
+    with Goal("starts whose agent was killed", reduced=10, nightly=1000) as goal:
         for trial in goal:
             with trial:
                 run = f"crash{trial.number}"

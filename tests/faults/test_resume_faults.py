@@ -70,7 +70,7 @@ def test_a_command_that_is_killed_at_any_time_leaves_a_run_that_can_be_resumed(
 ) -> None:
     """Its attempt began, or never will; a later one goes on from the newest checkpoint all the same."""
     write_project(project, {"train.py": SAVING, "remote-train.toml": SETTINGS})
-    with Goal("G-resume kills of the command", reduced=3, nightly=60) as goal:
+    with Goal("G-resume kills of the command", reduced=1, nightly=60) as goal:
         for number, trial in enumerate(goal):
             with trial:
                 run = f"kill-{number}"

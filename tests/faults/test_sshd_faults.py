@@ -62,7 +62,7 @@ def test_an_sshd_that_is_away_for_seconds_is_waited_for(laptop: Laptop, box: Box
 def test_killed_agents_and_sessions_lose_nothing(laptop: Laptop, box: Box, project: Path) -> None:
     with (
         Stream(laptop, box, project) as stream,
-        Goal("agent or its sshd killed at random while streaming", reduced=8, nightly=300) as goal,
+        Goal("agent or its sshd killed at random while streaming", reduced=4, nightly=300) as goal,
     ):
         stream.run(pace=300_000)
         stream.begun()
@@ -82,6 +82,7 @@ def test_killed_agents_and_sessions_lose_nothing(laptop: Laptop, box: Box, proje
         stream.check_all()
 
 
+@pytest.mark.slow  # by day test_phases_dead_peer has a dead peer in every phase, test_network_faults the one-way silences
 def test_silence_is_noticed_and_left_behind(tmp_path: Path, box: Box) -> None:
     """At once: a stopped session, nothing to the laptop, nothing from it, and neither way."""
     silences: list[tuple[str, ...]] = [(DOWN,), (UP,), (UP, DOWN), ()]

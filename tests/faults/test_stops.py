@@ -127,7 +127,7 @@ def test_stops_leave_nothing_and_hurt_nobody(
     for rank in range(2):
         other.says(b"on", rank)
     before = other.members()
-    with Goal("G5 stops, a stand-in for torchrun", reduced=20, nightly=475) as goal:
+    with Goal("G5 stops, a stand-in for torchrun", reduced=8, nightly=475) as goal:
         for trial in goal:
             with trial:
                 try_stop(stopper, f"run-{trial.number}", trial.chance)

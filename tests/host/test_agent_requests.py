@@ -207,7 +207,6 @@ def test_an_idle_session_lives_by_heartbeats(account: Account) -> None:
     assert session.request("list")["runs"] == []
 
 
-@pytest.mark.slow
 def test_heartbeats_go_both_ways(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """The laptop beats faster than the agent would fall silent, and is itself not patient for long."""
     monkeypatch.setattr(wire, "HEARTBEAT_SECONDS", 0.5)
