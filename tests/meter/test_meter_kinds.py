@@ -98,7 +98,10 @@ def run(kind: Kind, folder: Path, steps: int, *, metered: bool) -> Ran:
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     # Numbers in what torchrun and the frameworks say are times and process ids.
     errors = [re.sub(r"\d+", "0", line) for line in done.stderr.splitlines()]
-    return Ran(sorted(done.stdout.splitlines(), key=lambda line: line.split()[:2]), errors, lines)
+    told = [
+        line for line in done.stdout.splitlines() if line.startswith("rank ")
+    ]  # a Trainer tells its own time
+    return Ran(sorted(told, key=lambda line: line.split()[:2]), errors, lines)
 
 
 def check(name: str, folder: Path, steps: int) -> None:
