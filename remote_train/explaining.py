@@ -78,6 +78,8 @@ def explain_run(run: Run) -> Explanation:
     if profile.step_seconds is None:
         notes = (explain_silence(profile, watch.plan),)
         profile = fill_from_output(profile, metric, watch.plan["processes"])
+    if profile.why is not None:
+        notes += (f"FLOPs {f'by {profile.how}' if profile.how else 'not counted'}: {profile.why}",)
     device = make_view(watch, profile, read_bandwidth(mirror))
     found = diagnose(profile, device, use)
     return Explanation(run.id, number, place, found, profile, use, device, notes)

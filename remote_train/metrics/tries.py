@@ -22,11 +22,14 @@ LEAST_GAIN = 1.02
 MOST_GAIN = 1000.0
 BATCH = 4
 FUSABLE = {"Adam", "AdamW", "SGD", "Adagrad"}
-# Seconds of AdamW over those of its fused form, for the 52 tensors of a GPT with 4 layers of 128 (mfu.md §5: 3.69 ms one
-# by one, 2.11 foreach, 0.64 fused). docs/benchmarks.md has ours.
-FUSED_RATIO = {"cpu": (3.3, 5.8), "cuda": (1.5, 3.0)}
+# CPU seconds of AdamW (foreach, one by one) over those of its fused form, for the 27 tensors of a GPT with 4 layers of 128, one
+# thread: 7.6 and 6.1 ms over 1.85 ms, medians on a crowded machine (docs/benchmarks.md; 2.11 and 3.69 over 0.64 on a quiet
+# one, mfu.md §5). Of a GPU: an assumption.
+FUSED_RATIO = {"cpu": (4.1, 3.3), "cuda": (3.0, 3.0)}
 FUSED_BYTES = 28.0
 """Of each parameter: Adam reads it, its gradient and two moments, and writes three of them, in four bytes each."""
+CACHED_STATE = 64e6
+"""Bytes of parameters and state from which on caches do not hold them from one step to the next."""
 COMPILED_LAUNCHES = (0.25, 0.5)
 """The share of launches that fusion leaves: 391 operations of a tiny GPT become 100 to 200 (mfu.md §6)."""
 LEAST_PRODUCTS = 0.4
@@ -133,7 +136,8 @@ def _make_fused(case: Case) -> Try | None:
     basis = (
         f"the optimizer is {render_share(share)} of the time, measured; fused it takes 1/{ratio:g} of that"
     )
-    if case.profile.trainable and case.device.bandwidth:
+    large = (case.profile.trainable or 0) * FUSED_BYTES >= CACHED_STATE
+    if large and case.profile.trainable and case.device.bandwidth:
         least = FUSED_BYTES * case.profile.trainable / case.device.bandwidth
         bound = case.seconds_of("optimizer") / least
         if bound < ratio:

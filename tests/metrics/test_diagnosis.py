@@ -67,8 +67,8 @@ def test_the_tiny_gpt_on_a_cpu_by_hand() -> None:
     for words in ("50.0 ms", "8.00 ms", "10.0 ms", "500 GFLOP/s"):
         assert words in found.sentence
     named = gains(found)
-    # One by one to fused: 1/5.8 of 16 %, and half of that ratio at the low end.
-    assert named["fused"] == pytest.approx((1 / (0.84 + 0.16 / 2.9), 1 / (0.84 + 0.16 / 5.8)))
+    # One by one to fused: 1/3.3 of 16 %, and half of that ratio at the low end.
+    assert named["fused"] == pytest.approx((1 / (0.84 + 0.16 / 1.65), 1 / (0.84 + 0.16 / 3.3)))
     # 18 of 50 ms do not grow with the batch: four batches take 18 + 4 x 32 ms instead of 200.
     assert named["batch"] is not None
     assert named["batch"][1] == pytest.approx(4 * 50 / (18 + 4 * 32))

@@ -62,6 +62,11 @@ def test_without_a_meter_the_output_is_judged(tmp_path: Path, changes: dict[str,
     assert not found.profile.shares
 
 
+def test_why_flops_were_not_counted_is_told(tmp_path: Path) -> None:
+    found = explain_run(make_run(tmp_path, [start(), count(how="6N", why="it took too long"), window()]))
+    assert found.notes == ("FLOPs by 6N: it took too long",)
+
+
 def test_a_peak_of_before_bandwidth_and_dispatch_still_counts(tmp_path: Path) -> None:
     run = make_run(tmp_path, [start(), count(), window()])
     run.attempt(1).write(layout.PEAK, {"threads": 2, "float32": 1e12})
