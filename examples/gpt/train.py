@@ -13,7 +13,7 @@ A token is a byte. The loss starts near ln(256) = 5.55 and falls below 3 in the 
 Every random choice is a function of --seed, the step and the rank, so a resumed run repeats an uninterrupted one
 (bit for bit on a CPU), and two processes see the same batches as one with --accumulation 2. When it resumes, the model's
 shape comes from the checkpoint; everything else comes from the command line. The schedule ends at --steps, so another
-number of steps is another run. The script prints no MFU; the launcher works it out from "flops per token".
+number of steps is another run. The script prints no MFU; the launcher works it out from what is reported.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ import os
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator, Sequence  # noqa: TC003  (one file, one block of imports)
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+try:
+    from remote_train import report
+except ImportError:  # by itself, on a machine without remote-train
+    report = None  # type: ignore[assignment]  # a module, or nothing
 
 VOCABULARY = 256
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -80,11 +82,8 @@ def parse_config(argv: Sequence[str]) -> Config:
     for entry in fields(Config):
         flag, kind = "--" + entry.name.replace("_", "-"), type(entry.default)
         about = entry.metadata["help"] + f" (default: {entry.default!r})"
-        if kind is bool:
-            parser.add_argument(flag, action="store_true", help=about)
-        else:
-            choices = entry.metadata["choices"]
-            parser.add_argument(flag, type=kind, default=entry.default, choices=choices, help=about)
+        value = {"type": kind, "default": entry.default, "choices": entry.metadata["choices"]}
+        parser.add_argument(flag, help=about, **({"action": "store_true"} if kind is bool else value))
     config = Config(**vars(parser.parse_args(argv)))
     if bad := [name for name, value in vars(config).items() if type(value) is int and value < 1]:
         parser.error(f"must be at least 1: {', '.join(bad)}")
@@ -111,9 +110,9 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        hidden = functional.gelu(self.mlp_up(self.mlp_norm(x)))
+        hidden = nn.functional.gelu(self.mlp_up(self.mlp_norm(x)))
         return x + self.mlp_out(hidden)  # type: ignore[no-any-return]  # what a module returns is not typed
 
 
@@ -137,8 +136,8 @@ class GPT(nn.Module):
         x = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
         for block in self.blocks:
             x = block(x)
-        logits = functional.linear(self.norm(x), self.tokens.weight)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        logits = nn.functional.linear(self.norm(x), self.tokens.weight)
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def count_flops_per_token(model: GPT, config: Config) -> int:
@@ -162,11 +161,10 @@ def read_text(config: Config) -> tuple[Tensor, Tensor]:
 def make_batches(data: Tensor, config: Config, seed: int, turns: range) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and targets of some of the batches, those numbered `turns`, that `seed` stands for."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (turns.stop, config.batch_size, 1)
-    starts = torch.randint(len(data) - config.block_size, shape, generator=generator)
-    span = torch.arange(config.block_size + 1)
+    size = (turns.stop, config.batch_size, 1)
+    starts = torch.randint(len(data) - config.block_size, size, generator=generator)
     for turn in turns:
-        rows = data[starts[turn] + span].long()
+        rows = data[starts[turn] + torch.arange(config.block_size + 1)].long()
         yield rows[:, :-1], rows[:, 1:]
 
 
@@ -204,10 +202,8 @@ def choose_place(config: Config) -> Place:
 def make_optimizer(model: GPT, config: Config) -> torch.optim.AdamW:
     """Make AdamW, fused, decaying matrices only."""
     parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    matrices, vectors = [p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
@@ -288,14 +284,18 @@ class Trainer:
     def train(self, path: Path) -> None:
         """Run the steps that are left, with a line, an evaluation and a checkpoint whenever they are due."""
         config, place = self.config, self.place
-        tokens = config.batch_size * config.block_size * config.accumulation * place.world
+        mine = config.batch_size * config.block_size * config.accumulation
+        tokens, per_token = mine * place.world, count_flops_per_token(self.raw, config)
         place.say(f"tokens per step: {tokens}")
-        first, last, since = self.step + 1, self.step, time.perf_counter()
-        while self.step < config.steps:
+        first, last, since, stop = self.step + 1, self.step, time.perf_counter(), False
+        while self.step < config.steps and not stop:
             loss = self.run_step()
+            if report is not None:
+                report.step(self.step, loss=loss, tokens=mine, flops=mine * per_token)
+                stop = place.world == 1 and report.should_stop()  # several would have to agree on a step
             every = (config.log_every, config.eval_every, config.checkpoint_every)
             log, evaluate, save = (self.step % n == 0 or self.step == config.steps for n in every)
-            if not (log or evaluate or save or self.step == first):
+            if not (log or evaluate or save or stop or self.step == first):
                 continue
             if place.world > 1:
                 dist.all_reduce(loss)
@@ -305,8 +305,10 @@ class Trainer:
             place.say(f"step {self.step}/{config.steps} | loss {mean:.4f} | {pace}")
             if evaluate and place.rank == 0:
                 place.say(f"eval step {self.step}: val loss {self.evaluate():.4f}")
-            if save and place.rank == 0:
+            if (save or stop) and place.rank == 0:
                 self.save(path)
+                if report is not None:
+                    report.checkpoint(path)
                 place.say(f"saved {path} (step {self.step})")
             last, since = self.step, time.perf_counter()
 
@@ -323,9 +325,8 @@ def run(config: Config, place: Place) -> None:
         for name, part in trainer.parts.items():
             part.load_state_dict(checkpoint[name])
         place.say(f"resumed {path} (step {trainer.step})")
-    place.say(
-        f"device: {place.device.type}\ndtype: {str(place.dtype).split('.')[-1]}\nworld size: {place.world}"
-    )
+    kind, dtype = place.device.type, str(place.dtype).split(".")[-1]
+    place.say(f"device: {kind}\ndtype: {dtype}\nworld size: {place.world}")
     place.say(f"parameters: {sum(p.numel() for p in trainer.raw.parameters()):,}")
     place.say(f"flops per token: {count_flops_per_token(trainer.raw, config)}")
     trainer.train(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GPT = EXAMPLES / "gpt" / "train.py"
@@ -36,12 +36,22 @@ def make_command(script: Path, args: Sequence[str], launcher: Sequence[str] = ()
 
 
 def run_example(
-    folder: Path, script: Path, args: Sequence[str] = (), launcher: Sequence[str] = ()
+    folder: Path,
+    script: Path,
+    args: Sequence[str] = (),
+    launcher: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run an example to its end, whatever that is."""
+    """Run an example to its end, whatever that is; `env` is beside what all have."""
     command = make_command(script, args, launcher)
     return subprocess.run(
-        command, cwd=folder, env=ENV, check=False, capture_output=True, text=True, timeout=100
+        command,
+        cwd=folder,
+        env={**ENV, **(env or {})},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.examples.example_runs import GPT, TINY, run_lines, start_gpt
+from tests.examples.example_runs import GPT, TINY, run_example, run_lines, start_gpt
 from tests.faults.counts import is_nightly
 
 if TYPE_CHECKING:
@@ -99,3 +100,22 @@ def test_sigkill_while_saving_leaves_a_whole_checkpoint_or_none(tmp_path: Path) 
             assert step >= steps
             steps = step
     assert cut_short > 0  # else no kill met a save, and nothing was shown
+
+
+def test_a_stop_that_was_asked_for_is_saved_and_left(tmp_path: Path) -> None:
+    attempt = tmp_path / "attempt"
+    (attempt / "code").mkdir(parents=True)
+    (attempt / "stop").touch()
+    names = {"REMOTE_TRAIN_STOP": attempt / "stop", "REMOTE_TRAIN_REPORT": attempt / "report.jsonl"}
+    done = run_example(
+        attempt / "code", GPT, (*TINY, "--steps=1000"), env={key: str(path) for key, path in names.items()}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "saved out/ckpt.pt (step 1)"
+    told = [json.loads(line) for line in (attempt / "report.jsonl").read_text().splitlines()]
+    (step,) = [line for line in told if line["kind"] == "step"]
+    (made,) = [line for line in told if line["kind"] == "checkpoint"]
+    assert (step["step"], step["tokens"], made["path"]) == (1, 16 * 32, "out/ckpt.pt")
+    assert step["flops"] == 16 * 32 * int(
+        next(line for line in done.stdout.splitlines() if line.startswith("flops")).split()[-1]
+    )
