@@ -290,3 +290,34 @@ def test_random_states_are_those_of_a_training_without_a_meter(
     ended = request.getfixturevalue("metered")
     assert train() == without
     assert pick(ended(), "count")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiled_code_is_compiled_once_and_counted_where_the_model_is_seen(
+    metered: Ended, whole: bool
+) -> None:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+
+    def compute(x: Any) -> Any:
+        return net(x).square().mean()
+
+    called = torch.compile(compute if whole else net, backend="eager")
+    for _ in range(115):
+        loss = called(torch.randn(8, 16))
+        (loss if whole else loss.square().mean()).backward()
+        optimizer.step()
+    lines = metered()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert pick(lines, "start")[-1]["settings"]["compiled"] is True
+    (count,) = pick(lines, "count")
+    if whole:
+        assert (count["flops"], count["how"]) == (None, None)
+        assert "compute" in count["why"]
+    else:
+        assert count["flops"] == net_flops(8)
