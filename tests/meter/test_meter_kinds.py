@@ -48,7 +48,7 @@ KINDS = {
     "forked workers": Kind(("loaders.py",)),
     "spawned workers": Kind(("loaders.py",), (("START", "spawn"),)),
     "DDP": Kind((*TORCHRUN, "ddp.py"), losses=2),
-    "torch.compile": Kind(("nano.py",), (("COMPILE", "1"),)),
+    "torch.compile": Kind(("nano.py",), (("COMPILE", "1"), ("TORCHINDUCTOR_COMPILE_THREADS", "1"))),
     "HF Trainer": Kind(("trainer.py",), needs="transformers"),
     "Lightning": Kind(("lit.py",), needs="lightning"),
     "accelerate": Kind(("accelerated.py",), needs="accelerate", losses=2),
