@@ -116,6 +116,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_of_two_ranks_the_first_writes_and_counts_its_own_share(training: Training) -> None:
     (training.folder / "ddp.py").write_text(TWO_RANKS, "utf-8")
     ran = training.run("ddp.py")
