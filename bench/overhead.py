@@ -59,11 +59,11 @@ class Case:
 TINY = {"layers": 4, "heads": 4, "width": 128, "block": 64, "batch": 12, "vocab": 65, "seed": 1}
 BABY = {"layers": 6, "heads": 6, "width": 384, "block": 128, "batch": 4, "vocab": 65, "seed": 1}
 CASES = (
-    Case("cpu tiny, python", "python", 600, TINY),
-    Case("cpu tiny, torchrun", "torchrun", 600, TINY),
-    Case("cpu baby, python", "python", 60, BABY),
-    Case("cuda tiny, torchrun", "torchrun", 3000, TINY),
-    Case("cuda baby, torchrun", "torchrun", 1500, {**BABY, "block": 256, "batch": 64}),
+    Case("cpu tiny python", "python", 600, TINY),
+    Case("cpu tiny torchrun", "torchrun", 600, TINY),
+    Case("cpu baby python", "python", 60, BABY),
+    Case("cuda tiny torchrun", "torchrun", 3000, TINY),
+    Case("cuda baby torchrun", "torchrun", 1500, {**BABY, "block": 256, "batch": 64}),
 )
 
 
@@ -148,7 +148,8 @@ class Machine:
                 (self.folder / "ends").unlink()
                 output = process.communicate(timeout=LIMIT_SECONDS)[0].decode()
             finally:
-                process.terminate()
+                if process.poll() is None:
+                    self.end(process, ours=ours)
         told = [line for line in output.splitlines() if line.startswith("told ")]
         if len(told) != 1:
             raise Failed("the training told nothing")
@@ -158,6 +159,13 @@ class Machine:
             shutil.rmtree(self.home / ".local")
             shutil.rmtree(self.project / "runs")
         return side
+
+    def end(self, process: subprocess.Popen[bytes], *, ours: bool) -> None:
+        """End a training that did not come to its own end."""
+        if ours:
+            command = str(Path(sys.executable).with_name("remote-train"))
+            subprocess.run([command, "stop", "--grace", "0"], cwd=self.project, env=self.env, check=False)
+        process.terminate()
 
     def our_argv(self, case: Case) -> list[str]:
         """Return our command, without the script's argument."""

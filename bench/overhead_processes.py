@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from pathlib import Path
-
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def read_cpu(pid: int) -> float:
-    """Return the CPU seconds of a process so far, its threads' too; 0 for one that is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICK
+    """Return the CPU seconds of a process's threads so far, to the nanosecond; 0 for one that is gone."""
+    seconds = 0.0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            seconds += int(path.read_text().split()[0]) / 1e9
+    return seconds
 
 
 def read_resident(pid: int) -> float:
