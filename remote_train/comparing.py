@@ -11,13 +11,16 @@ from remote_train.explaining import explain_run
 from remote_train.kept_package import recall
 from remote_train.metrics.comparison import Side, Tally, compare
 from remote_train.metrics.configuration import Configuration, contrast
+from remote_train.outcome import render_end
 from remote_train.watch import read_curve, read_last_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from remote_train.metrics.record import MetricRecord
     from remote_train.records import Run
+    from remote_train.watch import Watch
 
 Record = dict[str, Any]
 
@@ -32,10 +35,10 @@ def read_side(run: Run) -> Side:
     """Return a run's figures from its records here; the pace and the device are those of its newest attempt."""
     record = run.read()
     number = newest_of(record)
-    tally = Tally()
-    for metric in read_curve(run):
-        tally.add(metric, pace=metric.attempt == number)
     _, watch = read_last_metric(number, run.attempt(number))
+    tally = Tally(_list_paces(watch) if watch else ())
+    for metric in read_curve(run, metered=False):
+        tally.add(metric)
     ended = (record.get("exit") or {}).get("ended") if record["state"] in OVER else time.time()
     began = record.get("created")
     return Side(
@@ -46,7 +49,23 @@ def read_side(run: Run) -> Side:
         bottleneck=_name_bottleneck(explain_run(run).diagnosis.bottleneck),
         attempts=len(record["attempts"]),
         tally=tally,
+        state=record["state"],
+        exit=_render_exit(record.get("exit")),
     )
+
+
+def _list_paces(watch: Watch) -> list[MetricRecord]:
+    """Return the typical pace by each source; that of a first window alone, the warm-up, only where there is no other."""
+    paces = watch.list_sources()
+    warm = [record for record in paces if record.source != "meter" or not watch.metered.warming]
+    return warm or paces
+
+
+def _render_exit(ended: Record | None) -> str | None:
+    if ended is None:
+        return None
+    words = render_end(ended.get("code"), ended.get("signal"))
+    return f"{words}; stopped" if ended.get("stopped") else words
 
 
 def _name_bottleneck(word: str) -> str | None:

@@ -76,8 +76,11 @@ def explain_run(run: Run) -> Explanation:
         return Explanation(run.id, number, place, nothing, profile, use, None)
     notes: tuple[str, ...] = ()
     if profile.step_seconds is None:
-        notes = (explain_silence(profile, watch.plan),)
-        profile = fill_from_output(profile, metric, watch.plan["processes"])
+        filled = fill_from_output(profile, metric, watch.plan["processes"])
+        notes = (explain_silence(profile, watch.plan, told=filled.step_seconds is not None),)
+        profile = filled
+    elif watch.metered.typical is not None:
+        profile = settle_pace(profile, watch.metered.typical, watch.plan["processes"])
     if profile.why is not None:
         notes += (f"FLOPs {f'by {profile.how}' if profile.how else 'not counted'}: {profile.why}",)
     device = make_view(watch, profile, read_bandwidth(mirror))
@@ -90,13 +93,21 @@ def read_use(mirror: Attempt) -> HostUse:
     return parse_telemetry(read_ends(mirror.output("telemetry")))
 
 
-def explain_silence(profile: Profile, plan: Mapping[str, Any]) -> str:
-    """Say why the meter timed no step."""
+def explain_silence(profile: Profile, plan: Mapping[str, Any], *, told: bool) -> str:
+    """Say why the meter timed no step; `told`: its output says how long a step takes."""
+    why = "the meter has timed no step: too early, ended too soon, or no optimizer of torch"
     if plan.get("meter") is False:
-        return "no meter: it was started with --no-meter; what follows is from its output"
-    if profile.off is not None:
-        return f"no meter: {profile.off}; what follows is from its output"
-    return "the meter has timed no step: too early, ended too soon, or no optimizer of torch; what follows is from its output"
+        why = "no meter: it was started with --no-meter"
+    elif profile.off is not None:
+        why = f"no meter: {profile.off}"
+    return why + ("; what follows is from its output" if told else "; and its output tells no step time")
+
+
+def settle_pace(profile: Profile, typical: MetricRecord, processes: int) -> Profile:
+    """Return a profile with the meter's typical pace, so that step time and MFU are those that `show` and `compare` have."""
+    seconds, rate = typical.step_seconds, typical.flops_per_second
+    flops = rate * seconds / processes if rate and seconds else profile.flops
+    return replace(profile, step_seconds=seconds, flops=flops)
 
 
 def fill_from_output(profile: Profile, metric: MetricRecord | None, processes: int) -> Profile:

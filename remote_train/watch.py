@@ -9,6 +9,8 @@ import contextlib
 import heapq
 import operator
 import time
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import item_of, place_of
@@ -19,6 +21,7 @@ from remote_train.metrics.curve import choose_limits, mark_superseded, place_rec
 from remote_train.metrics.denominator import choose_device, choose_device_peak, choose_usual_dtype
 from remote_train.metrics.derive import Context, Deriver
 from remote_train.metrics.metered import Metered
+from remote_train.metrics.rated import RECENT, settle
 from remote_train.metrics.reports import Reported
 
 if TYPE_CHECKING:
@@ -32,6 +35,18 @@ if TYPE_CHECKING:
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 256 * 1024
+PACE = (
+    "step_seconds",
+    "tokens_per_second",
+    "flops_per_second",
+    "mfu",
+    "devices",
+    "peak_flops",
+    "peak_source",
+    "dtype",
+    "dtype_source",
+)
+"""What a line of output without a pace keeps of the one before it."""
 PART_BYTES = 64 * 1024
 """Of the meter's and the script's lines, at the beginning and at the end."""
 
@@ -68,7 +83,8 @@ class Watch:
         self.metered = Metered(context, self.plan["processes"])
         self.reported = Reported(context, self.plan["processes"], lambda: self.metered.dtype)
         self.logged: MetricRecord | None = None
-        """The newest record of the output that has a pace, else the newest."""
+        """The newest record of the output, with the newest pace that any had."""
+        self._paced: deque[MetricRecord] = deque(maxlen=RECENT)
 
     def _peak(self, dtype: str) -> Peak | None:
         return choose_device_peak(self.device, dtype, self.plan.get("peak_tflops"), self.measured)
@@ -88,21 +104,28 @@ class Watch:
         return self._log(self.deriver.finish())
 
     def _log(self, records: list[MetricRecord]) -> list[MetricRecord]:
+        self._paced.extend(record for record in records if has_pace(record))
         self.logged = newest(records, self.logged)
         return records
 
+    @property
+    def typical_log(self) -> MetricRecord | None:
+        """Tell the newest record of the output with the typical pace of the latest lines in place of its own."""
+        return settle(self.logged, self._paced) if self.logged is not None and self._paced else self.logged
+
     def blend(self, *, typical: bool = False) -> MetricRecord | None:
-        """Return the newest figures, each from its best source; with `typical` those of meter and report are a median over a while."""
+        """Return the newest figures, each from its best source; with `typical` their pace is the median over a while."""
         meter = self.metered.typical if typical else self.metered.latest
         report = self.reported.typical if typical else self.reported.latest
-        other = next((record for record in (report, self.logged) if record and record.mfu), None)
+        logged = self.typical_log if typical else self.logged
+        other = next((record for record in (report, logged) if record and record.mfu), None)
         if self.metered.off or (self.metered.warming and other is not None):
-            return blend(report, None, self.logged) or meter
-        return blend(report, meter, self.logged)
+            return blend(report, None, logged) or meter
+        return blend(report, meter, logged)
 
     def list_sources(self) -> list[MetricRecord]:
-        """Return the newest record of each source that has any, the best first; those of meter and report a median over a while."""
-        found = (self.reported.typical, self.metered.typical, self.logged)
+        """Return the newest record of each source that has any, the best first, with its typical pace."""
+        found = (self.reported.typical, self.metered.typical, self.typical_log)
         return [record for record in found if record is not None]
 
     def explain_unknown(self) -> str | None:
@@ -184,12 +207,15 @@ def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Generator
             yield piece
 
 
-def read_metrics(attempt: int, mirror: Attempt) -> Iterator[MetricRecord]:
-    """Yield every record that a mirrored attempt gives: of its output, its meter and its script, in the order of their times."""
+def read_metrics(attempt: int, mirror: Attempt, *, metered: bool = True) -> Iterator[MetricRecord]:
+    """Yield every record that a mirrored attempt gives: of its output, its meter and its script, in the order of their times.
+
+    Without `metered` those of the meter, which have neither step nor loss, are left out.
+    """
     watch = make_watch(attempt, mirror)
     if watch is None:
         return
-    sources = list(_read_sources(watch, mirror))
+    sources = list(_read_sources(watch, mirror))[0 if metered else 1 :]
     try:
         for _, record in heapq.merge(*sources, key=operator.itemgetter(0)):
             yield record
@@ -227,21 +253,24 @@ def _place_in_time(records: Generator[MetricRecord]) -> Generator[tuple[float, M
             yield reached, record
 
 
-def read_curve(run: Run, *, everything: bool = False) -> Iterator[MetricRecord]:
-    """Yield the records of all attempts as one curve, with `everything` also those that later attempts took the place of."""
+def read_curve(run: Run, *, everything: bool = False, metered: bool = True) -> Iterator[MetricRecord]:
+    """Yield the records of all attempts as one curve, with `everything` also those that later attempts took the place of.
+
+    Without `metered` the meter's are left out.
+    """
     whole = run.read()
     numbers = [int(item["attempt"]) for item in whole["attempts"]]
     limits = choose_limits([_find_start(run, whole, number) for number in numbers])
     for number, limit in zip(numbers, limits, strict=True):
         host = place_of(whole, number)[0]
-        for record in mark_superseded(read_metrics(number, run.attempt(number)), limit):
+        for record in mark_superseded(read_metrics(number, run.attempt(number), metered=metered), limit):
             if everything or not record.superseded:
                 yield place_record(record, host, whole.get("created"))
 
 
 def _find_start(run: Run, whole: dict[str, Any], number: int) -> int | None:
     """Return the first step of an attempt: by its own words, before there are any by its checkpoint's."""
-    steps = (record.step for record in read_metrics(number, run.attempt(number)))
+    steps = (record.step for record in read_metrics(number, run.attempt(number), metered=False))
     first = next((step for step in steps if step is not None), None)
     held = (item_of(whole, number).get("checkpoint") or {}).get("step")
     return first if first is not None else None if held is None else int(held) + 1
@@ -261,8 +290,14 @@ def read_last_metric(attempt: int, mirror: Attempt) -> tuple[MetricRecord | None
 
 
 def newest(records: list[MetricRecord], before: MetricRecord | None) -> MetricRecord | None:
-    """Return the last record that has a pace, else the last at all: the one to show."""
-    for record in reversed(records):
-        if record.step_seconds is not None or record.tokens_per_second is not None:
-            return record
-    return before or (records[-1] if records else None)
+    """Return the last record, with the pace of the one before it where it has none: many logs time only some of their lines."""
+    paced = next((record for record in reversed(records) if has_pace(record)), before)
+    last = records[-1] if records else before
+    if last is None or paced is None or has_pace(last) or not has_pace(paced):
+        return last
+    return replace(last, **{name: getattr(paced, name) for name in PACE})
+
+
+def has_pace(record: MetricRecord) -> bool:
+    """Tell whether a record says how fast the run is."""
+    return record.step_seconds is not None or record.tokens_per_second is not None

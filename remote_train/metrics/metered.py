@@ -65,7 +65,7 @@ class Metered:
 
     @property
     def typical(self) -> MetricRecord | None:
-        """Tell the newest record with the median pace of the latest windows in place of its own."""
+        """Tell the newest record with the typical pace of the latest windows in place of its own."""
         paced = [record for record in self._recent if record.step_seconds]
         return settle(paced[-1], paced) if paced else None
 
@@ -101,6 +101,7 @@ class Metered:
             pick_number(row, "time", high=LONGEST_TIME),
             optimizer_step=pick_count(row, "step", LARGEST_STEP),
             flops_source=pick_text(self._count, "how") if _flops(row) else None,
+            steps=steps,
         )
         self._windows += 1
         if self._windows == 2:

@@ -27,6 +27,19 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def weigh_median(values: Iterable[tuple[float, int]]) -> float | None:
+    """Return the value in the middle, each counted as often as its weight says; None where there is none."""
+    known = sorted(values)
+    half, passed = sum(weight for _, weight in known) / 2, 0
+    for place, (value, weight) in enumerate(known):
+        passed += weight
+        if passed == half and place + 1 < len(known):
+            return (value + known[place + 1][0]) / 2
+        if passed > half:
+            return value
+    return None
+
+
 def pick_number(row: Mapping[str, Any], key: str, low: float = 0.0, high: float = LARGEST) -> float | None:
     """Return a finite number within bounds, else None."""
     value = row.get(key)

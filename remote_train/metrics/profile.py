@@ -19,6 +19,7 @@ from remote_train.metrics.numbers import (
     pick_number,
     pick_table,
     pick_text,
+    weigh_median,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ SAMPLES = 512
 MOST_STEPS = 1 << 40
 BOUNDS = (1e-9, 1e9)
 """Seconds that a step or a window may take."""
+MOST_OF_A_STEP = {"flops": 1e28, "kernels": 1e12, "bytes": 1e20, "tokens": 1e18}
+"""More than that no step has of anything."""
 PHASES = ("forward", "backward", "optimizer", "other")
 
 
@@ -194,7 +197,7 @@ def _make_profile(total: _Sum) -> Profile:
         **_read_count(total.count),
         steps=total.steps,
         seconds=sum(window.seconds for window in windows),
-        step_seconds=_weighted_median([(window.median, window.steps) for window in windows]),
+        step_seconds=weigh_median([(window.median, window.steps) for window in windows]),
         longest=max(longest, default=None),
         trend=_make_trend(windows),
         backwards=statistics.median(backwards) if backwards else None,
@@ -231,7 +234,7 @@ def _read_count(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: pick_text(row, key) for key in ("how", "why", "dtype", "dtype_source")},
         **{key: pick_count(row, key) for key in ("parameters", "trainable", "shapes")},
-        **{key: pick_number(row, key) or None for key in ("flops", "kernels", "bytes", "tokens")},
+        **{key: pick_number(row, key, high=high) or None for key, high in MOST_OF_A_STEP.items()},
     }
 
 
@@ -264,16 +267,6 @@ def _make_trend(windows: list[_Window]) -> float | None:
         statistics.median(window.median for window in part) for part in (windows[:third], windows[-third:])
     )
     return last / first
-
-
-def _weighted_median(values: list[tuple[float, int]]) -> float | None:
-    """Return the value in the middle, each counted as often as its weight says."""
-    half, passed = sum(weight for _, weight in values) / 2, 0.0
-    for value, weight in sorted(values):
-        passed += weight
-        if passed >= half:
-            return value
-    return None
 
 
 def _divide(value: float | None, by: float | None) -> float | None:

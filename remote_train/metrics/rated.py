@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from remote_train.metrics.numbers import weigh_median
 from remote_train.metrics.record import MetricRecord
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ LONGEST_TIME = 1e10
 """Seconds; over 300 years, and a moment can still be told."""
 LARGEST_STEP = 1 << 53
 RECENT = 64
-"""Records whose median pace stands for the run."""
+"""Records whose typical pace stands for the run."""
 
 
 class Rater:
@@ -69,7 +69,11 @@ class Rater:
 
 
 def settle(last: MetricRecord, records: Iterable[MetricRecord]) -> MetricRecord:
-    """Return a record with the median pace of these in place of its own: one of them may have an evaluation in it."""
+    """Return a record with the typical pace of these in place of its own: one of them may have an evaluation in it.
+
+    This is the pace of a run, in `show`, `ps`, `compare` and `explain` alike: the median, each record counted by its steps. Windows are
+    of one length, so a slow one holds few steps, and counted like the others it would make the run slower than it is.
+    """
     alike = [
         record for record in records if (record.dtype, record.peak_flops) == (last.dtype, last.peak_flops)
     ]
@@ -83,5 +87,5 @@ def settle(last: MetricRecord, records: Iterable[MetricRecord]) -> MetricRecord:
 
 
 def _middle(records: Iterable[MetricRecord], name: str) -> float | None:
-    values = [value for value in (getattr(record, name) for record in records) if value is not None]
-    return median(values) if values else None
+    known = ((getattr(record, name), record.steps or 1) for record in records)
+    return weigh_median([(value, steps) for value, steps in known if value is not None])

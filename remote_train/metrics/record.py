@@ -42,6 +42,7 @@ class MetricRecord:
     flops_source: str | None = (
         None  # how the meter knows the FLOPs: "counted", or "6N" where it could not count
     )
+    steps: int | None = None  # how many steps its pace is the mean of, where the source says that
 
     def as_json(self) -> dict[str, object]:
         """Give every field; a float that JSON cannot hold becomes None."""

@@ -56,7 +56,7 @@ class Reported:
 
     @property
     def typical(self) -> MetricRecord | None:
-        """Tell the newest word on each figure, with the median pace of the latest lines in place of the newest."""
+        """Tell the newest word on each figure, with the typical pace of the latest lines in place of the newest."""
         return settle(self.latest, self._recent) if self.latest is not None and self._recent else self.latest
 
     def _take(self, row: dict[str, Any], now: float | None) -> MetricRecord | None:
@@ -76,6 +76,7 @@ class Reported:
             step=step,
             loss=pick_number(row, "loss", -LARGEST),
             optimizer_step=self._steps if step is None else None,
+            steps=steps,
         )
         self.latest = _renew(self.latest, record)
         if record.step_seconds is not None:

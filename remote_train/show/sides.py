@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from remote_train.metrics.figures import render_mfu
@@ -32,14 +33,15 @@ def render_comparison(found: Mapping[str, Any], width: int | None) -> str:
         rows.append((f"loss at step {step:,}", *losses))
         rows.append(("time to it", *(show_number(side, "time_to_step", render_seconds) for side in sides)))
     rows.append(("duration", *(show_number(side, "duration", render_seconds) for side in sides)))
-    return render_columns(rows, width) + _render_words(found)
+    return render_columns(rows, width) + _render_words(found, width)
 
 
-def _render_words(found: Mapping[str, Any]) -> str:
-    lines = [f"\n{neutral_text(found['sentence'])}"]
+def _render_words(found: Mapping[str, Any], width: int | None) -> str:
+    lines = [neutral_text(found["sentence"])]
     if found["labels"]:
         lines.append(f"Names only: {neutral_text(', '.join(found['labels']))}")
-    return "\n".join(lines) + "\n"
+    lines = lines if width is None else [textwrap.fill(line, width, break_on_hyphens=False) for line in lines]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _show_with_source(side: Mapping[str, Any], key: str, render: Callable[[float], str]) -> str:
@@ -65,6 +67,8 @@ def _show_dtype(side: Mapping[str, Any]) -> str:
 _ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("run", lambda side: show_cell(side["run"])),
     ("host", lambda side: show_cell(side["host"])),
+    ("state", lambda side: show_cell(side["state"])),
+    ("exit", lambda side: show_cell(side["exit"])),
     ("device", _show_device),
     ("peak", lambda side: show_number(side, "peak_flops", render_flops)),
     ("peak from", lambda side: show_cell(side["peak_source"])),

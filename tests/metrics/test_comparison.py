@@ -11,7 +11,9 @@ import pytest
 from remote_train.comparing import make_configuration
 from remote_train.metrics.comparison import Side, Tally, compare, find_common_step
 from remote_train.metrics.configuration import Configuration, contrast, parse_arguments
+from remote_train.metrics.rated import settle
 from remote_train.metrics.record import MetricRecord
+from remote_train.show.sides import render_comparison
 
 BASE = Configuration(
     target="train.py",
@@ -139,9 +141,10 @@ def test_a_package_that_was_not_kept_is_itself() -> None:
 
 
 def make_side(run: str, records: list[MetricRecord]) -> Side:
-    tally = Tally()
+    sources = {record.source: [r for r in records if r.source == record.source] for record in records}
+    tally = Tally(settle(of_source[-1], of_source) for of_source in sources.values())
     for record in records:
-        tally.add(record, pace=record.attempt == records[-1].attempt)
+        tally.add(record)
     return Side(run, "host", "device", 60.0, None, 1, tally)
 
 
@@ -210,14 +213,41 @@ def test_a_step_time_that_is_not_known_gives_no_ratio() -> None:
     said = verdict(steps(0.32), [replace(record, step_seconds=None) for record in steps(0.1)])
     assert said["ratio"] is None
     assert said["b"]["step_seconds"] is None
-    assert "the step time of one of them is not known" in said["sentence"]
+    assert "the step time of two is not known" in said["sentence"]
+
+
+def test_figures_of_different_sources_are_never_divided() -> None:
+    meter = [replace(record, source="meter", step=None, loss=None) for record in steps(0.1)]
+    said = verdict(steps(0.32), meter)
+    assert said["ratio"] is None
+    assert said["sentence"] == (
+        "no gain could be stated: their step times are of different sources, that of one from log:nanogpt and that of"
+        " two from meter; the configuration is the same"
+    )
+    said = verdict(steps(0.32), [*steps(0.16), *meter])
+    assert said["ratio"] == pytest.approx(2.0)
+    assert (said["b"]["step_seconds"], said["b"]["sources"]["mfu"]) == (pytest.approx(0.16), "log:nanogpt")
+
+
+def test_a_run_beside_itself_is_no_comparison() -> None:
+    side = make_side("one", steps(0.1))
+    assert compare(side, side, contrast(BASE, BASE))["sentence"].startswith("one is one run:")
+
+
+def test_how_a_run_ended_stands_beside_its_figures() -> None:
+    failed = replace(make_side("two", steps(0.1)), state="failed", exit="ended with code 1")
+    said = compare(make_side("one", steps(0.32)), failed, contrast(BASE, BASE))
+    assert (said["b"]["state"], said["b"]["exit"]) == ("failed", "ended with code 1")
+    text = render_comparison(said, 60)
+    assert "failed" in text
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_each_figure_is_of_the_best_source_that_has_it() -> None:
     log = steps(0.3)
     meter = [replace(r, source="meter", step=None, loss=None, mfu=0.2, step_seconds=0.29) for r in steps(0.3)]
     report = [MetricRecord(1, step=10, loss=9.0, run_time=4.0, source="report")]
-    side = make_side("one", [*log, *meter, *report]).as_json(10)
+    side = make_side("one", [*log, *meter, *report]).as_json(10, {})
     assert side["sources"] == {
         "step_seconds": "meter",
         "tokens_per_second": "meter",
@@ -227,10 +257,9 @@ def test_each_figure_is_of_the_best_source_that_has_it() -> None:
     assert (side["loss"], side["time_to_step"]) == (9.0, 4.0)
 
 
-def test_the_pace_is_that_of_the_newest_attempt_and_the_loss_of_all() -> None:
-    second = [replace(r, attempt=2, step=(r.step or 0) + 10, step_seconds=0.1) for r in steps(0.3)]
+def test_the_losses_are_those_of_all_attempts() -> None:
+    second = [replace(r, attempt=2, step=(r.step or 0) + 10) for r in steps(0.3)]
     side = make_side("one", [*steps(0.3), *second])
-    assert side.tally.figure("step_seconds") == (0.1, "log:nanogpt")
     assert sorted(side.tally.losses) == list(range(1, 21))
 
 

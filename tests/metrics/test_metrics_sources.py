@@ -143,6 +143,7 @@ def test_a_metered_window_is_a_record_of_the_whole_run() -> None:
         source="meter",
         optimizer_step=30,
         flops_source="counted",
+        steps=10,
     )
     assert record == expected
     assert record.step is None
