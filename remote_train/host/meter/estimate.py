@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     Module = Any
 
 
+_LEFT_OUT = (
+    "6N leaves out attention's own products, and those with an embedding's weight that no other module holds"
+)
+
+
 def count_parameters(module: Module) -> Tuple[Optional[int], Optional[int]]:
     """Return the parameters of a module and the trainable ones among them, shared ones once; None if they lie in pieces."""
     found = list(module.parameters())
     kinds = {kind.__name__ for part in module.modules() for kind in type(part).__mro__}
-    if "FullyShardedDataParallel" in kinds or any(map(_is_unknown, found)):
+    if "FullyShardedDataParallel" in kinds or any(map(is_unknown, found)):
         return None, None
     return sum(map(_count, found)), sum(_count(tensor) for tensor in found if tensor.requires_grad)
 
 
-def _is_unknown(tensor: Any) -> bool:  # noqa: ANN401
+def is_unknown(tensor: Any) -> bool:  # noqa: ANN401  (a parameter)
+    """Tell whether a parameter has no shape of its own yet, or lies in pieces."""
     return "ds_id" in getattr(tensor, "__dict__", {}) or type(tensor).__name__.startswith("Uninitialized")
 
 
@@ -35,8 +41,8 @@ def _count(tensor: Any) -> int:  # noqa: ANN401
 def estimate_flops(torch: ModuleType, module: Module, call: Call, count: Count) -> None:
     """Fill in 2N a token for forward, and with gradients 2N for those of activations and 2 for each trainable parameter.
 
-    Kaplan et al. 2020, section 2.1. Embeddings that nothing else uses multiply nothing and are left out; attention's own
-    products are not in it.
+    Kaplan et al. 2020, section 2.1. Embeddings that no other module holds multiply nothing and are left out, so one whose
+    weight the forward multiplies by itself is too; attention's own products are not in it. `why` says so.
     """
     if call.tokens is None or count.parameters is None:
         return
@@ -47,6 +53,7 @@ def estimate_flops(torch: ModuleType, module: Module, call: Call, count: Count) 
     if call.grad and count.trainable:
         a_token += 2.0 * total + 2.0 * trained
     count.flops, count.how = a_token * call.tokens, "6N"
+    count.why = "; ".join(filter(None, (count.why, _LEFT_OUT)))
     dtype = call.autocast[0][1] if call.autocast else _name_dtype(torch, used)
     count.by_dtype = {dtype: count.flops}
 
