@@ -30,6 +30,7 @@ class Call:
     __slots__ = (
         "args",
         "autocast",
+        "elements",
         "grad",
         "kept",
         "kwargs",
@@ -49,6 +50,7 @@ class Call:
     training: bool
     tokens: Optional[int]  # of the first integer tensor with two dimensions or more
     samples: Optional[int]  # its first dimension, or the first tensor's
+    elements: int  # of all tensors among the arguments
     kept: bool  # the tensors are real copies
     why: Optional[str]  # why the arguments could not be described; then it cannot be counted
     signature: Hashable
@@ -74,6 +76,7 @@ def describe_call(torch: ModuleType, module: Module, args: Any, kwargs: Any, *, 
             "the arguments of the model cannot be described: %s" % error,
         )
     call.tokens, call.samples = count_tokens(tensors)
+    call.elements = sum(map(count_elements, tensors))
     plain = tuple(_list_plain(call.args)) + tuple(_list_plain(call.kwargs))
     shapes = tuple(shape.key() for shape in tensors)
     call.signature = (id(module), call.training, call.grad, call.autocast, shapes, plain)
@@ -123,12 +126,17 @@ def count_tokens(tensors: List[TensorShape]) -> Tuple[Optional[int], Optional[in
     """Return the tokens and the samples that a call worked on, each None if it does not show."""
     for tensor in tensors:
         if len(tensor.shape) >= 2 and not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
-            tokens = 1
-            for size in tensor.shape:
-                tokens *= size
-            return tokens, tensor.shape[0]
+            return count_elements(tensor), tensor.shape[0]
     first = next((tensor for tensor in tensors if tensor.shape), None)
     return None, None if first is None else first.shape[0]
+
+
+def count_elements(tensor: TensorShape) -> int:
+    """Return how many numbers a tensor holds."""
+    elements = 1
+    for size in tensor.shape:
+        elements *= size
+    return elements
 
 
 def _list_plain(value: Any, depth: int = 4) -> List[Hashable]:  # noqa: ANN401  (an argument)

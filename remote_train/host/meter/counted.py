@@ -22,7 +22,7 @@ def make_count_line(
     line = {
         "flops": mean["flops"],
         "how": how if mean["flops"] is not None else None,
-        "why": make_why(tally),
+        "why": make_why(tally, known=mean["flops"] is not None),
         "parameters": parameters,
         "trainable": trainable,
         "by_dtype": mean["by_dtype"],
@@ -35,7 +35,7 @@ def make_count_line(
     return dict(line, **{name: None if value is None else round(value) for name, value in whole.items()})
 
 
-def make_why(tally: Tally) -> Optional[str]:
+def make_why(tally: Tally, *, known: bool) -> Optional[str]:
     """Say why a figure is missing or not the whole truth; None when there is nothing to say."""
     reasons = [count.why for count in tally.counts() if count.why]
     if reasons:
@@ -44,5 +44,6 @@ def make_why(tally: Tally) -> Optional[str]:
         return tally.why
     rest = tally.estimated()
     if rest:
-        return "%d of %d shapes estimated from the size of their inputs" % (rest, tally.shapes())
+        how = "estimated from the size of their inputs" if known else "not counted, for want of time"
+        return "%d of %d shapes %s" % (rest, tally.shapes(), how)
     return None

@@ -125,6 +125,7 @@ class Meter:
         sample = self._looking.sample
         if sample is not None and self._leader.id:
             sample.end_stepping()
+            self._looking.note(optimizer)
         if self._others > self._leader.patience or not self._leader.id:
             self._consider(optimizer)
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from operator import attrgetter
 
+from . import schedule
 from .counting import count_call
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Deque, Dict, Hashable, List, Optional, Tuple
+    from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Set, Tuple
 
     from .calls import Call
     from .counting import Count
 
 _REMEMBERED = 256  # steps; a run whose shapes grow is described by its newest ones
 _KINDS = 512  # signatures told apart; more share the mean of those counted
+_LATER = 16  # kinds met later that are counted at most
 _MOVED = 0.005  # the line is written again when the mean has moved by more
 
 
@@ -25,6 +28,10 @@ class Tally:
     def __init__(self) -> None:
         self._calls: Dict[Hashable, Call] = {}
         self._counts: Dict[Hashable, Count] = {}
+        self._held: Set[Hashable] = set()  # the kinds whose call still has its arguments
+        self._slowest = 0.0  # seconds that counting one kind has taken
+        self._later = 0
+        self._old = False
         self._steps: Deque[Tuple[float, Counter[Hashable]]] = deque(maxlen=_REMEMBERED)
         self._backwards: Deque[Tuple[float, int]] = deque(maxlen=_REMEMBERED)
         self._told: Optional[float] = None
@@ -34,8 +41,8 @@ class Tally:
 
     @property
     def samples(self) -> int:
-        """How many of the steps looked at called a module."""
-        return len(self._steps)
+        """How many of the steps looked at called a module, as far as they are still of what is trained."""
+        return 0 if self._old else len(self._steps)
 
     @property
     def call(self) -> Optional[Call]:
@@ -45,13 +52,38 @@ class Tally:
 
     def add(self, calls: List[Call], backwards: int, iterations: int) -> None:
         """Add a step looked at that made these calls in so many iterations (a GradScaler may have skipped steps)."""
+        if calls and self._old:
+            self._steps.clear()
+            self._backwards.clear()
+            self._old = False
         self._backwards.append((iterations, backwards))
         if not calls:
             return
         for call in calls:
             if call.signature in self._calls or len(self._calls) < _KINDS:
                 self._calls[call.signature] = call  # the newest: it may have kept its tensors
+                self._held.add(call.signature)
         self._steps.append((iterations, Counter(call.signature for call in calls)))
+        self._drop_another_stage()
+
+    def grow_old(self) -> None:
+        """Let the steps so far count only until the next one is seen: what is looked for is another now."""
+        self._old = bool(self._steps)
+
+    def _drop_another_stage(self) -> None:
+        """Forget the steps before the newest few if these made the same calls, and none of those before them any of these."""
+        newest = list(self._steps)[-schedule.FIRST_SAMPLES :]
+        before = list(self._steps)[: -schedule.FIRST_SAMPLES]
+        if not before or any(step != newest[0] for step in newest):
+            return
+        if all(newest[0][1].keys().isdisjoint(kinds) for _, kinds in before):
+            for _ in before:
+                self._steps.popleft()
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the steps differed in what they called."""
+        return any(step != self._steps[0] for step in self._steps)
 
     def backwards(self) -> Optional[float]:
         """Return the mean number of backward passes in an iteration."""
@@ -69,27 +101,58 @@ class Tally:
         """Count the kinds of call not counted yet, within seconds; tell whether any should be seen with its tensors."""
         began = time.monotonic()
         wanting = False
-        for signature in self._order():
+        order = self._find_far() if self.counted else self._order()
+        self._later += len(order) if self.counted else 0
+        for signature in order:
             if self._counts and time.monotonic() - began > budget:
                 break
-            count = self._counts[signature] = count_call(torch, self._calls[signature], began + budget)
+            count = self._count_one(torch, signature, began + budget)
             wanting |= count.wants_real
-        for call in self._calls.values():
-            if call.kept:
-                call.args, call.kwargs, call.kept = (), {}, False  # let go of the script's data
+        self.release()
         self.pause += time.monotonic() - began
         self.counted = True
         return wanting
+
+    def _count_one(self, torch: Any, kind: Hashable, deadline: float) -> Count:  # noqa: ANN401  (a module)
+        began = time.monotonic()
+        count = self._counts[kind] = count_call(torch, self._calls[kind], deadline)
+        self._slowest = max(self._slowest, time.monotonic() - began)
+        return count
+
+    def release(self) -> None:
+        """Let go of what calls were given, which is the script's."""
+        for kind in self._held:
+            call = self._calls[kind]
+            call.args, call.kwargs, call.kept = (), {}, False
+        self._held.clear()
+
+    def may_count_later(self, budget: float) -> bool:
+        """Tell whether kinds that came after the first count should be counted too: few, quick and unlike those before."""
+        quick = self._slowest <= min(schedule.LATER_SECONDS, budget)
+        return self.counted and quick and self._later < _LATER and bool(self._find_far())
+
+    def _find_far(self) -> List[Hashable]:
+        """Return a kind to count that does not lie between two which were; none if there is no such."""
+        for kind in self._steps[-1][1] if self._steps else ():
+            sizes, at = [each for each, _ in self._list_alike(kind)], size(self._calls.get(kind))
+            between = at is not None and sizes and min(sizes) <= at <= max(sizes)
+            if kind in self._held and kind not in self._counts and not between:
+                return [kind]
+        return []
 
     def _order(self) -> List[Hashable]:
         """Return the kinds to count: the commonest first, then the smallest and the largest, between which others lie."""
         common: Counter[Hashable] = Counter()
         for _, signatures in self._steps:
             common.update(signatures)
-        left = [kind for kind in common if kind not in self._counts or self._counts[kind].wants_real]
+        open_ones = [kind for kind in common if kind in self._held and self._is_open(kind)]
+        left = [kind for kind in open_ones if self._calls[kind].module() is not None] or open_ones
         left.sort(key=lambda kind: size(self._calls.get(kind)) or 0)
         ends = left[:1] + left[1:][-1:]
         return sorted(left, key=lambda kind: (-common[kind] if common[kind] > 1 else 0, kind not in ends))
+
+    def _is_open(self, kind: Hashable) -> bool:
+        return kind not in self._counts or self._counts[kind].wants_real
 
     def mean(self) -> Dict[str, Any]:
         """Return the means of an iteration: flops, kernels, bytes, by_dtype, tokens and samples; None where not known."""
@@ -99,8 +162,9 @@ class Tally:
             often.update(signatures)
         answer: Dict[str, Any] = {"by_dtype": self._by_dtype(often, iterations)}
         for name in ("flops", "kernels", "bytes"):
+            read = attrgetter(name)
             answer[name] = average(
-                [(times, self._figure(kind, name)) for kind, times in often.items()], iterations
+                [(times, self._figure(kind, read)) for kind, times in often.items()], iterations
             )
         for name in ("tokens", "samples"):
             each = [(times, getattr(self._calls.get(kind), name, None)) for kind, times in often.items()]
@@ -108,22 +172,30 @@ class Tally:
         return answer
 
     def _by_dtype(self, often: Counter[Hashable], iterations: float) -> Dict[str, float]:
-        total: Dict[str, float] = {}
-        for kind, times in often.items():
-            for dtype, flops in self._counts[kind].by_dtype.items() if kind in self._counts else ():
-                total[dtype] = total.get(dtype, 0.0) + times * flops / iterations
-        return total
+        """Return the mean FLOPs of each dtype; like their sum, those of kinds not counted lie between those that were."""
+        names = sorted({name for count in self._counts.values() for name in count.by_dtype})
+        total = {}
+        for name in names:
+            figures = [(times, self._figure(kind, _reader_of(name))) for kind, times in often.items()]
+            total[name] = sum(times * (flops or 0.0) for times, flops in figures) / max(1.0, iterations)
+        return {name: flops for name, flops in total.items() if flops}
 
-    def _figure(self, kind: Hashable, name: str) -> Optional[float]:
-        if kind in self._counts and not self._counts[kind].wants_real:
-            value = getattr(self._counts[kind], name)
+    def _figure(self, kind: Hashable, read: Callable[[Count], Optional[float]]) -> Optional[float]:
+        if not self._is_open(kind):
+            value = read(self._counts[kind])
             return None if value is None else float(value)
-        known = [(size(self._calls.get(each)), getattr(count, name)) for each, count in self._counts.items()]
-        points = sorted((at, float(value)) for at, value in known if at is not None and value is not None)
+        known = [(at, read(count)) for at, count in self._list_alike(kind)]
+        points = [(at, float(value)) for at, value in known if value is not None]
         return interpolate(points, size(self._calls.get(kind)))
 
+    def _list_alike(self, kind: Hashable) -> List[Tuple[int, Count]]:
+        """List the sizes and counts of the kinds that were counted of this one's module, called in this one's way."""
+        own = [(each, count) for each, count in self._counts.items() if _way(each) == _way(kind)]
+        sized = [(size(self._calls.get(each)), count) for each, count in own]
+        return [(at, count) for at, count in sized if at is not None]
+
     def estimated(self) -> int:
-        """Return how many kinds of call were not counted themselves."""
+        """Return how many kinds of call were not counted themselves; of a module of which none was they are not known."""
         kinds = {kind for _, signatures in self._steps for kind in signatures}
         return len(kinds - set(self._counts))
 
@@ -137,9 +209,9 @@ class Tally:
 
     def parameters(self) -> Tuple[Optional[int], Optional[int]]:
         """Return the parameters and the trainable ones of all modules called."""
-        modules: Dict[int, Count] = {}
+        modules: Dict[Hashable, Count] = {}
         for kind, count in self._counts.items():
-            modules[id(self._calls[kind].module())] = count
+            modules[_place(kind)] = count
         both = [(count.parameters, count.trainable) for count in modules.values()]
         if not both or any(one is None or other is None for one, other in both):
             return None, None
@@ -165,20 +237,45 @@ def average(values: List[Tuple[int, Optional[float]]], iterations: float) -> Opt
 
 
 def size(call: Optional[Call]) -> Optional[int]:
-    """Return a measure of how much a call was given."""
-    return None if call is None else (call.tokens or call.samples)
+    """Return a measure of how much a call was given: numbers in all, for a batch of longer sequences costs more."""
+    return None if call is None else call.elements
+
+
+def _place(kind: Hashable) -> Hashable:
+    """Return what stands for the module in a signature."""
+    return kind[0] if isinstance(kind, tuple) else kind
+
+
+def _way(kind: Hashable) -> Hashable:
+    """Return what stands in a signature for the module, whether it trains, with gradients, and under which autocast."""
+    return kind[:4] if isinstance(kind, tuple) else kind
+
+
+def _reader_of(dtype: str) -> Callable[[Count], Optional[float]]:
+    return lambda count: None if count.flops is None else count.by_dtype.get(dtype, 0.0)
 
 
 def interpolate(points: List[Tuple[int, float]], at: Optional[int]) -> Optional[float]:
-    """Return the value at a size between those known, in proportion beyond them; the mean of all for no size."""
+    """Return the value at a size between those known, in proportion beyond them; the mean of all for no size.
+
+    Where several values are known of one size, their mean stands for them.
+    """
     if not points:
         return None
     if at is None:
         return sum(value for _, value in points) / len(points)
-    below = [point for point in points if point[0] <= at]
-    above = [point for point in points if point[0] >= at]
+    means = sorted(_merge(points).items())
+    below = [point for point in means if point[0] <= at]
+    above = [point for point in means if point[0] >= at]
     if not below or not above:
-        nearest, value = points[0] if not below else points[-1]
+        nearest, value = means[0] if not below else means[-1]
         return value * at / nearest if nearest else value
     (low, first), (high, last) = below[-1], above[0]
     return first if low == high else first + (last - first) * (at - low) / (high - low)
+
+
+def _merge(points: List[Tuple[int, float]]) -> Dict[int, float]:
+    values: Dict[int, List[float]] = {}
+    for at, value in points:
+        values.setdefault(at, []).append(value)
+    return {at: sum(each) / len(each) for at, each in values.items()}
