@@ -37,7 +37,7 @@ def read_side(run: Run) -> Side:
     number = newest_of(record)
     _, watch = read_last_metric(number, run.attempt(number))
     tally = Tally(_list_paces(watch) if watch else ())
-    for metric in read_curve(run, metered=False):
+    for metric in read_curve(run, windows=0):
         tally.add(metric)
     ended = (record.get("exit") or {}).get("ended") if record["state"] in OVER else time.time()
     began = record.get("created")

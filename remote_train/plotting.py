@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from remote_train.records import Run
 
 KINDS = ("png", "svg")
+UNWRITABLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+)
+"""The name that was asked for cannot be written, whatever space there is."""
 
 
 def parse_kind(path: Path) -> str:
@@ -47,7 +58,7 @@ def read_lines(runs: Sequence[Run], whats: Sequence[str], axes: Sequence[str]) -
 
 
 def write_picture(path: Path, data: bytes) -> None:
-    """Replace a file: a reader sees the old picture or the new one. Raises LocalSpace."""
+    """Replace a file: a reader sees the old picture or the new one. Raises LocalSpace, and UsageError for a name that cannot be."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -55,6 +66,7 @@ def write_picture(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise LocalSpace(
-            f"{path}: {error.strerror or error}", hint="choose another -o FILE", path=str(path)
-        ) from error
+        words, hint = f"{path}: {error.strerror or error}", "choose another -o FILE"
+        if error.errno in UNWRITABLE:
+            raise UsageError(words, hint=hint) from error
+        raise LocalSpace(words, hint=hint, path=str(path)) from error

@@ -20,6 +20,7 @@ from remote_train.metrics.clock import Clock
 from remote_train.metrics.curve import choose_limits, mark_superseded, place_record
 from remote_train.metrics.denominator import choose_device, choose_device_peak, choose_usual_dtype
 from remote_train.metrics.derive import Context, Deriver
+from remote_train.metrics.json_lines import thin_windows
 from remote_train.metrics.metered import Metered
 from remote_train.metrics.rated import RECENT, settle
 from remote_train.metrics.reports import Reported
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 READ = 1 << 20
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 256 * 1024
+WINDOW_BYTES = 200
+"""Of a line of the meter's, about."""
 PACE = (
     "step_seconds",
     "tokens_per_second",
@@ -207,15 +210,15 @@ def read_pieces(path: Path, begin: int = 0, end: int | None = None) -> Generator
             yield piece
 
 
-def read_metrics(attempt: int, mirror: Attempt, *, metered: bool = True) -> Iterator[MetricRecord]:
+def read_metrics(attempt: int, mirror: Attempt, *, windows: int | None = None) -> Iterator[MetricRecord]:
     """Yield every record that a mirrored attempt gives: of its output, its meter and its script, in the order of their times.
 
-    Without `metered` those of the meter, which have neither step nor loss, are left out.
+    `windows`: about so many of the meter's at most, evenly; 0 for none, which have neither step nor loss; None for all.
     """
     watch = make_watch(attempt, mirror)
     if watch is None:
         return
-    sources = list(_read_sources(watch, mirror))[0 if metered else 1 :]
+    sources = list(_read_sources(watch, mirror, windows))
     try:
         for _, record in heapq.merge(*sources, key=operator.itemgetter(0)):
             yield record
@@ -225,10 +228,23 @@ def read_metrics(attempt: int, mirror: Attempt, *, metered: bool = True) -> Iter
         watch.clock.close()
 
 
-def _read_sources(watch: Watch, mirror: Attempt) -> Iterator[Generator[tuple[float, MetricRecord]]]:
-    yield _place_in_time(_read_lines(watch.metered, mirror.output("meter")))
+def _read_sources(
+    watch: Watch, mirror: Attempt, windows: int | None
+) -> Iterator[Generator[tuple[float, MetricRecord]]]:
+    if windows != 0:
+        yield _place_in_time(_read_meter(watch.metered, mirror.output("meter"), windows))
     yield _place_in_time(_read_lines(watch.reported, mirror.output("report")))
     yield _place_in_time(_read_log(watch, mirror))
+
+
+def _read_meter(source: Metered, path: Path, windows: int | None) -> Generator[MetricRecord]:
+    stride = path.stat().st_size // (windows * WINDOW_BYTES) if windows and path.exists() else 1
+    if stride < 2:
+        yield from _read_lines(source, path)
+        return
+    with contextlib.closing(read_pieces(path)) as pieces:
+        for piece in thin_windows(pieces, stride):
+            yield from source.feed(piece)
 
 
 def _read_lines(source: Metered | Reported, path: Path) -> Generator[MetricRecord]:
@@ -253,24 +269,24 @@ def _place_in_time(records: Generator[MetricRecord]) -> Generator[tuple[float, M
             yield reached, record
 
 
-def read_curve(run: Run, *, everything: bool = False, metered: bool = True) -> Iterator[MetricRecord]:
+def read_curve(run: Run, *, everything: bool = False, windows: int | None = None) -> Iterator[MetricRecord]:
     """Yield the records of all attempts as one curve, with `everything` also those that later attempts took the place of.
 
-    Without `metered` the meter's are left out.
+    `windows`: about so many of the meter's of each attempt at most, 0 for none, None for all.
     """
     whole = run.read()
     numbers = [int(item["attempt"]) for item in whole["attempts"]]
     limits = choose_limits([_find_start(run, whole, number) for number in numbers])
     for number, limit in zip(numbers, limits, strict=True):
         host = place_of(whole, number)[0]
-        for record in mark_superseded(read_metrics(number, run.attempt(number), metered=metered), limit):
+        for record in mark_superseded(read_metrics(number, run.attempt(number), windows=windows), limit):
             if everything or not record.superseded:
                 yield place_record(record, host, whole.get("created"))
 
 
 def _find_start(run: Run, whole: dict[str, Any], number: int) -> int | None:
     """Return the first step of an attempt: by its own words, before there are any by its checkpoint's."""
-    steps = (record.step for record in read_metrics(number, run.attempt(number), metered=False))
+    steps = (record.step for record in read_metrics(number, run.attempt(number), windows=0))
     first = next((step for step in steps if step is not None), None)
     held = (item_of(whole, number).get("checkpoint") or {}).get("step")
     return first if first is not None else None if held is None else int(held) + 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remote_train.cli.options import HostsFile, Json, app, make_ask, say, settings
+from remote_train.metrics.figures import DOUBT, is_suspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,12 +61,26 @@ def plot(
             say(f"{training.id}: as last seen; {trouble}")
     chosen = list({training.id: training.run for training in found}.values())
     lines = read_lines(chosen, wanted, axes)
+    left_out = [run.id for run in chosen if run.id not in {line.run for line in lines}]
+    doubtful = list_doubtful(lines)
     write_picture(output, render_plot(lines, kind, log=log))
     if json:
         rows = [{**asdict(line), "points": len(line.points)} for line in lines]
-        write_event(sys.stdout.buffer, "plot", {"path": output, "kind": kind, "lines": rows})
+        write_event(
+            sys.stdout.buffer, "plot", {"path": output, "kind": kind, "lines": rows, "left_out": left_out}
+        )
     else:
         say(f"wrote {output}: {render_contents(lines)}")
+    for name in left_out:
+        say(f"not in it: {name}, of which nothing of {', '.join(wanted)} is known")
+    for name in doubtful:
+        say(f"{name}: MFU over 130 % in it: {DOUBT}")
+
+
+def list_doubtful(lines: Sequence[Line]) -> list[str]:
+    """Return the runs whose line of MFU is not to be believed."""
+    rated = [line for line in lines if line.what == "mfu"]
+    return list(dict.fromkeys(line.run for line in rated if any(is_suspect(y) for _, y in line.points)))
 
 
 def render_contents(lines: Sequence[Line]) -> str:

@@ -211,17 +211,22 @@ def metrics(
 ) -> None:
     """Print a run's metrics over all its attempts, from each of its sources: a table, or every record as JSON or CSV."""
     from remote_train.api import find_training
-    from remote_train.cli.answers import print_metrics, print_table
+    from remote_train.cli.answers import MOST_ROWS, print_metrics, print_table
+    from remote_train.watch import read_curve
 
     settings.json = json
+    if csv and json:
+        raise typer.BadParameter("--csv and --json are two forms: choose one", param_hint="--csv")
     training = find_training(run, hosts_file, make_ask())
     trouble = catch_up(training)
     if trouble is not None:
         say(f"as last seen; {trouble}")
-    records = training.metrics(all_attempts=all_attempts)
     if csv or json:
+        records = training.metrics(all_attempts=all_attempts)
         count = print_metrics(records, training.hops(), csv=csv)
     else:
+        windows = None if everything else 4 * MOST_ROWS
+        records = read_curve(training.run, everything=all_attempts, windows=windows)
         count = print_table(records, everything=everything)
     if not count:
         say(f"{training.id} has no metrics so far")

@@ -6,7 +6,8 @@ it started from, and what a nanoGPT-like script printed of its settings. `--key=
 
 Not configuration are *device arguments* (`--device`, `--compile`, `--dtype`, …): the launcher adds them for a device, or a user
 chooses by them how the same model is computed. They are named beside a ratio. What else the project file gives per device, such as a
-batch size, changes what is trained, and counts. *Labels*, which say where results go, do not. Unknown is never equal: two runs
+batch size, changes what is trained, and counts. *Labels*, which say where results go, do not, nor do pictures and documents among
+the files, which nothing trains by: `plot` may have drawn one. A .txt counts, it may be the text that is trained on. Unknown is never equal: two runs
 of which one is not known well enough are not of the same configuration.
 """
 
@@ -24,6 +25,7 @@ DEVICE_KEYS = frozenset({"device", "compile", "dtype", "precision", "backend", "
 LABEL_KEYS = frozenset(
     {"out", "out_dir", "output_dir", "run_name", "wandb_log", "wandb_project", "wandb_run_name"}
 )
+DOCUMENTS = (".gif", ".jpeg", ".jpg", ".md", ".pdf", ".png", ".rst", ".svg")
 NAMED_FILES = 4
 """Of files that differ so many are named."""
 
@@ -91,7 +93,7 @@ def contrast(a: Configuration, b: Configuration) -> Contrast:
     return Contrast(
         settings=tuple(i for i in found if _plain(i.name) not in DEVICE_KEYS | LABEL_KEYS),
         device=tuple(i for i in found if _plain(i.name) in DEVICE_KEYS),
-        labels=tuple(i for i in found if _plain(i.name) in LABEL_KEYS),
+        labels=(*(i for i in found if _plain(i.name) in LABEL_KEYS), *_list_documents(a, b)),
         unknown=tuple(_list_unknown(a, b)),
     )
 
@@ -141,15 +143,32 @@ def _list_plain(a: Configuration, b: Configuration) -> Iterator[Difference]:
         if mine is not None and other is not None and mine != other:
             label = "script" if name == "target" else name
             yield Difference(label, str(mine) or "none", str(other) or "none")
-    if a.package and b.package and a.package != b.package and a.files is not None and b.files is not None:
-        names = _list_files(a.files, b.files)
-        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
-        yield Difference(f"code: {', '.join(names[:NAMED_FILES])}{more}", "", "")
+    names = [path for path in _list_files(a, b) if not _is_document(path)]
+    if names:
+        yield Difference(f"code: {_name_files(names)}", "", "")
 
 
-def _list_files(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
+def _list_documents(a: Configuration, b: Configuration) -> Iterator[Difference]:
+    names = [path for path in _list_files(a, b) if _is_document(path)]
+    if names:
+        yield Difference(f"files: {_name_files(names)}", "", "")
+
+
+def _is_document(path: str) -> bool:
+    return path.lower().endswith(DOCUMENTS)
+
+
+def _name_files(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+    return ", ".join(names[:NAMED_FILES]) + more
+
+
+def _list_files(a: Configuration, b: Configuration) -> list[str]:
     """Return the paths that differ; where only modes do, the packages differ in nothing that can be named."""
-    paths = sorted(path for path in a.keys() | b.keys() if a.get(path) != b.get(path))
+    if not a.package or not b.package or a.package == b.package or a.files is None or b.files is None:
+        return []
+    mine, other = a.files, b.files
+    paths = sorted(path for path in mine.keys() | other.keys() if mine.get(path) != other.get(path))
     return paths or ["modes of files"]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remote_train.metrics.figures import render_mfu
+from remote_train.metrics.figures import is_suspect, render_mfu
 from remote_train.metrics.floors import Case, Floor, make_case
 from remote_train.metrics.tries import Try, rank_tries
 from remote_train.metrics.wording import render_rate, render_share, render_time
@@ -28,6 +28,8 @@ OFTEN = 0.5
 GOOD = 0.4
 """An MFU of the measured or tabled peak that good code rarely exceeds (mfu.md §6: 30 to 67 % for GPT-2 124M)."""
 LIMITED = 0.97
+MEASURED_TRIES = ("workers", "between", "eval", "save", "fused", "share", "power", "sync")
+"""What rests on measured shares alone, and on no peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ def diagnose(profile: Profile, device: DeviceView, use: HostUse) -> Diagnosis:
         return Diagnosis("unknown", _say_nothing_timed(profile))
     word, sentence = _judge(case)
     tries = rank_tries(case, word)
-    if word == "compute-bound" and _mfu(case) >= GOOD:
+    if is_suspect(_mfu(case)):
+        tries = tuple(item for item in tries if item.id in MEASURED_TRIES)
+    elif word == "compute-bound" and _mfu(case) >= GOOD:
         tries = tuple(item for item in tries if item.id in ("dtype", "eval", "save", "workers"))
     return Diagnosis(
         bottleneck=word,
@@ -82,7 +86,7 @@ def _mfu(case: Case) -> float:
 
 
 def _judge(case: Case) -> tuple[str, str]:
-    for judge in (_judge_apart, _judge_throttle, _judge_cuda, _judge_cpu):
+    for judge in (_judge_apart, _judge_throttle, _judge_denominator, _judge_cuda, _judge_cpu):
         found = judge(case)
         if found is not None:
             return found
@@ -129,6 +133,17 @@ def _judge_throttle(case: Case) -> tuple[str, str] | None:
             f"Heat holds this CPU down in {render_share(case.use.throttled or 0.0)} of the samples{clock}{_add_mfu(case)}."
         )
     return None
+
+
+def _judge_denominator(case: Case) -> tuple[str, str] | None:
+    """Judge what no device can do: then a figure is wrong, and nothing that rests on it is worth saying."""
+    if not is_suspect(_mfu(case)):
+        return None
+    return "unknown", (
+        f"By its peak of {_name_peak(case)} its matrix products alone would take {render_time(case.floor('matmul'))}, and a step takes"
+        f" {render_time(case.step)}: MFU {render_mfu(_mfu(case))}. It is another device than it says, another dtype than"
+        " is thought, or FLOPs were counted that were never done."
+    )
 
 
 def _judge_cuda(case: Case) -> tuple[str, str] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 MFU_DOUBTFUL = (
     1.3  # SOURCE: published GEMM measurements of GeForce cards, up to 1.21 of the data sheet's peak
 )
+ESTIMATE = "6N"
+"""The `flops_source` of FLOPs that were not counted; an MFU by it is marked with a tilde."""
 DOUBT = "denominator looks wrong"
 
 

@@ -5,10 +5,12 @@ Where not every record fits, each source keeps its share, evenly thinned; the la
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
-from remote_train.metrics.figures import render_mfu_cell
+from remote_train.metrics.figures import ESTIMATE, render_mfu_cell
 from remote_train.show.neutral import neutral_text
+from remote_train.show.sources import render_denominator
 from remote_train.show.words import (
     DASH,
     get_number,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 HEADERS = ("STEP", "TIME", "LOSS", "TIME/STEP", "TOK/S", "MFU", "SOURCE", "DTYPE")
 TEXTS = ("SOURCE", "DTYPE")
 """Columns of words: these stand left, numbers right."""
-LEAST_WANTED = ("DTYPE", "SOURCE", "TIME", "TOK/S", "TIME/STEP")
+LEAST_WANTED = ("DTYPE", "TIME", "TOK/S", "SOURCE", "TIME/STEP")
 AT_ONCE = 2000
 """Rows that are measured together; a longer table may grow wider behind them."""
 GAP = "  "
@@ -75,9 +77,13 @@ def thin(records: Iterable[MetricRecord], limit: int) -> list[MetricRecord]:
 
 
 def write_table(records: Iterable[Row], width: int | None, write: Callable[[str], object]) -> int:
-    """Write records as a table within `width` columns, None: nothing is cut; return how many there were."""
+    """Write records as a table within `width` columns, None: nothing is cut; return how many there were.
+
+    Below it stands what MFU was divided by, where that is known, as the last record has it.
+    """
     widths: dict[str, int] = {}
     count = 0
+    foot = ""
     for rows in _batch(records):
         cells = [make_cells(row) for row in rows]
         if not count:
@@ -87,7 +93,19 @@ def write_table(records: Iterable[Row], width: int | None, write: Callable[[str]
             widths = {name: max(size, measure_cells(row[name])) for name, size in widths.items()}
             write(_render(row, widths))
         count += len(rows)
+        foot = render_foot(rows) or foot
+    if foot:
+        write((foot if width is None else textwrap.fill(foot, width)) + "\n")
     return count
+
+
+def render_foot(rows: Sequence[Row]) -> str:
+    """Return what the last MFU of these was divided by, and what the sign beside an estimate means; "" where there is none."""
+    rated = [row for row in rows if get_number(row, "mfu") is not None]
+    of = render_denominator(rated[-1]) if rated else ""
+    estimated = any(row.get("flops_source") == ESTIMATE for row in rated)
+    told = "; ~: FLOPs by 6N, not counted" if estimated else ""
+    return f"MFU is of {of}{told}" if of else ""
 
 
 def _batch(records: Iterable[Row]) -> Iterator[list[Row]]:
@@ -112,10 +130,15 @@ def make_cells(row: Row) -> dict[str, str]:
         "LOSS": render_loss(loss) if isinstance(loss, int | float) else DASH,
         "TIME/STEP": _show(row, "step_seconds", render_seconds),
         "TOK/S": _show(row, "tokens_per_second", render_count),
-        "MFU": _show(row, "mfu", render_mfu_cell),
+        "MFU": _show_mfu(row),
         "SOURCE": neutral_text(str(row.get("source") or DASH)),
         "DTYPE": neutral_text(str(row.get("dtype") or DASH)),
     }
+
+
+def _show_mfu(row: Row) -> str:
+    shown = _show(row, "mfu", render_mfu_cell)
+    return f"~{shown}" if row.get("flops_source") == ESTIMATE and shown != DASH else shown
 
 
 def _show(row: Row, key: str, render: Callable[[float], str]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_train.metrics.figures import render_mfu
+from remote_train.metrics.figures import ESTIMATE, render_mfu
 from remote_train.show.neutral import neutral_text
 from remote_train.show.words import get_number, render_peak
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ESTIMATE = "6N"
 NAMES = {"report": "by the script's own report", "meter": "by the meter"}
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from remote_train.metrics.families import FIXED_PEAKS
-from remote_train.metrics.figures import DOUBT, is_suspect, render_percent
+from remote_train.metrics.figures import DOUBT, ESTIMATE, is_suspect, render_percent
 from remote_train.show.neutral import neutral_text
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def render_mfu(record: Mapping[str, object]) -> str | None:
     if mfu is None:
         return None if flops is None else render_flops(flops)
     doubt = f" ({DOUBT})" if is_suspect(mfu) else ""
-    return f"MFU {render_percent(mfu)} of {render_peak(record)}{doubt}"
+    about = "~" if record.get("flops_source") == ESTIMATE else ""
+    return f"MFU {about}{render_percent(mfu)} of {render_peak(record)}{doubt}"
 
 
 def render_peak(record: Mapping[str, object]) -> str:

@@ -79,10 +79,14 @@ def test_what_cannot_be_drawn_or_compared_is_said(alone: Laptop, project: Path) 
     assert "nothing to draw" in alone.type(project, "plot", run, "-o", "x.png").expect(2).err
     hidden = project / "no" / "x.svg"
     write_project(project, {"train.py": SCRIPT})
-    alone.ok(project, "run", "--local", "train.py")
-    refused = alone.type(project, "plot", "--json", "-o", str(hidden)).expect(42)
-    assert json.loads(refused.out)["exit_code"] == 42
+    drawn = alone.ok(project, "run", "--local", "train.py").run_id()
+    refused = alone.type(project, "plot", "--json", "-o", str(hidden)).expect(2)
+    assert json.loads(refused.out)["exit_code"] == 2
     assert str(hidden) in refused.err
+    assert "choose one" in alone.type(project, "metrics", "--csv", "--json").expect(2).err
+    done = alone.ok(project, "plot", "--json", run, drawn, "-o", "both.svg")
+    assert done.event("plot")["left_out"] == [run]
+    assert f"not in it: {run}" in done.err
     event = alone.ok(project, "compare", "--json", run, run).event("comparison")
     assert (event["ratio"], event["same"], event["a"]["mfu"]) == (None, True, None)
 

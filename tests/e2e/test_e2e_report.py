@@ -72,7 +72,8 @@ def test_what_a_script_reports_is_its_metrics(alone: Laptop, project: Path) -> N
 
     table = alone.ok(project, "metrics").out.decode().splitlines()
     assert table[0].split() == ["STEP", "TIME", "LOSS", "TIME/STEP", "TOK/S", "MFU", "SOURCE", "DTYPE"]
-    assert len(table) == 1 + 9
+    assert len(table) == 1 + 9 + 1
+    assert table[-1].startswith("MFU is of 100 GFLOP/s (measured")
     rows = list(csv.DictReader(io.StringIO(alone.ok(project, "metrics", "--csv").out.decode())))
     assert [row["source"] for row in rows] == [one["source"] for one in records]
 

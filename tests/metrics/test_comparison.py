@@ -106,6 +106,16 @@ def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
     assert not contrast(BASE, other).same
 
 
+def test_pictures_and_documents_are_no_code() -> None:
+    files = {**(BASE.files or {}), "y.svg": "3", "docs/README.md": "4"}
+    found = contrast(BASE, replace(BASE, package="q", files=files))
+    assert found.same
+    assert list(map(str, found.labels)) == ["files: docs/README.md, y.svg"]
+    found = contrast(BASE, replace(BASE, package="q", files={**files, "input.txt": "5"}))
+    assert list(map(str, found.settings)) == ["code: input.txt"]
+    assert not found.same
+
+
 def test_a_setting_that_an_argument_gave_is_named_once() -> None:
     a = replace(BASE, arguments=("--n-layer=4",), settings={"n_layer": 4, "device": "cpu"})
     b = replace(BASE, arguments=("--n_layer=6",), settings={"n_layer": 6, "device": "cuda"})

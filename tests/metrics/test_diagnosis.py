@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train.metrics.diagnosis import Diagnosis, diagnose
+from remote_train.metrics.diagnosis import MEASURED_TRIES, Diagnosis, diagnose
 from remote_train.metrics.floors import DeviceView, amdahl
 from remote_train.metrics.profile import Profile, Settings, parse_profile
 from remote_train.metrics.telemetry import HostUse, parse_telemetry
@@ -108,6 +108,17 @@ def test_compute_bound_near_the_peak_is_good_and_left_alone() -> None:
     assert "49.9 %" in found.sentence
     assert "good" in found.sentence
     assert not found.tries
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_wrong_denominator_is_no_good_news(device: Literal["cpu", "cuda"]) -> None:
+    found = diagnose(
+        tiny(device=device, counted={"flops": 9e12, **BF16}), replace(GPU, kind=device), HostUse()
+    )
+    assert found.bottleneck == "unknown"
+    assert "denominator looks wrong" in found.sentence
+    assert "good" not in found.sentence
+    assert {item.id for item in found.tries} <= set(MEASURED_TRIES)
 
 
 def test_memory_bound_says_how_much_is_moved() -> None:

@@ -62,6 +62,12 @@ def test_without_a_meter_the_output_is_judged(tmp_path: Path, changes: dict[str,
     assert not found.profile.shares
 
 
+def test_output_without_a_pace_is_said_to_have_none(tmp_path: Path) -> None:
+    found = explain_run(make_run(tmp_path, [], "step 1/9 | loss 3.0\n", meter=False))
+    assert found.notes == ("no meter: it was started with --no-meter; and its output tells no step time",)
+    assert found.diagnosis.step_seconds is None
+
+
 def test_why_flops_were_not_counted_is_told(tmp_path: Path) -> None:
     found = explain_run(make_run(tmp_path, [start(), count(how="6N", why="it took too long"), window()]))
     assert found.notes == ("FLOPs by 6N: it took too long",)

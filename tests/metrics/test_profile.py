@@ -124,6 +124,11 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+def test_more_than_any_step_has_is_unknown() -> None:
+    profile = parse_profile([start(), count(flops=1e29, kernels=1e13, bytes=1e21, tokens=1e19), window()])
+    assert (profile.flops, profile.kernels, profile.bytes, profile.tokens) == (None,) * 4
+
+
 @given(st.lists(ROWS | VALUES, max_size=8))
 def test_no_line_breaks_a_sum(rows: list[Any]) -> None:
     lines = [json.dumps(row).encode() for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 from remote_train.comparing import compare_runs
 from remote_train.explaining import explain_run
-from remote_train.watch import Watch, read_last_metric
+from remote_train.watch import Watch, read_curve, read_last_metric
 from tests.host.account_kit import make_test_plan
 from tests.metrics.meter_lines import count, start, window
 from tests.metrics.test_explaining import PEAK, make_run
@@ -47,7 +48,8 @@ def test_one_run_has_one_pace_for_every_command(tmp_path: Path) -> None:
     run = make_run(tmp_path, [start(), count(), window(9.0, 1), *slow, *fast])
     shown, _ = read_last_metric(1, run.attempt(1))
     assert shown is not None
-    assert (shown.step_seconds, shown.mfu) == (pytest.approx(0.05), pytest.approx(0.16))
+    assert shown.step_seconds == pytest.approx(0.05)
+    assert shown.mfu == pytest.approx(0.16)
     explained = explain_run(run)
     assert explained.diagnosis.step_seconds == pytest.approx(0.05)
     assert explained.diagnosis.mfu == pytest.approx(shown.mfu)
@@ -55,3 +57,17 @@ def test_one_run_has_one_pace_for_every_command(tmp_path: Path) -> None:
     assert compared["step_seconds"] == pytest.approx(0.05)
     assert compared["mfu"] == pytest.approx(shown.mfu)
     assert compared["sources"]["mfu"] == "meter"
+
+
+def test_of_very_many_windows_an_even_part_is_read(tmp_path: Path) -> None:
+    windows = [window(1.0, 20, time=float(n), flops=4e9, eval=0.001 * (n % 7)) for n in range(2000)]
+    run = make_run(tmp_path, [start(), count(), *windows])
+    assert sum(1 for _ in read_curve(run)) == 2000
+    times = [record.time or 0.0 for record in read_curve(run, windows=100)]
+    assert times[0] == 0.0
+    assert times[-1] == 1999.0
+    assert 100 <= len(times) <= 200
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert max(gaps) <= 2000 / 100 * 2
+    assert all(record.mfu for record in read_curve(run, windows=100))
+    assert list(read_curve(run, windows=0)) == []

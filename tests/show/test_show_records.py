@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from remote_train.metrics.record import MetricRecord
 from remote_train.show.records import HEADERS, thin, write_table
 from remote_train.show.sources import list_mfu_lines
-from remote_train.show.words import measure_cells
+from remote_train.show.words import measure_cells, render_metric
 
 
 def record(**figures: Any) -> MetricRecord:
@@ -82,6 +83,17 @@ def test_each_source_keeps_its_share() -> None:
     assert sum(one.source == "meter" for one in kept) == 10
     assert kept[0].step == 0
     assert kept[-1].step == 4999
+
+
+def test_what_mfu_is_divided_by_stands_below_the_table_and_an_estimate_is_marked() -> None:
+    counted = record(step=1, mfu=0.1, peak_flops=1e12, peak_source="measured", dtype="float32")
+    assert render([counted])[-1] == "MFU is of 1.00 TFLOP/s (measured); float32"
+    estimated = replace(counted, flops_source="6N")
+    table = render([estimated], 40)
+    assert "~10.0 %" in table[1]
+    assert "~: FLOPs by 6N, not counted" in " ".join(table)
+    assert max(map(measure_cells, table)) <= 40
+    assert "MFU ~10.0 % of 1.00 TFLOP/s" in render_metric(estimated.as_json())
 
 
 def test_a_long_table_comes_in_parts() -> None:
