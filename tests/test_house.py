@@ -21,6 +21,8 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 350, 50, 8
 MAY_CATCH_ALL = {
     "remote_train/cli/main.py": 1,
     "remote_train/host/meter/guard.py": 1,  # around all of ours in the training's process
+    "remote_train/host/inject/sitecustomize.py": 1,  # around what is loaded and begun there, before there is a guard
+    "remote_train/host/steps.py": 1,  # around a script's own values, which may raise anything
 }
 
 

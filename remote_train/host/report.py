@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from remote_train.host import layout
-from remote_train.host.steps import append, step
+from remote_train.host.steps import append, harmless, step
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
@@ -53,16 +53,16 @@ def checkpoint(path: Union[str, os.PathLike[str]]) -> None:
     is not reported.
     """
     report = os.environ.get(layout.REPORT_VARIABLE)
-    if not report:
-        return
-    try:
-        code = os.path.realpath(os.path.join(os.path.dirname(report), layout.CODE))
-        place = os.path.realpath(os.fspath(path))
-        files = _list_files(place, code) if place.startswith(code + os.sep) else []
-        if files:
-            append(report, {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": files})
-    except (OSError, TypeError, ValueError):  # it comes once it has settled
-        return
+    if report:
+        harmless(_checkpoint, report, path)  # where it fails, the checkpoint comes once it has settled
+
+
+def _checkpoint(report: str, path: Union[str, os.PathLike[str]]) -> None:
+    code = os.path.realpath(os.path.join(os.path.dirname(report), layout.CODE))
+    place = os.path.realpath(os.fspath(path))
+    files = _list_files(place, code) if place.startswith(code + os.sep) else []
+    if files:
+        append(report, {"kind": "checkpoint", "path": os.path.relpath(place, code), "files": files})
 
 
 def _list_files(place: str, code: str) -> List[Dict[str, Any]]:

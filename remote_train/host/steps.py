@@ -1,6 +1,7 @@
 """What a script says of its steps, as lines of the report: added up between two lines, of which there are few.
 
-Standard library only. Nothing here raises into the script, and no tensor is read but when a line is written.
+Standard library only. Nothing here raises or warns into the script, whatever it is given, and no tensor is read but when
+a line is written. What a tensor was computed from is not kept.
 """
 
 from __future__ import annotations
@@ -13,16 +14,33 @@ import threading
 import time
 
 from remote_train.host import layout
+from remote_train.host.meter.guard import Quiet, is_from_a_signal
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
 LINE_SECONDS = 0.5
 """Between two lines of one process."""
 LARGEST = 1e30
-UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a value that is no number may raise, or a tensor whose device has failed."""
+PLAIN = (int, float, type(None))
+"""What needs no care: nothing is kept alive by it, and adding it runs no code of the script's."""
+
+
+def harmless(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (anything's answer)
+    """Return the function's answer, or None where it raises: a value may raise anything, and warn of anything.
+
+    What a signal handler of the script's raises meanwhile is the script's.
+    """
+    try:
+        with Quiet():
+            return function(*arguments)
+    except (MemoryError, RecursionError):  # no room to look where it came from
+        return None
+    except Exception as error:
+        if is_from_a_signal(error.__traceback__):
+            raise
+        return None
 
 
 class Steps:
@@ -47,15 +65,12 @@ class Steps:
     def take(self, step: Any, loss: Any, tokens: Any, flops: Any) -> None:  # noqa: ANN401  (numbers or tensors)
         """Add a step; write a line if the last one is long enough ago."""
         self._calls += 1
-        self._step = step
-        self._loss = loss
-        try:
-            if tokens is not None:
-                self._tokens = tokens if self._tokens is None else self._tokens + tokens
-            if flops is not None:
-                self._flops = flops if self._flops is None else self._flops + flops
-        except UNUSABLE:
-            self._tokens = self._flops = None
+        self._step = _let_go(step)
+        self._loss = _let_go(loss)
+        if tokens is not None:
+            self._tokens = _add(self._tokens, tokens)
+        if flops is not None:
+            self._flops = _add(self._flops, flops)
         if time.monotonic() >= self._due:
             self.write()
 
@@ -64,7 +79,7 @@ class Steps:
         if not self._calls or not self._writing.acquire(False):
             return
         try:
-            self._write(time.monotonic())
+            harmless(self._write, time.monotonic())
         finally:
             self._writing.release()
 
@@ -97,15 +112,31 @@ def append(path: str, line: Any) -> None:  # noqa: ANN401  (a JSON object)
         return
 
 
+def _let_go(value: Any) -> Any:  # noqa: ANN401  (anything a script passes)
+    """Return a value to be read later; a tensor without the graph of what it was computed from."""
+    return value if type(value) in PLAIN else harmless(_detach, value)
+
+
+def _detach(value: Any) -> Any:  # noqa: ANN401  (as above)
+    return value.detach() if hasattr(type(value), "detach") else value
+
+
+def _add(total: Any, value: Any) -> Any:  # noqa: ANN401  (numbers, or tensors that are not read yet)
+    """Add to a sum; a tensor may be changed by the script afterwards, so the sum is one of our own."""
+    if type(value) in PLAIN and (total is None or type(total) in PLAIN):
+        return value if total is None else total + value
+    return harmless(_add_others, total, value)
+
+
+def _add_others(total: Any, value: Any) -> Any:  # noqa: ANN401  (as above)
+    value = value.detach() if hasattr(type(value), "detach") else float(value)
+    return value + (0 if total is None else total)
+
+
 def _make_number(value: Any) -> Optional[float]:  # noqa: ANN401  (anything a script passes)
     """Return a finite number; reading a tensor waits for its device."""
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except UNUSABLE:
-        return None
-    return number if math.isfinite(number) and abs(number) < LARGEST else None
+    number: Optional[float] = None if value is None else harmless(float, value)
+    return number if number is not None and math.isfinite(number) and abs(number) < LARGEST else None
 
 
 def _make_positive(value: Any) -> Optional[float]:  # noqa: ANN401  (as above)
@@ -140,7 +171,7 @@ def step(
 ) -> None:
     """Say that an optimizer step is done: its number, its loss, and the tokens and FLOPs of this process in it.
 
-    Call it once a step, on one rank or all of them (alike); everything may be left out. It takes about a microsecond: a
+    Call it once a step, on one rank or all of them (alike); everything may be left out. It takes a few microseconds: a
     line is appended to the file that `$REMOTE_TRAIN_REPORT` names at most twice a second, and only then is a loss that is
     a tensor read, which waits for its device. FLOPs are the model's (forward and backward, nothing recomputed).
     """
@@ -150,9 +181,8 @@ def step(
 def _begin() -> "Steps | _Nowhere":
     global _steps  # noqa: PLW0603  (one per process)
     path = os.environ.get(layout.REPORT_VARIABLE)
-    began, rank = os.environ.get(layout.BEGAN_VARIABLE), os.environ.get("RANK", "0")
-    number = int(rank) if rank.isdigit() else 0
-    _steps = Steps(path, _make_number(began), number) if path else _Nowhere()
+    began, rank = (_make_number(os.environ.get(name)) for name in (layout.BEGAN_VARIABLE, "RANK"))
+    _steps = Steps(path, began, _make_whole(rank) or 0) if path else _Nowhere()
     return _steps
 
 

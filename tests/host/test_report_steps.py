@@ -41,6 +41,58 @@ class Broken:
 for loss in (float("nan"), float("inf"), Broken(), "much", [], object(), 1e300, 2.5):
     report.step(loss=loss, step="x" if loss == "much" else None, tokens=Broken() if loss == 2.5 else None)
 """
+HOSTILE = """
+import warnings
+from remote_train.host import steps
+class Own(Exception): pass
+class Hostile:
+    def fail(self, *_): raise Own
+    __float__ = __add__ = __radd__ = __fspath__ = __index__ = __bool__ = __eq__ = detach = fail
+class Warns:
+    def __float__(self):
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return 3.0
+class Deep:
+    def __float__(self): return self.__float__()
+warnings.simplefilter("error")
+for value in (Hostile(), Warns(), Deep(), 10**400, "x", b"x", Hostile):
+    steps.LINE_SECONDS = 0.0  # a line each
+    report.step(value, loss=value, tokens=value, flops=value)
+    report.step(value, loss=value, tokens=value, flops=value)
+    report.checkpoint(value)
+"""
+LIVE = """
+import weakref
+from remote_train.host import steps
+class Live:  # as a tensor in a graph
+    def __init__(self, value, graph=None): self.value, self.graph = value, graph
+    def detach(self): return Live(self.value)
+    def __add__(self, other): return Live(self.value + getattr(other, "value", other))
+    def __float__(self):
+        assert self.graph is None, "read with its graph"
+        return float(self.value)
+class Graph: pass
+def give(value):
+    graph = Graph()
+    live = Live(value, graph)
+    report.step(live, loss=live, tokens=live)
+    live.value *= 100  # changed in place, after it was given
+    return weakref.ref(graph)
+report.step(tokens=1)
+print([give(value)() for value in (2.0, 3.0)])
+"""
+INTERRUPTED = """
+import signal
+class Slow:
+    def __float__(self): signal.raise_signal(signal.SIGUSR1)
+def handler(*_): raise TimeoutError("the script's")
+signal.signal(signal.SIGUSR1, handler)
+try:
+    report.step(loss=Slow())
+except TimeoutError as error:
+    print(error)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+"""
 FORKED = """
 report.step(1, tokens=1)
 report.step(2, tokens=20)
@@ -94,6 +146,25 @@ def test_what_is_no_number_is_null_and_nothing_is_raised(tmp_path: Path) -> None
     _, lines = run(ODD, tmp_path)
     assert [line["loss"] for line in lines] == [None] * 7 + [2.5]
     assert {line["step"] for line in lines} == {line["tokens"] for line in lines} == {None}
+
+
+def test_whatever_it_is_given_nothing_is_raised_or_warned_of(tmp_path: Path) -> None:
+    _, lines = run(HOSTILE, tmp_path)
+    assert len(lines) == 14
+    assert {line["kind"] for line in lines} == {"step"}
+    assert [line["loss"] for line in lines if line["loss"] is not None] == [3.0, 3.0]
+    assert [line["tokens"] for line in lines if line["tokens"] is not None] == [3.0, 3.0]
+
+
+def test_what_a_loss_was_computed_from_is_let_go_at_once_and_sums_are_ours(tmp_path: Path) -> None:
+    said, lines = run(LIVE, tmp_path)
+    assert said == "[None, None]\n"
+    assert [line["tokens"] for line in lines] == [1, 5]
+
+
+def test_what_a_signal_handler_raises_meanwhile_is_the_scripts(tmp_path: Path) -> None:
+    said, _ = run(INTERRUPTED, tmp_path)
+    assert said == "the script's\n"
 
 
 def test_a_forked_process_does_not_write_what_its_parent_has_not_yet(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,9 @@ from remote_train.host.meter.lines import Lines, open_lines
 from remote_train.host.meter.tally import interpolate
 from remote_train.host.meter.windows import Window, summarise
 from tests.meter.conftest import read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def warn() -> None:
@@ -118,6 +121,24 @@ def test_a_full_disk_and_a_removed_file_end_it_in_silence(tmp_path: Path) -> Non
         assert not is_open(lines)
         lines.write("steps", {"step": 2})
     assert not Lines(str(tmp_path / "gone" / "metrics.jsonl"), 0.0).open
+
+
+@pytest.mark.parametrize("act", [lambda lines: lines.write("steps", {"step": 1}), Lines.close])
+def test_a_script_that_closes_what_it_does_not_know_keeps_its_next_file(
+    tmp_path: Path, act: Callable[[Lines], None]
+) -> None:
+    lines = Lines(str(tmp_path / "metrics.jsonl"), 0.0)
+    number = lines._fd
+    assert number is not None
+    os.close(number)
+    theirs = os.open(tmp_path / "theirs", os.O_WRONLY | os.O_CREAT, 0o600)
+    if theirs != number:  # another thread of this process was quicker
+        os.dup2(theirs, number)
+    act(lines)
+    assert not is_open(lines)
+    assert os.write(number, b"weights") == 7
+    os.close(number)
+    assert (tmp_path / "theirs").read_bytes() == b"weights"
 
 
 def test_one_process_has_the_file_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

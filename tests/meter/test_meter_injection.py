@@ -106,22 +106,24 @@ def test_a_torch_without_the_hook_is_refused_with_the_reason(training: Training)
     assert "torch 2.1" in line["why"]
 
 
+HOOKS = """
+    hooks = {}
+    def register_optimizer_step_post_hook(hook): hooks[1] = hook
+    def register_optimizer_step_pre_hook(hook): hooks[0] = hook
+    """
+
+
 def test_the_watched_module_is_what_its_own_loader_made_it(training: Training) -> None:
-    hooks = """
-        hooks = {}
-        def register_optimizer_step_post_hook(hook): hooks[1] = hook
-        def register_optimizer_step_pre_hook(hook): hooks[0] = hook
-        """
     look = """
         import sys, importlib, torch
         module = sys.modules["torch.optim.optimizer"]
         print(sorted(vars(module.__loader__)), type(module.__loader__).__name__, module.__spec__.loader is module.__loader__)
-        print(sorted(name for name in sys.modules if "torch" in name or "meter" in name), len(module.hooks))
+        print(sorted(name for name in sys.modules if "torch" in name), len(module.hooks))
         print([type(finder).__name__ for finder in sys.meta_path if "Door" in type(finder).__name__])
         importlib.reload(module)
         print(len(module.hooks))
         """
-    write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": hooks, "main.py": look})
+    write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "main.py": look})
     ran = training.run("main.py")
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [
@@ -141,3 +143,64 @@ def test_a_torch_that_fails_to_import_fails_as_without_us(training: Training) ->
     assert ran.returncode == 1
     assert ran.stderr.endswith("ImportError: broken\n")
     assert not training.metrics.exists()
+
+
+# Tells which modules of the meter the first step of an optimizer loads, beside those that were there before it.
+FIRST_STEP = """
+import sys, torch
+from torch.optim.optimizer import hooks
+torch.compiler = type(sys)("compiler")
+torch.compiler.is_compiling = lambda: False
+def loaded(): return {name for name in sys.modules if name.startswith("_remote_train_meter")}
+before = loaded()
+for hook in hooks.values(): hook(object(), (), {})
+print(len(before) > 10, len(loaded() - before) > 10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["main.py"], "True False"),
+        (["-W", "default", "-c", FIRST_STEP], "True False"),
+        (["torchrun"], "False True"),
+        (["-m", "torch.distributed.run"], "False True"),
+        (["main.py", "--multiprocessing-fork"], "False True"),
+    ],
+)
+def test_the_meter_is_loaded_beside_torch_and_not_in_a_launcher(
+    training: Training, argv: list[str], expected: str
+) -> None:
+    package = {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "torch/distributed/__init__.py": ""}
+    write(training.folder, package)
+    write(training.folder, dict.fromkeys(["main.py", "torchrun", "torch/distributed/run.py"], FIRST_STEP))
+    ran = training.run(*argv)
+    assert (ran.stdout.strip(), ran.stderr) == (expected, "")
+
+
+def test_a_rank_that_has_nothing_to_write_has_no_hook(training: Training) -> None:
+    look = "import sys, torch\nprint(len(sys.modules['torch.optim.optimizer'].hooks))"
+    write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "main.py": look})
+    assert [training.run("main.py", RANK=rank).stdout for rank in ("0", "1")] == ["2\n", "0\n"]
+
+
+@pytest.mark.parametrize("error", ["RecursionError", "MemoryError", "KeyError"])
+def test_what_fails_where_the_meter_begins_is_not_raised_nor_tried_again(
+    training: Training, error: str
+) -> None:
+    script = f"""
+        import sys, torch
+        from torch.optim.optimizer import hooks
+        torch.compiler = type(sys)("compiler")
+        torch.compiler.is_compiling = lambda: False
+        tried = []
+        def begin(*_):
+            tried.append(1)
+            raise {error}
+        sys.modules["_remote_train_meter.life"].begin = begin
+        for _ in range(3): hooks[1](object(), (), {{}})
+        print(len(tried))
+        """
+    write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "main.py": script})
+    ran = training.run("main.py")
+    assert (ran.stdout, ran.stderr) == ("1\n", "")

@@ -1,7 +1,7 @@
 """What Python's `site` imports first in every training of ours: leaves no trace but two finders, and costs nothing without torch.
 
-Steps aside for any other sitecustomize, lends `remote_train` to a training where none is installed, and hands the meter
-the first optimizer step, if there ever is one.
+Steps aside for any other sitecustomize, lends `remote_train` to a training where none is installed, and loads the
+meter beside torch's optimizers, to be handed the first step, if there ever is one.
 """
 
 import os
@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # of typing, whose import would cost every Python that st
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import Any, Optional
+    from typing import Any, List, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HOST = os.path.dirname(HERE)
@@ -19,6 +19,16 @@ OURS = os.path.dirname(HOST)
 WATCHED = "torch.optim.optimizer"
 METER_VARIABLE = "REMOTE_TRAIN_METER"
 PACKAGE = "_remote_train_meter"
+LAUNCHERS = {
+    "torchrun",
+    "accelerate",
+    "accelerate-launch",
+    "deepspeed",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "accelerate.commands.launch",
+}
+"""Programs and modules that import torch's optimizers and leave the training to other processes."""
 
 
 def make_package_spec(name: str, folder: str) -> "Optional[ModuleSpec]":
@@ -62,7 +72,7 @@ class Doorbell:
             loader.exec_module(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                begin(module)
+                attempt(begin, module)
 
         try:
             loader.exec_module = execute
@@ -71,39 +81,86 @@ class Doorbell:
 
 
 def begin(optimizers: "ModuleType") -> None:
-    """Wait for the first optimizer step of this process; loading the meter can wait until then as well."""
+    """Load the meter while the script imports what it needs, and wait for the first optimizer step of this process.
+
+    Other ranks than the first have nothing to write, and no hook.
+    """
+    if os.environ.get("RANK", "0").strip() != "0":
+        return
     register = getattr(optimizers, "register_optimizer_step_post_hook", None)
     if register is None:
-        with_meter(
-            "refuse", "this torch has no hook for the steps of every optimizer: torch 2.1 or newer has"
-        )
+        load().refuse("this torch has no hook for the steps of every optimizer: torch 2.1 or newer has")
         return
 
     def before_step(optimizer: object, arguments: object, keywords: object) -> None:
         pass  # until the meter puts something here
 
     def after_first_step(optimizer: object, arguments: object, keywords: object) -> None:  # noqa: ARG001
-        if not torch.compiler.is_compiling():
-            with_meter("begin", torch, optimizer, before, after)
+        if waits and not torch.compiler.is_compiling():
+            waits.clear()
+            attempt(begin_life, optimizer)
+
+    def begin_life(optimizer: object) -> None:
+        load().begin(torch, optimizer, before, after)
 
     torch: Any = sys.modules["torch"]
+    waits = [True]  # once: what fails at the first step is not tried at each
     before = optimizers.register_optimizer_step_pre_hook(before_step)
     after = register(after_first_step)
+    if trains_here(read_command()):
+        load()
 
 
-def with_meter(name: str, *arguments: object) -> None:
-    """Call a function of the meter, loaded under its private name: an installed remote_train is not touched."""
-    from importlib import import_module  # noqa: PLC0415  (only who trains pays)
+def load() -> "Any":  # noqa: ANN401  (a module)
+    """Import the meter under its private name: an installed remote_train is not touched."""
+    from importlib import import_module  # noqa: PLC0415  (only who has torch pays)
     from importlib.util import module_from_spec  # noqa: PLC0415
 
+    if PACKAGE not in sys.modules:
+        spec: Any = make_package_spec(PACKAGE, os.path.join(HOST, "meter"))
+        sys.modules[PACKAGE] = module_from_spec(spec)
+    return import_module(PACKAGE + ".life")
+
+
+def attempt(function: "Any", *arguments: object) -> None:  # noqa: ANN401  (a function)
+    """Call ours; where it fails there is no meter, and the script goes on: the agent's folder may be gone, the stack full."""
     try:
-        if PACKAGE not in sys.modules:
-            spec: Any = make_package_spec(PACKAGE, os.path.join(HOST, "meter"))
-            sys.modules[PACKAGE] = module_from_spec(spec)
-        life = import_module(PACKAGE + ".life")
-    except (ImportError, OSError, SyntaxError):  # the agent's folder is gone: then there is no meter
+        function(*arguments)
+    except (MemoryError, RecursionError):  # no room to look where it came from
         return
-    getattr(life, name)(*arguments)
+    except Exception as error:
+        guard = sys.modules.get(PACKAGE + ".guard")
+        if guard is not None and guard.is_from_a_signal(error.__traceback__):
+            raise
+
+
+def read_command() -> "List[str]":
+    """Return the command line of this process as Python was given it; empty where nothing tells."""
+    command: Optional[List[str]] = getattr(sys, "orig_argv", None)  # of Python 3.10
+    if command is not None:
+        return list(command)
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            return [os.fsdecode(part) for part in file.read().split(b"\0")]
+    except OSError:
+        return []
+
+
+def trains_here(command: "List[str]") -> bool:
+    """Tell whether a process may train itself: no launcher, and not a child of multiprocessing's, mostly a DataLoader's.
+
+    One that trains all the same loads the meter at its first step.
+    """
+    if "--multiprocessing-fork" in command or any("multiprocessing.forkserver" in part for part in command):
+        return False
+    rest = command[1:]
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option in ("-m", "-c", "-W", "-X") and rest:
+            value = rest.pop(0)
+            if option in ("-m", "-c"):
+                return option == "-c" or value not in LAUNCHERS
+    return not rest or os.path.basename(rest[0]) not in LAUNCHERS
 
 
 def step_aside() -> None:

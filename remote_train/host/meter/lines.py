@@ -9,7 +9,7 @@ import time
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Tuple
 
 METER_VARIABLE = "REMOTE_TRAIN_METER"
 BEGAN_VARIABLE = "REMOTE_TRAIN_BEGAN"
@@ -19,14 +19,16 @@ class Lines:
     """Appends lines to the file, each in one write; closed for good by the first one that fails.
 
     A process whose RANK is not 0 has no file, nor has one that comes while another holds the lock on it: a training
-    started by the training. A forked child never writes, though it has the descriptor.
+    started by the training. A forked child never writes, though it has the descriptor. A script that closes descriptors
+    it does not know closes ours as well, and its next file may have the number: that is never written to, nor closed.
     """
 
-    __slots__ = ("_began", "_fd", "_owner")
+    __slots__ = ("_began", "_fd", "_owner", "_same")
 
     def __init__(self, path: str, began: float) -> None:
         self._began, self._owner = began, os.getpid()
         self._fd: Optional[int] = open_alone(path)
+        self._same = identify(self._fd)
 
     @property
     def open(self) -> bool:
@@ -43,9 +45,10 @@ class Lines:
             return
         line = dict({"kind": kind, "time": round(self.now(), 6)}, **fields)
         text = json.dumps(line, allow_nan=False).encode("ascii") + b"\n"
+        fd = self._fd
         try:
-            whole = os.fstat(self._fd).st_nlink > 0 and os.write(self._fd, text) == len(text)  # type: ignore[arg-type]
-        except OSError:  # a full disk, or a folder that is no longer there
+            whole = fd is not None and self._is_ours(fd) and os.write(fd, text) == len(text)
+        except OSError:  # a full disk
             whole = False
         if not whole:
             self.close()
@@ -53,8 +56,21 @@ class Lines:
     def close(self) -> None:
         """Let go of the file; the lock goes with the last process that has it open."""
         fd, self._fd = self._fd, None
-        if fd is not None:
+        if fd is not None and identify(fd) == self._same:
             os.close(fd)
+
+    def _is_ours(self, fd: int) -> bool:
+        """Tell whether the number still means our file, and the file still has a name."""
+        return identify(fd) == self._same and os.fstat(fd).st_nlink > 0
+
+
+def identify(fd: Optional[int]) -> Optional[Tuple[int, int]]:
+    """Return what a descriptor's file is told from others by; None for one that is closed."""
+    try:
+        status = os.fstat(-1 if fd is None else fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def open_lines() -> Optional[Lines]:
