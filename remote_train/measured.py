@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remote_train.metrics.denominator import MEASURED
 from remote_train.shapes import items, maybe, named, number, scalar, table, text, whole
 
 LATEST = 2.5e11
@@ -30,7 +31,7 @@ def peak(value: object) -> None:
     table({}, {"shapes": named(whole(), 64, text(64))})(value)
     plain = {key: item for key, item in dict(value).items() if key != "shapes"}  # type: ignore[call-overload]  # just checked
     named(scalar, 64, text(64))(plain)
-    rates = {key: rate for key, rate in plain.items() if key.startswith(("float", "bfloat"))}
+    rates = {key: rate for key, rate in plain.items() if key.startswith(MEASURED)}
     named(maybe(number(1.0, 1e21)), 64, text(64))(rates)
     rest = {"threads": maybe(whole(1, 1 << 20)), "until": maybe(MOMENT)}
     table({}, {**rest, "bandwidth": maybe(BANDWIDTH), "dispatch": maybe(number(1e-12, 1e3))})(value)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from remote_train.bootstrap import read_agent
 from remote_train.config.families import read_family
-from remote_train.config.host_spec import make_local
-from remote_train.config.hostnames import choose_hosts
+from remote_train.config.host_spec import LOCAL
+from remote_train.config.hostnames import choose_host, choose_hosts
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project, read_project
 from remote_train.config.ssh_aliases import read_aliases
@@ -238,13 +238,13 @@ def paths_of(package: Package) -> list[str] | None:
 def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[HostLink], HostLink | None]:
     """Return the hosts to try in order, already being dialled, and the local CPU if it may be fallen back to."""
     agent = read_agent()
-    here = make_local()
+    hosts = read_hosts(request.hosts_file)
+    here = choose_host(LOCAL, hosts, ())
     local = HostLink(here, agent, ask, candidate_pythons(here, root))
     if request.local:
         if request.hosts:
             raise UsageError("--local and --host contradict each other", hint="leave one of them out")
         return [local], None
-    hosts = read_hosts(request.hosts_file)
     chosen = choose_hosts(request.hosts, hosts, read_aliases(Path.home()))
     links = make_links(chosen, agent, ask, root)
     for link in links:

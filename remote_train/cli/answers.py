@@ -115,6 +115,7 @@ def list_known_hosts(hosts_file: Path | None) -> list[dict[str, Any]]:
             "default": host.name in known.default,
         }
         for host in known.hosts.values()
+        if not host.is_local
     ]
     aliases = [alias for alias in read_aliases(Path.home()) if alias not in known.hosts]
     rows += [

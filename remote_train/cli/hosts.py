@@ -33,6 +33,7 @@ def check(
     """Connect to hosts and say what is there: login, Python and torch, GPUs, disk, and a verdict."""
     from remote_train.bootstrap import read_agent
     from remote_train.cli.answers import show_checks
+    from remote_train.config.host_spec import LOCAL
     from remote_train.config.hostnames import choose_hosts
     from remote_train.config.hosts_file import read_hosts
     from remote_train.config.ssh_aliases import read_aliases
@@ -41,7 +42,7 @@ def check(
 
     settings.json = json
     known = read_hosts(hosts_file)
-    wanted = tuple(names or ()) or tuple(known.hosts)
+    wanted = tuple(names or ()) or tuple(name for name in known.hosts if name != LOCAL)
     if not wanted:
         raise typer.BadParameter(
             "there is no hosts.toml: name a host, or `remote-train init` says where to write one"

@@ -54,8 +54,6 @@ def find_user_fault(user: str) -> str | None:
 
 def find_name_fault(name: str) -> str | None:
     """Say why a key of hosts.toml cannot name a host; None when it can."""
-    if name == "local":
-        return "'local' always means this machine; choose another name"
     if not _HOST_NAME.fullmatch(name):
         return "a host's name has letters, digits, '.', '_' and '-' only, and does not begin with '-' or '.'"
     return None

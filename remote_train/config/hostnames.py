@@ -26,7 +26,7 @@ def choose_hosts(requested: Sequence[str], hosts: Hosts, aliases: Collection[str
 def choose_host(name: str, hosts: Hosts, aliases: Collection[str]) -> HostSpec:
     """Choose the one host that this name means. Raises UsageError."""
     if name == LOCAL:
-        return make_local()
+        return hosts.hosts.get(LOCAL) or make_local()
     if name in hosts.hosts:
         return hosts.hosts[name]
     if name in aliases and not name.startswith("-"):

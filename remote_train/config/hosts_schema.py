@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -17,7 +18,7 @@ from remote_train.config.addresses import (
     looks_like_address,
     parse_address,
 )
-from remote_train.config.host_spec import LOCAL, Hosts, HostSpec
+from remote_train.config.host_spec import LOCAL, Hosts, HostSpec, make_local
 from remote_train.config.nearest import render_nearest
 from remote_train.config.schema_problems import (
     Problem,
@@ -164,6 +165,7 @@ def read_hosts_file(path: Path, aliases: Collection[str]) -> Hosts:
     model, details = read_model(HostsModel, file.data)
     problems = make_problems(HostsModel, details, NOT_YET)
     problems += [*_find_bad_defaults(file.data, aliases), *_find_two_pythons(file.data)]
+    problems += _find_more_of_local(file.data)
     if problems or model is None:
         raise make_config_error(file, problems)
     return Hosts(
@@ -174,6 +176,8 @@ def read_hosts_file(path: Path, aliases: Collection[str]) -> Hosts:
 
 
 def _make_spec(name: str, host: HostModel) -> HostSpec:
+    if name == LOCAL:
+        return replace(make_local(), peak_tflops=host.peak_tflops)
     fields = host.model_dump(exclude={"address", "venv"})
     if host.venv is not None:
         fields["python"] = f"{host.venv.rstrip('/')}/bin/python"
@@ -205,3 +209,12 @@ def _find_two_pythons(data: dict[str, Any]) -> Iterator[Problem]:
     for name, host in hosts.items() if isinstance(hosts, dict) else ():
         if isinstance(host, dict) and "python" in host and "venv" in host:
             yield ("hosts", name, "venv"), "python and venv both say which Python to use; keep one"
+
+
+def _find_more_of_local(data: dict[str, Any]) -> Iterator[Problem]:
+    hosts = data.get("hosts")
+    local = hosts.get(LOCAL) if isinstance(hosts, dict) else None
+    for key in local if isinstance(local, dict) else ():
+        if key in HostModel.model_fields and key != "peak_tflops":
+            fault = f"'{LOCAL}' always means this machine, and takes peak_tflops only; choose another name for a host"
+            yield ("hosts", LOCAL, key), fault

@@ -10,6 +10,9 @@ from remote_train.metrics.peaks import DeviceFacts, Peak, choose_peak
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+MEASURED = ("float", "bfloat", "tf32")
+"""How the dtypes begin that a host measures matrix products in; the rest of its record is no peak."""
+
 
 def choose_device(
     kind: str, cpu: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]], processes: int
@@ -44,7 +47,7 @@ def choose_device_peak(
     figures = {
         key: float(value)
         for key, value in (measured or {}).items()
-        if isinstance(value, int | float) and key.startswith(("float", "bfloat"))
+        if isinstance(value, int | float) and key.startswith(MEASURED)
     }
     threads = (measured or {}).get("threads")
     peak = choose_peak(device, dtype, overrides=tflops, measured=figures or None, threads=threads)

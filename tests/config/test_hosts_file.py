@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from platformdirs import user_config_path
 
+from remote_train.config.hostnames import choose_host
 from remote_train.config.hosts_file import Hosts, HostSpec, hosts_path, read_hosts
 from remote_train.config.toml_file import MAX_BYTES
 from remote_train.errors import ConfigError
+from remote_train.preparing import Request, make_route
 from tests.config.bad_files import BadFile, check_problems, read_bad_files
 
 if TYPE_CHECKING:
@@ -221,6 +223,14 @@ def test_everything_that_is_allowed_arrives(path: Path) -> None:
     assert hosts.hosts["box.lan"] == HostSpec(
         name="box.lan", address=("box.lan",), python="~/venvs/t/bin/python"
     )
+
+
+def test_of_this_machine_the_peak_can_be_stated(path: Path) -> None:
+    hosts = read_hosts(write_private(path, "[hosts.local.peak_tflops]\nfp32 = 0.4\n"))
+    local = HostSpec(name="local", device="cpu", peak_tflops={"fp32": 0.4})
+    assert hosts.hosts == {"local": local}
+    assert choose_host("local", hosts, ()) == local
+    assert make_route(Request(local=True, hosts_file=path), path.parent, None)[0][0].host == local
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "\ufeff", "default = []", "[hosts]\n[hosts.a]"])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remote_train.metrics.denominator import choose_device_peak
 from remote_train.metrics.peak_table import SOURCES, TABLE, Row
 from remote_train.metrics.peaks import DeviceFacts, Peak, choose_peak, explain_missing_peak, parse_dtype
 
@@ -269,3 +270,17 @@ def test_the_4090_d_is_a_card_of_its_own() -> None:
     assert tera(choose_peak(gpu("NVIDIA GeForce RTX 4090", 114, 2520, (8, 9)), "bf16")) == pytest.approx(
         147.1, rel=0.01
     )
+
+
+@pytest.mark.parametrize(("dtype", "tera_flops"), [("tf32", 8), ("bfloat16", 30), ("float32", None)])
+def test_of_what_a_host_measured_each_dtype_has_its_own_peak(dtype: str, tera_flops: float | None) -> None:
+    measured = {
+        "tf32": 8e12,
+        "bfloat16": 30e12,
+        "bandwidth": 2e11,
+        "dispatch": 1e-6,
+        "threads": 4,
+        "float32": None,
+    }
+    peak = choose_device_peak(gpu("A card of no table", capability=(8, 9)), dtype, None, measured)
+    assert tera(peak) == tera_flops
