@@ -6,7 +6,6 @@ import threading
 import weakref
 
 from . import schedule
-from .modules import watch
 from .roots import Roots, describe_parameters
 from .sampling import Sample, is_inside_backward
 from .settings import list_parameters
@@ -14,7 +13,7 @@ from .tally import Tally
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Callable, Hashable, List, Optional, Set
+    from typing import Any, Hashable, Optional, Set
 
     from .calls import Call
     from .clock import Clock, Mark
@@ -46,7 +45,6 @@ class Looking:
         self._budget = schedule.PAUSE_SECONDS
         self._retries = 1
         self._keep = False
-        self._unwatch: List[Callable[[], None]] = []
         guard.undo(self.stop)
 
     def turn_to(self, optimizer: Any, step: int) -> None:  # noqa: ANN401  (torch's)
@@ -83,12 +81,12 @@ class Looking:
         if not self.tally.counted:
             self._roots.note(optimizer)
 
-    def trains(self, module: Any) -> bool:  # noqa: ANN401  (torch's)
-        """Tell whether a module is one whose calls are looked for, or is wrapped by one."""
+    def trained(self) -> Set[int]:
+        """Return the ids of the modules whose calls are looked for, and of those they wrap."""
         known: Set[int] = set()
         for one in self._roots.alive():
             known |= {id(one), id(getattr(one, "module", None)), id(getattr(one, "_orig_mod", None))}
-        return id(module) in known
+        return known
 
     def start(self, seconds: float) -> None:
         """Begin to look at the step that begins now, `seconds` after the first one."""
@@ -164,27 +162,8 @@ class Looking:
             self._retries -= 1
             self.tally.counted = False
 
-    def watch_until(self, done: Callable[[Any], bool]) -> None:
-        """Watch calls outside of a sample until `done(module)` is true of one, or `unwatch`."""
-
-        def see(module: Any, _args: Any, _kwargs: Any) -> None:  # noqa: ANN401
-            if threading.get_ident() == self.thread and done(module):
-                self.unwatch()
-
-        for one in self._roots.watchable():
-            if one.how is not None:
-                self._unwatch.append(
-                    watch(self._torch, one, lambda *call: self._guard.run("watch", see, *call))
-                )
-
-    def unwatch(self) -> None:
-        """End `watch_until`; twice is fine."""
-        while self._unwatch:
-            self._unwatch.pop()()
-
     def stop(self) -> None:
         """Take everything out of the modules and of torch."""
-        self.unwatch()
         sample, self.sample = self.sample, None
         if sample is not None:
             sample.stop()

@@ -37,7 +37,10 @@ class Meter:
         self.phases = Phases()
         self._looking = Looking(torch, guard, self._clock, self.phases, before_step)
         self.phases.follow_thread(self._looking.thread)
+        self.phases.trained = self._looking.trained
         self.phases.on_evaluation = self._begin_evaluation
+        self.phases.on_training = self._begin_training
+        self.phases.on_wait = lambda: guard.run("data", self._wait)
         self._leader = Leader()
         self._step = 0
         self._others = 0
@@ -48,6 +51,7 @@ class Meter:
         self._pending: Deque[Union[Window, Sample]] = deque(maxlen=_MOST_PENDING)
         self._first = 0.0
         self._skipped = 0
+        self._trains_evaluating = False  # the last evaluation ended with a step: this script trains so
         self._settings: Dict[str, Any] = {}
         self._wrote_window = False
 
@@ -133,6 +137,7 @@ class Meter:
         """Let another optimizer lead, if the leader is gone or idle: its step is one of the training's from now on."""
         if not self._leader.passes_to(optimizer, self._step):
             return
+        self._end_evaluation()
         now = time.perf_counter()
         if self._window is not None and len(self._window.moments) > 1:
             self._close_window(self._clock.mark(now))
@@ -209,24 +214,31 @@ class Meter:
             process = read_process(self._torch, self._device)
             self._lines.write("start", dict({"format": 1}, **process, settings=settings))
 
-    def _begin_evaluation(self, module: Any) -> bool:  # noqa: ANN401
-        """Begin to look for the end of an evaluation, the next call that trains; the next step ends it in any case."""
-        looking = self._looking
-        if not looking.trains(module):
-            return False
-        if looking.sample is not None:
-            looking.sample.spoiled = True
-        looking.watch_until(self._ends_evaluation)
+    def _begin_evaluation(self) -> None:
+        """Look at no call until the script is back at training, or else its next step."""
+        sample = self._looking.sample
+        if sample is not None and self._trains_evaluating:
+            sample.spoiled = True
+        elif sample is not None:
+            sample.suspend()
         self._boundary_step = 0
-        return True
 
-    def _ends_evaluation(self, module: Any) -> bool:  # noqa: ANN401
-        ends = bool(self._torch.is_grad_enabled() and module.training)
-        if ends:
-            self.phases.end_evaluation(counts=True)
-        return ends
+    def _begin_training(self) -> None:
+        self._trains_evaluating = False
+        sample = self._looking.sample
+        if sample is not None and sample.suspended:
+            sample.resume()
 
     def _end_evaluation(self) -> None:
-        if self.phases.evaluating:
-            self.phases.end_evaluation(counts=False)
-        self._looking.unwatch()
+        """End at a step what was no evaluation, after all."""
+        if not self.phases.evaluating:
+            return
+        self.phases.end_evaluation(counts=False)
+        self._trains_evaluating = True
+        sample = self._looking.sample
+        if sample is not None and sample.suspended:  # it has not seen all calls of this step
+            self._looking.stop()
+
+    def _wait(self) -> None:
+        if self._looking.sample is not None:
+            self._looking.sample.wait()

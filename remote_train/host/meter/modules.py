@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
 import sys
+
+from .hooks import can_be_seen, see_calls
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
     Module = Any
     Seen = Callable[[Module, Tuple[Any, ...], Any], None]
+    Done = Callable[[Module], None]
 
 
 class Watchable:
-    """A module whose calls can be seen by `watch`: `how` is "hook" or "call"; or None, and `why` says why not."""
+    """A module whose calls can be seen by `watch`: `how` is "hook" or "call", or None; `why` says why none may be seen."""
 
     __slots__ = ("how", "module", "why")
 
@@ -97,23 +99,21 @@ def _climb(places: List[int], parents: Dict[int, List[int]]) -> Set[int]:
     return found
 
 
-def find_watchable(torch: ModuleType, roots: List[Module]) -> List[Watchable]:
+def find_watchable(roots: List[Module]) -> List[Watchable]:
     """Say of each root how its calls can be seen: never by anything that makes torch.compile compile again."""
     loose = _find_loose_code()
-    return [_choose_way(torch, root, loose) for root in roots]
+    return [_choose_way(root, loose) for root in roots]
 
 
-def _choose_way(torch: ModuleType, root: Module, loose: Optional[str]) -> Watchable:
+def _choose_way(root: Module, loose: Optional[str]) -> Watchable:
     if vars(root).get("_compiled_call_impl") is not None:
         return Watchable(root, "call")  # a hook would be among what its compiled code was made for
-    if _is_wrapper(root):
-        return Watchable(root, "hook")  # it runs before the compiled code is entered
-    if loose is None or any(_is_compiled(part) for part in root.modules()):
-        return Watchable(root, "hook")
-    if isinstance(root, torch.jit.ScriptModule):
-        return Watchable(root, None, "TorchScript modules cannot be watched")
+    if not can_be_seen(root):
+        return Watchable(root, None, "calls of a %s cannot be seen" % type(root).__name__)
+    if loose is None or _is_wrapper(root) or any(_is_compiled(part) for part in root.modules()):
+        return Watchable(root, "hook")  # before a wrapper's compiled code is entered
     return Watchable(
-        root, None, "torch.compile was given a function (%s), in which the model is called unseen" % loose
+        root, "hook", "torch.compile was given a function (%s), in which the model is called unseen" % loose
     )
 
 
@@ -146,47 +146,41 @@ def _say_if_compiled() -> Optional[str]:
     return "a function" if counters.get("stats", {}).get("unique_graphs") else None
 
 
-class _Hook:
-    """A forward pre-hook that calls `seen`; pickled or deep-copied with its module it becomes a function that does nothing."""
-
-    def __init__(self, seen: Seen) -> None:
-        self.seen = seen
-
-    def __call__(self, module: Module, args: Tuple[Any, ...], kwargs: Any = None) -> None:  # noqa: ANN401
-        self.seen(module, args, kwargs)
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return functools.partial, (sys.audit, "hook")  # of the standard library: takes anything, returns None
-
-
 class _CompiledCall:
     """Stands before the compiled call of a module that was compiled in place; torch leaves it out of pickles and copies."""
 
-    def __init__(self, module: Module, seen: Seen) -> None:
-        self.module, self.seen, self.inner = module, seen, vars(module)["_compiled_call_impl"]
+    def __init__(self, module: Module, seen: Seen, done: Done) -> None:
+        self.module, self.seen, self.done, self.inner = (
+            module,
+            seen,
+            done,
+            vars(module)["_compiled_call_impl"],
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.seen(self.module, args, kwargs)
-        return self.inner(*args, **kwargs)
+        out = self.inner(*args, **kwargs)
+        self.done(self.module)
+        return out
 
 
-def watch(torch: ModuleType, watchable: Watchable, seen: Seen) -> Callable[[], None]:
+def nothing(_module: Module) -> None:
+    """Take no notice of a call's end."""
+
+
+def watch(watchable: Watchable, seen: Seen, done: Done = nothing) -> Callable[[], None]:
     """Call `seen(module, args, kwargs)` before each call of it, until the function returned is called (twice is fine).
 
-    `seen` must not raise. What is put into the module pickles and copies as nothing: a checkpoint written meanwhile
-    loads without us. Before torch 2.0 a hook is not shown keyword arguments: kwargs is None then.
+    `done(module)` is called after it, unless it raises. Neither must raise. What is put into the module pickles and
+    copies as nothing: a checkpoint written meanwhile loads without us.
     """
-    module = watchable.module
     if watchable.how == "call":
-        return _watch_compiled(module, seen)
-    hook = _Hook(seen)
-    if hasattr(module, "_forward_pre_hooks_with_kwargs") and hasattr(torch, "compile"):
-        return module.register_forward_pre_hook(hook, with_kwargs=True).remove  # type: ignore[no-any-return]
-    return module.register_forward_pre_hook(hook).remove  # type: ignore[no-any-return]
+        return _watch_compiled(watchable.module, seen, done)
+    return see_calls(watchable.module, seen, done)
 
 
-def _watch_compiled(module: Module, seen: Seen) -> Callable[[], None]:
-    stand_in = _CompiledCall(module, seen)
+def _watch_compiled(module: Module, seen: Seen, done: Done) -> Callable[[], None]:
+    stand_in = _CompiledCall(module, seen, done)
     module.__dict__["_compiled_call_impl"] = stand_in
 
     def stop() -> None:

@@ -6,11 +6,11 @@ import sys
 import threading
 import time
 
-from .patches import replace
+from .patches import nothing, replace
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, Optional, Set
 
     from .guard import Guard
 
@@ -21,7 +21,7 @@ class Phases:
     """Adds up the phases' seconds in the training's thread; `take` reads and resets them.
 
     Watches what a script calls rarely, or at a cost beside which ours is nothing: DataLoader iterators, the inside of
-    torch.save, Module.eval (which, unlike train, is not called for each submodule), GradScaler.step.
+    torch.save, GradScaler.step, Module.eval and, while an evaluation goes on, Module.train.
     """
 
     __slots__ = (
@@ -30,8 +30,13 @@ class Phases:
         "_seconds",
         "_thread",
         "on_evaluation",
+        "on_training",
+        "on_wait",
         "scaler",
         "skipped",
+        "trained",
+        "unwatch_train",
+        "watch_train",
         "workers",
     )
 
@@ -40,7 +45,12 @@ class Phases:
         self._seconds = {"eval": 0.0, "save": 0.0, "data": 0.0}
         self._busy: Optional[str] = None
         self._began_evaluating: Optional[float] = None
-        self.on_evaluation: Callable[[Any], bool] = lambda _module: False
+        self.trained: Callable[[], Set[int]] = set  # the ids of the modules whose eval() begins an evaluation
+        self.on_evaluation: Callable[[], None] = nothing
+        self.on_training: Callable[[], None] = nothing
+        self.watch_train: Callable[[], Callable[[], None]] = lambda: nothing
+        self.unwatch_train: Callable[[], None] = nothing
+        self.on_wait: Callable[[], None] = nothing  # for data
         self.skipped = 0  # iterations that a GradScaler left without a step
         self.scaler = False
         self.workers: Optional[int] = None
@@ -66,18 +76,24 @@ class Phases:
 
     def evaluate(self, module: object) -> None:
         """Begin an evaluation, if this is a module that is trained."""
-        if (
-            threading.get_ident() == self._thread
-            and self._began_evaluating is None
-            and self.on_evaluation(module)
-        ):
-            self._began_evaluating = time.perf_counter()
+        if threading.get_ident() != self._thread or self.evaluating or id(module) not in self.trained():
+            return
+        self._began_evaluating = time.perf_counter()
+        self.unwatch_train = self.watch_train()
+        self.on_evaluation()
+
+    def train(self, module: object) -> None:
+        """End the evaluation, if this is a module that is trained."""
+        if threading.get_ident() == self._thread and id(module) in self.trained():
+            self.end_evaluation(counts=True)
+            self.on_training()
 
     def end_evaluation(self, *, counts: bool) -> None:
-        """End it at a call that trains; one that never came before the next step was no evaluation and does not count."""
+        """End it; one that the next step finds still going on was none, and does not count."""
         if self._began_evaluating is not None and counts:
             self._seconds["eval"] += time.perf_counter() - self._began_evaluating
         self._began_evaluating = None
+        self.unwatch_train()
 
     @property
     def evaluating(self) -> bool:
@@ -91,6 +107,8 @@ class Phases:
         if self._began_evaluating is not None and name == "data":
             return None
         self._busy = name
+        if name == "data":
+            self.on_wait()
         return time.perf_counter()
 
     def end(self, name: str, began: float) -> None:
@@ -122,7 +140,12 @@ def install(torch: Any, phases: Phases, guard: Guard, count_steps: CountSteps) -
         )
     for name in ("_save", "_legacy_save"):
         guard.undo(replace(torch.serialization, name, timed("save")))
-    guard.undo(replace(torch.nn.Module, "eval", lambda original: _make_eval(torch, original, phases, guard)))
+    module = torch.nn.Module
+    phases.watch_train = lambda: replace(
+        module, "train", lambda original: _make_train(torch, original, phases, guard)
+    )
+    guard.undo(lambda: phases.end_evaluation(counts=False))
+    guard.undo(replace(module, "eval", lambda original: _make_eval(torch, original, phases, guard)))
 
 
 def _make_timed(name: str, original: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
@@ -155,6 +178,15 @@ def _make_eval(torch: Any, original: Callable[..., Any], phases: Phases, guard: 
         return original(self)
 
     return eval
+
+
+def _make_train(torch: Any, original: Callable[..., Any], phases: Phases, guard: Guard) -> Callable[..., Any]:  # noqa: ANN401
+    def train(self: Any, mode: bool = True) -> Any:  # noqa: ANN401  (stands in for the method of this name)
+        if mode and not torch.compiler.is_compiling():
+            guard.run("train", phases.train, self)
+        return original(self, mode)
+
+    return train
 
 
 def _make_scaler_step(

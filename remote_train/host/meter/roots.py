@@ -51,7 +51,7 @@ class Roots:
 
     def watchable(self) -> List[Watchable]:
         """Say of each how its calls can be seen."""
-        return find_watchable(self._torch, self.alive())
+        return find_watchable(self.alive())
 
     def may_look(self) -> bool:
         """Tell whether one more look at all objects would be no more than a share of the run."""

@@ -8,11 +8,10 @@ import time
 from .calls import describe_call
 from .clock import all_passed, elapsed
 from .modules import watch
-from .patches import replace
+from .patches import nothing, watch_backward
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
     from .calls import Call
@@ -31,18 +30,24 @@ class Sample:
     """A step from its begin to its end. What it puts into modules and torch is gone when `finish` returns.
 
     Time goes to `forward` from the first call of a module until a backward pass or the optimizer begins, so the loss is
-    in it; to `backward` and `optimizer` while they run; the rest lies between.
+    in it; to `backward` from its begin to what can be seen next, a call, the optimizer or a wait for data, so clipping
+    is in it; to `optimizer` while it runs; the rest lies between.
     """
 
     def __init__(self, torch: Any, clock: Clock, thread: int, *, keep: bool = False) -> None:  # noqa: ANN401  (a module)
         self._torch, self._clock, self._thread, self._keep = torch, clock, thread, keep
         self._undo: List[Callable[[], None]] = []
+        self._unwatch: List[Callable[[], None]] = []
+        self._watched: List[Watchable] = []
+        self._watch: Callable[[Watchable], Callable[[], None]] = lambda _one: nothing
+        self._running: List[Tuple[int, Call]] = []
         self._begin: Mark = clock.mark()
         self._marks: List[Tuple[str, Mark]] = [("between", self._begin)]
         self.calls: List[Call] = []
         self.backwards = 0
         self._stepping = False
         self.spoiled = False  # the time; the calls count all the same
+        self.suspended = False
         self.paused = False  # the calls of earlier steps were counted within it
         self.at_first_call: Optional[Callable[[], None]] = None
         self.starved: Optional[bool] = None
@@ -52,20 +57,33 @@ class Sample:
 
     def start(self, guard: Guard, watched: Iterable[Watchable], before_step: HookSlot) -> None:
         """Begin to look, at the end of the step before."""
-        torch = self._torch
-        for one in watched:
-            if one.how is not None:
-                self._undo.append(watch(torch, one, lambda *call: guard.run("call", self._see, *call)))
-        make = lambda original: _make_backward(torch, original, guard, self)  # noqa: E731
-        self._undo.append(replace(torch.autograd, "backward", make))
+        see, done = _make_guarded(guard, "call", self._see), _make_guarded(guard, "call", self._saw)
+        self._watched = [one for one in watched if one.how is not None]
+        self._watch = lambda one: watch(one, see, done)
+        self.resume()
+        notice = _make_guarded(guard, "backward", self.begin_backward)
+        self._undo.append(watch_backward(self._torch, notice))
         before_step.put(lambda *_: guard.run("optimizer", self.begin_stepping))
         self._undo.append(before_step.clear)
         self.cost += time.perf_counter() - self._begin.host
+
+    def suspend(self) -> None:
+        """Look at no calls until `resume`: an evaluation begins. Where the time goes is not told then."""
+        self.spoiled = self.suspended = True
+        while self._unwatch:
+            self._unwatch.pop()()
+
+    def resume(self) -> None:
+        """Look at calls, again."""
+        self.suspended = False
+        self._unwatch += [self._watch(one) for one in self._watched]
 
     def finish(self, step: int, end: Mark) -> None:
         """Stop looking, at the step's end."""
         began = time.perf_counter()
         self.stop()
+        for _, call in self._running:  # it raised, and the script went on: out of memory, say
+            self.calls.remove(call)
         self.step = step
         if self._begin.event is not None:
             self.starved = self._begin.passed()
@@ -74,14 +92,14 @@ class Sample:
 
     def stop(self) -> None:
         """Take everything out again; twice is fine."""
-        while self._undo:
-            self._undo.pop()()
+        for undo in (self._unwatch, self._undo):
+            while undo:
+                undo.pop()()
 
     def enter(self, name: str) -> None:
         """Note that another part of the step begins, in the training's thread and outside of a backward pass."""
         if not self._is_training():
             return
-        self.backwards += name == "backward"
         if len(self._marks) >= _MOST_MARKS:
             self.spoiled = True
         elif self._marks[-1][0] != name:
@@ -97,8 +115,14 @@ class Sample:
         self._stepping = False
         self.enter("between")
 
-    def leave_backward(self) -> None:
-        """Note that a backward pass has ended."""
+    def begin_backward(self) -> None:
+        """Note that a backward pass begins; nothing says when it ends."""
+        if self._is_training():
+            self.backwards += 1
+            self.enter("backward")
+
+    def wait(self) -> None:
+        """Note that the script waits for data: what has been going on is over."""
         self.enter("optimizer" if self._stepping else "between")
 
     def _see(self, module: Any, args: Any, kwargs: Any) -> None:  # noqa: ANN401
@@ -112,8 +136,20 @@ class Sample:
         self.enter("forward")
         if len(self.calls) < _MOST_CALLS:
             keep = self._keep and len(self.calls) < _MOST_KEPT
-            self.calls.append(describe_call(self._torch, module, args, kwargs, keep=keep))
+            call = describe_call(self._torch, module, args, kwargs, keep=keep)
+            self._running.append((id(module), call))
+            self.calls.append(call)
         self.cost += time.perf_counter() - began
+
+    def _saw(self, module: Any) -> None:  # noqa: ANN401
+        """Note that a call has come to its end; those begun within it that never did were given up by the script."""
+        if not self._is_training() or id(module) not in [place for place, _ in self._running]:
+            return
+        place = 0
+        while place != id(module):
+            place, call = self._running.pop()
+            if place != id(module):
+                self.calls.remove(call)
 
     def _is_training(self) -> bool:
         """Whether this is the training's thread, and no backward pass: there a checkpoint makes calls once more."""
@@ -138,19 +174,8 @@ class Sample:
         return dict(rounded, starved=self.starved)
 
 
-def _make_backward(
-    torch: ModuleType, original: Callable[..., Any], guard: Guard, sample: Sample
-) -> Callable[..., Any]:
-    def backward(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
-        if torch.compiler.is_compiling():
-            return original(*arguments, **keywords)
-        guard.run("backward", sample.enter, "backward")
-        try:
-            return original(*arguments, **keywords)
-        finally:
-            guard.run("backward", sample.leave_backward)
-
-    return backward
+def _make_guarded(guard: Guard, place: str, function: Callable[..., None]) -> Callable[..., None]:
+    return lambda *arguments: guard.run(place, function, *arguments)
 
 
 def is_inside_backward(torch: Any) -> bool:  # noqa: ANN401  (a module)

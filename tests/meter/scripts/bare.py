@@ -20,7 +20,8 @@ def after(_module: object, _gradients: object, _outputs: object) -> None:
 
 
 model.layers[0].register_forward_pre_hook(before)
-model.layers[3].register_full_backward_hook(after)
+for place in (0, 3):  # torch warns of the first, whose input wants no gradient
+    model.layers[place].register_full_backward_hook(after)
 train(model)
 tell("hooks", *seen, *(len(module._forward_pre_hooks) for module in model.modules()))
 tell_states()
