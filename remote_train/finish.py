@@ -17,6 +17,7 @@ from remote_train.errors import (
 from remote_train.host.files import tail_offset
 from remote_train.outcome import Standing, has_failed, make_verdict
 from remote_train.pull import Pull, PullWish
+from remote_train.restorable import name_here
 from remote_train.session import Data, End
 from remote_train.watch import read_last_metric, read_pieces
 
@@ -64,7 +65,7 @@ def finish_run(attached: Attached, outcome: Outcome, *, pull: bool) -> None:
     finally:
         attached.following.close()
     pulled = brought.checkpoints if brought.home else None
-    standing = _read_standing(attached, brought.checkpoints, home=brought.home)
+    standing = read_standing(attached, brought.checkpoints, home=brought.home)
     name = f"{link.host.name}:{run.id}" if gone else run.id
     verdict = make_verdict(name, link.host.name, outcome, standing)
     if verdict is None and brought.trouble is not None:
@@ -161,12 +162,14 @@ def tell_remaining(attached: Attached) -> None:
         attached.listener.tell("remaining", run=run.id, host=host, files=len(rows), bytes=size)
 
 
-def _read_standing(attached: Attached, checkpoints: list[str], *, home: bool) -> Standing:
+def read_standing(attached: Attached, checkpoints: list[str], *, home: bool) -> Standing:
     """Return how far the run came, for words about an end that was none."""
     wish, metric, watch = attached.wish, attached.last, attached.watch
     if metric is None:
         metric, watch = read_last_metric(wish.attempt, wish.run.attempt(wish.attempt))
     progress = watch.deriver.progress if watch else None
+    if home and not checkpoints:
+        checkpoints = name_here(wish.run)  # an attempt may have made none, and the run have one
     return Standing(
         step=metric.step if metric else None,
         steps=progress[1] if progress else None,

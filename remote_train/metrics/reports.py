@@ -60,7 +60,7 @@ class Reported:
         return settle(self.latest, self._recent) if self.latest is not None and self._recent else self.latest
 
     def _take(self, row: dict[str, Any], now: float | None) -> MetricRecord | None:
-        if row.get("kind", "step") != "step" or not {"step", "loss", "tokens"} & set(row):
+        if row.get("kind", "step") != "step" or not _is_told(row):
             return None
         rank = pick_count(row, "rank", 1 << 20) or 0
         self._speaker = rank if self._speaker is None else self._speaker
@@ -100,6 +100,14 @@ class Reported:
             tokens_per_second=tokens * self._processes / seconds if tokens else None,
             flops_per_second=flops * self._processes / seconds if flops else None,
         )
+
+
+def _is_told(row: dict[str, Any]) -> bool:
+    """Tell whether a line has a step, a loss or tokens; null is what `report.step` writes for one it was not told."""
+    said = [row[key] for key in ("step", "loss", "tokens") if key in row]
+    return any(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in said
+    )
 
 
 def _renew(before: MetricRecord | None, record: MetricRecord) -> MetricRecord:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def render_time(seconds: float) -> str:
-    """Return seconds with three digits and a unit that suits them: `61.4 ms`, `820 us`, `3.2 s`."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            return f"{_digits(seconds / size)} {unit}"
-    raise AssertionError
+    """Return seconds with three digits and a unit that suits them: `61.4 ms`, `820 us`, `3.2 s`, `12.0 ns`."""
+    return _scale(seconds, (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)))
 
 
 def render_share(share: float) -> str:
@@ -20,8 +22,17 @@ def render_share(share: float) -> str:
 
 
 def render_rate(flops: float) -> str:
-    """Return FLOP/s: `80.2 TFLOP/s`, `560 GFLOP/s`."""
-    return f"{_digits(flops / 1e12)} TFLOP/s" if flops >= 1e12 else f"{_digits(flops / 1e9)} GFLOP/s"
+    """Return FLOP/s: `80.2 TFLOP/s`, `560 GFLOP/s`, `3.20 MFLOP/s`."""
+    return _scale(
+        flops, (("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6), ("kFLOP/s", 1e3), ("FLOP/s", 1.0))
+    )
+
+
+def _scale(value: float, units: Sequence[tuple[str, float]]) -> str:
+    """Return a value in the largest unit of which it has one, else in the smallest."""
+    unit, size = next((pair for pair in units if value >= pair[1]), units[-1])
+    shown = _digits(value / size)
+    return f"{value / size:.1e} {unit}" if value and float(shown) == 0 else f"{shown} {unit}"
 
 
 def render_gain(gain: tuple[float, float] | None) -> str:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from remote_train.metrics.benchmark import Model
 
-_HEADERS = ("HOST", "MODEL", "DTYPE", "STEP", "TOKENS/S", "MFU", "TIME FOR", "BOTTLENECK")
+FEW = 10
+"""Steps; a time from fewer is marked."""
+_HEADERS = ("HOST", "MODEL", "DTYPE", "STEP", "STEPS", "TOKENS/S", "MFU", "TIME FOR", "BOTTLENECK")
 
 
 def render_bench(rows: Sequence[Mapping[str, Any]], models: Sequence[Model], width: int | None) -> str:
@@ -31,14 +33,16 @@ def render_bench(rows: Sequence[Mapping[str, Any]], models: Sequence[Model], wid
     parts = [devices]
     if len(table) > 1:
         parts += [render_columns(table, width), "".join(f"{line}\n" for line in render_ratios(rows))]
-        parts.append(_render_models(models))
+        few = any(item["steps"] < FEW for row in rows for item in row["models"])
+        parts.append(_render_models(models) + (f"?: a time from fewer than {FEW} steps.\n" if few else ""))
     return "\n".join(part for part in parts if part)
 
 
 def _render_device(row: Mapping[str, Any]) -> str:
     lines = [f"{neutral_text(row['host'])}: {show_cell(row.get('device'))}"] if row.get("device") else []
     if row["reason"]:
-        lines.append(f"{neutral_text(row['host'])}: not measured: {neutral_text(row['reason'])}")
+        reason = str(row["reason"]).removeprefix(f"{row['host']}: ")  # most errors begin with it
+        lines.append(f"{neutral_text(row['host'])}: not measured: {neutral_text(reason)}")
     if row.get("device"):
         if row["threads"]:
             lines[0] += f", {row['threads']} threads"
@@ -69,6 +73,7 @@ def _make_cells(row: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[str, .
         show_cell(item["model"]),
         show_cell(item["dtype"]),
         show_number(item, "step_seconds", render_seconds),
+        show_number(item, "steps", lambda steps: f"{steps:,.0f}{'?' if steps < FEW else ''}"),
         show_number(item, "tokens_per_second", render_count),
         show_number(item, "mfu", render_percent) + doubt,
         f"{item['iterations']:,} steps: {show_number(item, 'estimated_seconds', render_seconds)}",

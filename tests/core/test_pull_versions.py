@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_train.blocks import Fetcher
 from remote_train.errors import PullIncomplete
+from remote_train.finish import read_standing
 from remote_train.ledger import Ledger, drop_old, read_ledger
+from remote_train.outcome import render_standing
 from remote_train.partial import PullInterrupted
 from remote_train.pull import PullWish
-from remote_train.restorable import choose_newest, list_here
+from remote_train.restorable import choose_newest, list_here, name_here
 from tests.core.test_pull_files import Puller
 
 if TYPE_CHECKING:
@@ -80,8 +83,18 @@ def test_of_one_that_came_half_as_another_version_nothing_is_taken(
             pull.bring(PullWish())
     assert puller.here()[f"{UNIT}/{FILES[0]}"] == b'{"version": 2}'
     assert read_whole(puller) is None
+    assert name_here(puller.run) == []
     puller.pull().bring(PullWish())
     assert read_whole(puller) == version(2)
+
+
+def test_a_failed_resume_says_that_the_run_has_a_checkpoint(puller: Puller) -> None:
+    """The attempt itself has made none."""
+    puller.pull().bring(PullWish())
+    attached = SimpleNamespace(wish=SimpleNamespace(run=puller.run, attempt=2), last=None, watch=None)
+    said = render_standing("run", read_standing(attached, [], home=True))  # type: ignore[arg-type]
+    assert said.startswith("newest checkpoint /")
+    assert f"{UNIT}/{FILES[0]} (here)" in said
 
 
 @pytest.mark.parametrize("how", ["match", "latest"])

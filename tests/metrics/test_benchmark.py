@@ -99,10 +99,11 @@ def test_the_table_has_a_line_for_each_and_says_what_is_the_same() -> None:
     lines = text.splitlines()
     assert "box: card of box" in lines
     assert "  peak 1.00 TFLOP/s (table: a card)" in lines
-    assert any(line.startswith("far: not measured: far: no route") for line in lines)
+    assert any(line.startswith("far: not measured: no route") for line in lines)
     assert "\x1b" not in text
     (cells,) = [line for line in lines if line.startswith("box ")]
     assert "2,000 steps: 10 s" in cells
+    assert " 7? " in cells  # too few to rely on
     assert "153,600" in cells
     assert "batch 12" in text
     assert "seed 1337" in text

@@ -121,6 +121,23 @@ def test_a_wrong_denominator_is_no_good_news(device: Literal["cpu", "cuda"]) -> 
     assert {item.id for item in found.tries} <= set(MEASURED_TRIES)
 
 
+def test_nothing_is_rounded_to_nothing() -> None:
+    assert [render_rate(rate) for rate in (80.2e12, 5.6e11, 3.2e6, 40.0, 0.001)] == [
+        "80.2 TFLOP/s",
+        "560 GFLOP/s",
+        "3.20 MFLOP/s",
+        "40.0 FLOP/s",
+        "1.0e-03 FLOP/s",
+    ]
+    assert [render_time(seconds) for seconds in (3.2, 0.0614, 8.2e-4, 1.2e-8, 1e-13)] == [
+        "3.20 s",
+        "61.4 ms",
+        "820 us",
+        "12.0 ns",
+        "1.0e-04 ns",
+    ]
+
+
 def test_memory_bound_says_how_much_is_moved() -> None:
     moved = {"flops": 0.2e12, "bytes": 20.16e9, "kernels": 400, **BF16}
     found = diagnose(tiny(device="cuda", counted=moved), GPU, HostUse())
@@ -343,7 +360,7 @@ def test_no_gain_is_a_loss_or_endless(profile: Profile, device: DeviceView, use:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(2.5, "2.50 s"), (0.0614, "61.4 ms"), (0.00082, "820 us"), (1e-7, "0.10 us"), (125.0, "125 s")],
+    [(2.5, "2.50 s"), (0.0614, "61.4 ms"), (0.00082, "820 us"), (1e-7, "100 ns"), (125.0, "125 s")],
 )
 def test_times_in_words(seconds: float, text: str) -> None:
     assert render_time(seconds) == text

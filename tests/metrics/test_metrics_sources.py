@@ -210,7 +210,9 @@ def test_a_line_with_an_evaluation_in_it_does_not_stand_for_the_run() -> None:
 
 def test_a_line_that_a_script_writes_itself_needs_little() -> None:
     reported = Reported(context(), 1)
-    found = reported.feed(b'{"step": 3}\n{"loss": 1.5}\n{"tokens": 7}\n{"epoch": 1}\n', now=1060.0)
+    found = reported.feed(
+        b'{"step": 3}\n{"step": true}\n{"loss": 1.5}\n{"tokens": 7}\n{"epoch": 1}\n', now=1060.0
+    )
     assert [(record.step, record.loss, record.time) for record in found] == [
         (3, None, 60.0),
         (None, 1.5, 60.0),
