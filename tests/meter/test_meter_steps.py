@@ -321,3 +321,17 @@ def test_compiled_code_is_compiled_once_and_counted_where_the_model_is_seen(
         assert "compute" in count["why"]
     else:
         assert count["flops"] == net_flops(8)
+
+
+def test_a_compiled_function_elsewhere_keeps_no_model_from_being_counted(metered: Ended) -> None:
+    def double(x: Any) -> Any:
+        return x * 2
+
+    net, helper = make_net(), torch.compile(double, backend="eager")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for _ in range(7):
+        helper(torch.ones(3))
+        backward(net)
+        optimizer.step()
+    (count,) = pick(metered(), "count")
+    assert (count["flops"], count["why"]) == (net_flops(8), None)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     Done = Callable[[Module], None]
 
 
+_MANY_BLOCKS = 2_000_000  # of memory, with as many objects or fewer
+_MOST_PARTS = 1000
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+
+
 class Watchable:
     """A module whose calls can be seen by `watch`: `how` is "hook" or "call", or None; `why` says why none may be seen."""
 
@@ -30,17 +35,41 @@ class Watchable:
 def find_outermost(torch: ModuleType, parameters: Iterable[Any]) -> List[Module]:
     """Find the modules that hold any of the parameters and lie in no other such module, by one look at all objects.
 
-    About 30 ns an object; only the type of an object is asked for, so that lazy proxies stay asleep.
+    About 30 ns an object; only the type of an object is asked for, so that lazy proxies stay asleep. Where there are
+    millions, or the script has frozen the collector, which hides its objects, the script's globals are looked at first.
     """
     wanted = {id(parameter) for parameter in parameters}
-    found = _choose_outermost(_list_modules(torch), wanted)
-    if (
-        not found and gc.get_freeze_count()
-    ):  # a script that froze the collector hides its objects from a look at them
-        gc.unfreeze()
-        found = _choose_outermost(_list_modules(torch), wanted)
-        gc.freeze()
-    return found
+    frozen = gc.get_freeze_count() > 0
+    if frozen or sys.getallocatedblocks() > _MANY_BLOCKS:
+        near = _choose_outermost(_list_near(torch), wanted)
+        held = {id(parameter) for module in near for parameter in module.parameters()}
+        if near and wanted <= held:
+            return near
+    return _choose_outermost(_list_modules(torch), wanted)
+
+
+def _list_near(torch: ModuleType) -> List[Module]:
+    """List the modules among the script's globals, in what these hold, and below."""
+    kinds = _list_subclasses(torch.nn.Module)
+    found: Dict[int, Module] = {}
+    script = list(vars(sys.modules["__main__"]).values())
+    for value in script + [part for one in script for part in _list_parts(one)]:
+        if type(value) in kinds and id(value) not in found:
+            found.update((id(module), module) for module in value.modules())
+    return list(found.values())
+
+
+def _list_parts(value: Any) -> List[Any]:  # noqa: ANN401  (anything)
+    """List what a small container holds, or an object of a class written in Python; without waking a lazy one."""
+    kind: Any = type(value)
+    if kind in (dict, list, tuple) and len(value) > _MOST_PARTS:
+        return []
+    written = kind.__flags__ & _HEAP_TYPE and kind is not type and not issubclass(kind, type)
+    if kind not in (dict, list, tuple) and not written:
+        return []
+    parts = gc.get_referents(value)
+    small = [held for held in parts if type(held) is dict and len(held) <= _MOST_PARTS]
+    return parts + [part for held in small for part in gc.get_referents(held)]
 
 
 def find_inner(module: Module) -> List[Module]:
