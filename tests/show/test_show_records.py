@@ -61,6 +61,7 @@ def test_it_stays_within_the_terminal(width: int) -> None:
     assert max(map(measure_cells, table)) <= max(width, len("1,000,000,000  0.009999  99.9 %"))
     assert table[0].split() == [name for name in HEADERS if name in table[0].split()]
     assert "MFU" in table[0]
+    assert width < 60 or "SOURCE" in table[0]  # figures of two sources side by side mean nothing without it
     assert "\x1b" not in "".join(table)
 
 
