@@ -161,3 +161,24 @@ def test_what_6n_leaves_out_is_said() -> None:
     estimate_flops(torch, module, call, count)
     assert count.flops == 6.0 * 2 * 3 * (8 * 4 + 4)
     assert count.why.startswith("counting took too long; 6N leaves out attention")
+
+
+def test_looks_that_take_long_to_write_of_are_rare(metered: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    from remote_train.host.meter.looking import Looking
+
+    took = []
+
+    def sample_seconds(_: float, cost: float) -> float:
+        took.append(cost)
+        return 0.0
+
+    monkeypatch.setattr(schedule, "sample_seconds", sample_seconds)
+    monkeypatch.setattr(Looking, "cost", property(lambda _: 5.0, lambda *_: None), raising=False)
+    layer = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.001)
+    for _ in range(5):
+        layer(torch.ones(2, 8)).mean().backward()
+        optimizer.step()
+    assert pick(metered(), "off") == []
+    assert len(took) == 4
+    assert min(took) > 5.0

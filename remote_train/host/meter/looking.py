@@ -39,6 +39,7 @@ class Looking:
         self._later: Optional[weakref.ref[Any]] = None
         self._likeness: Hashable = None
         self._told = float("-inf")
+        self.cost = 0.0  # seconds that the end of the last look took besides, for what was written of it
         self._looks = 0
         self._skipped = 0
         self._first_parameter = 0
@@ -110,7 +111,7 @@ class Looking:
         sample.data = max(0.0, self._phases.data - sample.data)
         self._looks += 1
         self._add(sample)
-        apart = schedule.sample_seconds(age, sample.cost)
+        apart = schedule.sample_seconds(age, sample.cost + self.cost)
         first = self.tally.samples if self.why() is None else schedule.UNEVEN_SAMPLES
         self.step = schedule.next_sample_step(step, first, step_seconds, apart, uneven=self.tally.uneven)
         return sample if not sample.spoiled and self._is_worth_telling(age) else None

@@ -123,6 +123,8 @@ class Meter:
             self._tell_count(paused=counts or sample.paused)
             self._tell_settings(optimizer)
         self._write_pending()
+        if sample is not None:
+            looking.cost = time.perf_counter() - mark.host
         self._begin_next(mark)
 
     def _after_other(self, optimizer: Any) -> None:  # noqa: ANN401

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from operator import attrgetter
 
 from . import schedule
 from .counting import count_call
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Set, Tuple
+    from typing import Any, Deque, Dict, Hashable, List, Optional, Set, Tuple
 
     from .calls import Call
     from .counting import Count
@@ -32,6 +31,9 @@ class Tally:
         self._slowest = 0.0  # seconds that counting one kind has taken
         self._later = 0
         self._old = False
+        self._figures: Dict[Tuple[Hashable, str], Optional[float]] = {}  # as long as nothing more is counted
+        self._mean: Optional[Dict[str, Any]] = None  # as long as nothing more is seen
+        self.uneven = False  # whether the steps differed in what they called
         self._steps: Deque[Tuple[float, Counter[Hashable]]] = deque(maxlen=_REMEMBERED)
         self._backwards: Deque[Tuple[float, int]] = deque(maxlen=_REMEMBERED)
         self._told: Optional[float] = None
@@ -55,7 +57,7 @@ class Tally:
         if calls and self._old:
             self._steps.clear()
             self._backwards.clear()
-            self._old = False
+            self._old = self.uneven = False
         self._backwards.append((iterations, backwards))
         if not calls:
             return
@@ -63,7 +65,10 @@ class Tally:
             if call.signature in self._calls or len(self._calls) < _KINDS:
                 self._calls[call.signature] = call  # the newest: it may have kept its tensors
                 self._held.add(call.signature)
-        self._steps.append((iterations, Counter(call.signature for call in calls)))
+        step = iterations, Counter(call.signature for call in calls)
+        self.uneven |= bool(self._steps) and step != self._steps[-1]
+        self._steps.append(step)
+        self._mean = None
         self._drop_another_stage()
 
     def grow_old(self) -> None:
@@ -72,18 +77,14 @@ class Tally:
 
     def _drop_another_stage(self) -> None:
         """Forget the steps before the newest few if these made the same calls, and none of those before them any of these."""
-        newest = list(self._steps)[-schedule.FIRST_SAMPLES :]
-        before = list(self._steps)[: -schedule.FIRST_SAMPLES]
+        steps = list(self._steps)
+        newest, before = steps[-schedule.FIRST_SAMPLES :], steps[: -schedule.FIRST_SAMPLES]
         if not before or any(step != newest[0] for step in newest):
             return
         if all(newest[0][1].keys().isdisjoint(kinds) for _, kinds in before):
-            for _ in before:
-                self._steps.popleft()
-
-    @property
-    def uneven(self) -> bool:
-        """Whether the steps differed in what they called."""
-        return any(step != self._steps[0] for step in self._steps)
+            self._steps.clear()
+            self._steps.extend(newest)
+            self.uneven = False
 
     def backwards(self) -> Optional[float]:
         """Return the mean number of backward passes in an iteration."""
@@ -117,6 +118,8 @@ class Tally:
         began = time.monotonic()
         count = self._counts[kind] = count_call(torch, self._calls[kind], deadline)
         self._slowest = max(self._slowest, time.monotonic() - began)
+        self._figures.clear()
+        self._mean = None
         return count
 
     def release(self) -> None:
@@ -156,15 +159,19 @@ class Tally:
 
     def mean(self) -> Dict[str, Any]:
         """Return the means of an iteration: flops, kernels, bytes, by_dtype, tokens and samples; None where not known."""
+        if self._mean is None:
+            self._mean = self._work_out()
+        return self._mean
+
+    def _work_out(self) -> Dict[str, Any]:
         iterations = sum(steps for steps, _ in self._steps)
         often: Counter[Hashable] = Counter()
         for _, signatures in self._steps:
             often.update(signatures)
         answer: Dict[str, Any] = {"by_dtype": self._by_dtype(often, iterations)}
         for name in ("flops", "kernels", "bytes"):
-            read = attrgetter(name)
             answer[name] = average(
-                [(times, self._figure(kind, read)) for kind, times in often.items()], iterations
+                [(times, self._figure(kind, name)) for kind, times in often.items()], iterations
             )
         for name in ("tokens", "samples"):
             each = [(times, getattr(self._calls.get(kind), name, None)) for kind, times in often.items()]
@@ -176,16 +183,21 @@ class Tally:
         names = sorted({name for count in self._counts.values() for name in count.by_dtype})
         total = {}
         for name in names:
-            figures = [(times, self._figure(kind, _reader_of(name))) for kind, times in often.items()]
+            figures = [(times, self._figure(kind, "by_dtype." + name)) for kind, times in often.items()]
             total[name] = sum(times * (flops or 0.0) for times, flops in figures) / max(1.0, iterations)
         return {name: flops for name, flops in total.items() if flops}
 
-    def _figure(self, kind: Hashable, read: Callable[[Count], Optional[float]]) -> Optional[float]:
+    def _figure(self, kind: Hashable, name: str) -> Optional[float]:
+        """Return what a kind's call costs: as counted, or going by the sizes of those counted."""
+        if (kind, name) not in self._figures:
+            self._figures[kind, name] = self._choose_figure(kind, name)
+        return self._figures[kind, name]
+
+    def _choose_figure(self, kind: Hashable, name: str) -> Optional[float]:
         if not self._is_open(kind):
-            value = read(self._counts[kind])
-            return None if value is None else float(value)
-        known = [(at, read(count)) for at, count in self._list_alike(kind)]
-        points = [(at, float(value)) for at, value in known if value is not None]
+            return read_figure(self._counts[kind], name)
+        known = [(at, read_figure(count, name)) for at, count in self._list_alike(kind)]
+        points = [(at, value) for at, value in known if value is not None]
         return interpolate(points, size(self._calls.get(kind)))
 
     def _list_alike(self, kind: Hashable) -> List[Tuple[int, Count]]:
@@ -251,8 +263,13 @@ def _way(kind: Hashable) -> Hashable:
     return kind[:4] if isinstance(kind, tuple) else kind
 
 
-def _reader_of(dtype: str) -> Callable[[Count], Optional[float]]:
-    return lambda count: None if count.flops is None else count.by_dtype.get(dtype, 0.0)
+def read_figure(count: Count, name: str) -> Optional[float]:
+    """Return a count's flops, kernels or bytes, or the flops of a dtype; None if they are not known."""
+    name, _, dtype = name.partition(".")
+    if dtype:
+        return None if count.flops is None else count.by_dtype.get(dtype, 0.0)
+    value = getattr(count, name)
+    return None if value is None else float(value)
 
 
 def interpolate(points: List[Tuple[int, float]], at: Optional[int]) -> Optional[float]:
