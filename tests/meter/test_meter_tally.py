@@ -61,7 +61,7 @@ def test_a_kind_is_not_estimated_from_those_of_another_module() -> None:
     tally.count(torch, PATIENT)
     tally.add([describe(large, 8, 64)], 1, 1)
     assert tally.mean()["flops"] is None
-    assert tally.may_count_later(PATIENT) is (tally._slowest <= schedule.LATER_SECONDS)
+    assert tally.may_count_later(PATIENT) is (tally._quickest <= schedule.LATER_SECONDS)
     tally.count(torch, PATIENT)
     assert tally.mean()["flops"] == (product(2) + product(8) + product(8, width=64)) / 3
 
@@ -104,14 +104,14 @@ def test_only_quick_kinds_beyond_those_counted_are_counted_later() -> None:
     for samples in (2, 10):
         tally.add([describe(layer, samples, 8)], 1, 1)
     tally.count(torch, PATIENT)
-    tally._slowest = schedule.LATER_SECONDS / 2
+    tally._quickest = schedule.LATER_SECONDS / 2
     found = []
     for samples in (6, 10, 11, 1):
         tally.add([describe(layer, samples, 8)], 1, 1)
         found.append(tally.may_count_later(PATIENT))
     assert found == [False, False, True, True]
-    assert not tally.may_count_later(tally._slowest / 2)
-    tally._slowest = schedule.LATER_SECONDS * 2
+    assert not tally.may_count_later(tally._quickest / 2)
+    tally._quickest = schedule.LATER_SECONDS * 2
     assert not tally.may_count_later(PATIENT)
 
 

@@ -10,7 +10,7 @@ FIRST_SHARE = 0.005  # nor so often that looking takes more of the time than thi
 SAMPLE_SHARE = 0.001  # and than this later
 COUNT_SECONDS = 2.0  # steps so slow that the first samples take longer are counted with fewer
 PAUSE_SECONDS = 2.0  # what counting may take in all
-LATER_SECONDS = 0.05  # what a kind of call met later may take of it at most, going by those before
+LATER_SECONDS = 0.25  # what a kind of call met later may take of it at most, going by the quickest before
 LOOK_SHARE = 0.01  # of the run, for looks at all objects
 LEVELS = 4  # how far below the outermost modules a call is looked for
 

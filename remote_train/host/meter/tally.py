@@ -28,7 +28,9 @@ class Tally:
         self._calls: Dict[Hashable, Call] = {}
         self._counts: Dict[Hashable, Count] = {}
         self._held: Set[Hashable] = set()  # the kinds whose call still has its arguments
-        self._slowest = 0.0  # seconds that counting one kind has taken
+        self._quickest = float(
+            "inf"
+        )  # seconds that counting one kind has taken at least: the first one is cold
         self._later = 0
         self._old = False
         self._figures: Dict[Tuple[Hashable, str], Optional[float]] = {}  # as long as nothing more is counted
@@ -117,7 +119,7 @@ class Tally:
     def _count_one(self, torch: Any, kind: Hashable, deadline: float) -> Count:  # noqa: ANN401  (a module)
         began = time.monotonic()
         count = self._counts[kind] = count_call(torch, self._calls[kind], deadline)
-        self._slowest = max(self._slowest, time.monotonic() - began)
+        self._quickest = min(self._quickest, time.monotonic() - began)
         self._figures.clear()
         self._mean = None
         return count
@@ -131,7 +133,7 @@ class Tally:
 
     def may_count_later(self, budget: float) -> bool:
         """Tell whether kinds that came after the first count should be counted too: few, quick and unlike those before."""
-        quick = self._slowest <= min(schedule.LATER_SECONDS, budget)
+        quick = self._quickest <= min(schedule.LATER_SECONDS, budget)
         return self.counted and quick and self._later < _LATER and bool(self._find_far())
 
     def _find_far(self) -> List[Hashable]:
