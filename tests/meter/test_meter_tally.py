@@ -115,7 +115,12 @@ def test_only_quick_kinds_beyond_those_counted_are_counted_later() -> None:
     assert not tally.may_count_later(PATIENT)
 
 
-def test_the_shapes_of_a_later_stage_take_the_place_of_the_first_ones(metered: Ended) -> None:
+def test_the_shapes_of_a_later_stage_take_the_place_of_the_first_ones(
+    metered: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "FIRST_SHARE", 1e9)  # however slow this machine is
+    monkeypatch.setattr(schedule, "LATER_SECONDS", PATIENT)
+    monkeypatch.setattr(schedule, "PAUSE_SECONDS", PATIENT)
     layer = torch.nn.Conv2d(3, 4, 3)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.001)
     for step in range(160):
