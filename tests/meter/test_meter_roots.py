@@ -93,6 +93,7 @@ def test_a_model_in_a_wrapper_that_is_called_and_one_that_is_not_is_counted_once
 
 def test_a_new_model_for_each_task_is_counted_once(metered: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = note_calls(monkeypatch, tally, "count_call")
+    monkeypatch.setattr(schedule, "window_seconds", lambda _: 1e9)
     base = torch.nn.Linear(4, 4)
     for _ in range(40):
         model = copy.deepcopy(base)
@@ -100,7 +101,10 @@ def test_a_new_model_for_each_task_is_counted_once(metered: Ended, monkeypatch: 
     lines = metered()
     assert len(counted) == 1
     assert count_flops(lines) == 2 * 2 * 2 * 4 * 4
-    assert [line for line in lines if line["kind"] == "steps"][-1]["flops"] == 2 * 2 * 2 * 4 * 4
+    windows = [line for line in lines if line["kind"] == "steps"]
+    assert len(windows) <= 2  # the count closes one
+    assert sum(window["steps"] for window in windows) >= 70
+    assert windows[-1]["flops"] == 2 * 2 * 2 * 4 * 4
 
 
 def test_a_new_model_of_another_size_for_each_task_is_not_looked_for_each_time(

@@ -57,7 +57,7 @@ class Looking:
             return
         self._first_parameter = first
         likeness = type(optimizer), describe_parameters(parameters)
-        if likeness == self._likeness:
+        if self.is_alike(optimizer):
             if self.tally.counted:
                 self.tally.grow_old()
         else:
@@ -66,6 +66,10 @@ class Looking:
         self._roots.forget()
         self._later = weakref.ref(optimizer)
         self._find()
+
+    def is_alike(self, optimizer: Any) -> bool:  # noqa: ANN401  (torch's)
+        """Tell whether an optimizer trains what costs the same as what the last one trained, going by the shapes."""
+        return (type(optimizer), describe_parameters(list_parameters(optimizer))) == self._likeness
 
     def _find(self) -> None:
         """Find the modules of the optimizer turned to, unless a script with a new model a moment has made us look too often."""

@@ -141,9 +141,12 @@ class Meter:
             return
         self._end_evaluation()
         now = time.perf_counter()
-        if self._window is not None and len(self._window.moments) > 1:
-            self._close_window(self._clock.mark(now))
-        self._window = None
+        if self._window is not None and self._looking.is_alike(optimizer) and not self._is_full(now):
+            self._moments.append(now)  # one of many tasks with a new model each
+        else:
+            if self._window is not None and len(self._window.moments) > 1:
+                self._close_window(self._clock.mark(now))
+            self._window = None
         self._others = 0
         self._step += 1
         self._leader.lead(optimizer)
