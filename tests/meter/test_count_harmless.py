@@ -225,10 +225,11 @@ def test_a_model_that_is_gone_is_said_so() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_real_copy_gives_its_memory_back_at_once(fails: bool) -> None:
     copies: list[torch.Tensor] = []
+    note = [copies.extend]  # not by the name of the list, whose entries would be put back
 
     class Kept(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            copies.extend(self.parameters())
+            note[0](self.parameters())
             out = super().forward(x)
             if fails:
                 raise ValueError("not today")

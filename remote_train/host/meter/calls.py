@@ -65,6 +65,8 @@ def describe_call(torch: ModuleType, module: Module, args: Any, kwargs: Any, *, 
     call.module, call.kept, call.why = weakref.ref(module), keep, None
     call.grad, call.training = bool(torch.is_grad_enabled()), bool(module.training)
     call.autocast = read_autocast(torch)
+    if _is_transformed(torch):
+        call.why = "the model is called inside a transformation of torch.func's (vmap, jvp or one in another)"
     tensors: List[TensorShape] = []
     copier = _make_describer(torch, tensors, keep=keep)
     try:
@@ -81,6 +83,14 @@ def describe_call(torch: ModuleType, module: Module, args: Any, kwargs: Any, *, 
     shapes = tuple(shape.key() for shape in tensors)
     call.signature = (id(module), call.training, call.grad, call.autocast, shapes, plain)
     return call
+
+
+def _is_transformed(torch: ModuleType) -> bool:
+    """A gradient alone is what a backward pass would do; batches and derivatives of another kind cost something else."""
+    functorch = getattr(torch._C, "_functorch", None)  # noqa: SLF001  (since 2.0)
+    read = getattr(functorch, "get_interpreter_stack", None)
+    stack = (read() or []) if read is not None else []
+    return len(stack) > 1 or any(not str(level.key()).endswith("Grad") for level in stack)
 
 
 def _make_describer(torch: ModuleType, tensors: List[TensorShape], *, keep: bool) -> Copier:

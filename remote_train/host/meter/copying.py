@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import enum
 import functools
+import io
 import random
 import sys
 import types
@@ -17,12 +18,12 @@ from .tensors import CannotCopyError
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     Rule = Tuple[Any, Callable[[Any], Any]]
 
 _ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, type, range, slice, type(Ellipsis)])
-_SHARED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, types.GeneratorType, enum.Enum)
+_SHARED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum)
 
 # Packages whose objects are machinery around a model: they hold threads, processes, connections and files.
 _MACHINERY = frozenset(
@@ -70,15 +71,43 @@ _TORCH_MACHINERY = (
     "torch._C",
     "torch.fx",
 )
+_QUEUES = ("queue", "_queue", "multiprocessing.queues", "asyncio.queues", "torch.multiprocessing.queue")
 _SMALL_ARRAY = 1 << 20  # bytes; a larger one is data, which a forward reads only
+
+
+class OutOfReach:
+    """Stands in for what would be used up by a copy's forward: an iterator or a queue; to use it ends the count."""
+
+    def __init__(self, copier: Copier, what: str) -> None:
+        vars(self).update(_copier=copier, _what=what)
+
+    def __iter__(self) -> OutOfReach:
+        return self
+
+    def __next__(self) -> Any:  # noqa: ANN401
+        return self._refuse()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._refuse()
+
+    def _refuse(self) -> Any:  # noqa: ANN401
+        error = CannotCopyError(
+            "the forward takes from %s, of which a count would use up a part" % self._what
+        )
+        self._copier.refusal = self._copier.refusal or error  # told even if the forward catches it
+        raise error
 
 
 class Copier:
     """Copies structures with one memory, so that what is shared stays shared; `rules` come before everything else.
 
     A rule is a type (or a tuple of them) and what makes the copy of an instance. `limit` bounds the number of objects, past it
-    CannotCopyError is raised.
+    CannotCopyError is raised. `refusal` is what a copy did that it must not.
     """
+
+    refusal: Optional[CannotCopyError] = None
 
     def __init__(self, rules: List[Rule], limit: int) -> None:
         self.rules, self.limit, self.objects = rules, limit, 0
@@ -109,14 +138,20 @@ class Copier:
     def _copy_structure(self, value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque)):
             return self._copy_container(value)
+        if isinstance(value, OutOfReach) or _is_used_up(value):
+            what = vars(value)["_what"] if isinstance(value, OutOfReach) else "a " + type(value).__name__
+            return self.remember(value, OutOfReach(self, what))
         if isinstance(value, _SHARED):
             return value
         if isinstance(value, (types.FunctionType, types.MethodType, functools.partial, weakref.ref)):
             return self._copy_callable(value)
+        return self._copy_other(value)
+
+    def _copy_other(self, value: Any) -> Any:  # noqa: ANN401
         state = _copy_random_state(value)
         if state is not None:
             return self.remember(value, state)
-        return value if _is_machinery(type(value)) else self._copy_object(value)
+        return value if is_machinery(type(value)) else self._copy_object(value)
 
     def _copy_container(self, value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
@@ -202,7 +237,19 @@ class Copier:
         return self._with_attributes(value, made)
 
 
-def _is_machinery(kind: type) -> bool:
+def _is_used_up(value: Any) -> bool:  # noqa: ANN401
+    """Tell whether taking from it takes it from the script too; an iterator written in Python is copied with its state."""
+    kind = type(value)
+    name = str(kind.__module__)
+    if name in _QUEUES:
+        return hasattr(kind, "get")
+    if not hasattr(kind, "__next__") or isinstance(value, (io.IOBase, type)):
+        return False
+    return is_machinery(kind) or not isinstance(vars(kind).get("__next__", kind.__next__), types.FunctionType)
+
+
+def is_machinery(kind: type) -> bool:
+    """Tell whether a class is of the machinery around a model, whose objects are shared."""
     name = str(getattr(kind, "__module__", ""))
     return name.partition(".")[0] in _MACHINERY or name.startswith(_TORCH_MACHINERY)
 

@@ -8,7 +8,10 @@ import traceback
 
 from .cloning import make_copier
 from .estimate import count_parameters, estimate_flops
-from .recording import Recorder, RefusedError, make_mode
+from .guard import is_from_a_signal
+from .keeping import keep_outside
+from .reaching import find_reach
+from .recording import Recorder, RefusedError, make_mode, name_storage
 from .surroundings import (
     enter_state,
     find_foreign_modes,
@@ -70,7 +73,9 @@ class Count:
 def count_call(torch: ModuleType, call: Call, deadline: float) -> Count:
     """Count a call's FLOPs without touching its module, in this thread; `deadline` is a time of `time.monotonic()`.
 
-    The live module, its gradients, every random state and every global switch of torch are as before when it returns.
+    The live module, its gradients, every random state and every global switch of torch are as before when it returns, and so
+    are the globals, attributes of classes and closures that the module's code mentions (keeping.py). What a signal handler
+    of the script's raises meanwhile is raised.
     """
     module = call.module()
     if module is None:
@@ -84,6 +89,8 @@ def count_call(torch: ModuleType, call: Call, deadline: float) -> Count:
         count.why = str(error)
         traceback.clear_frames(error.__traceback__)  # which hold the copy
     except _FAILURES + _MORE_FAILURES as error:
+        if is_from_a_signal(error):
+            raise  # it is the script's, and was meant to interrupt what happened to be ours
         count.why = _explain(error, real=call.kept)
         traceback.clear_frames(error.__traceback__)
         count.wants_real = not call.kept and _may_be_real(torch, module) and "data pointer" not in str(error)
@@ -99,6 +106,8 @@ def _fill(count: Count, tally: Tally, *, real: bool) -> None:
     count.flops = sum(tally.by_dtype.values())
     count.kernels, count.bytes = tally.kernels, tally.bytes
     count.how = "counted on real tensors" if real else "counted"
+    if tally.left_out:
+        count.why = "no FLOPs are counted of %s" % ", ".join(sorted(tally.left_out)[:5])
 
 
 def _run(torch: ModuleType, module: Any, call: Call, deadline: float) -> Tally:  # noqa: ANN401  (a module)
@@ -107,7 +116,7 @@ def _run(torch: ModuleType, module: Any, call: Call, deadline: float) -> Tally: 
         raise CannotCopyError(obstacle)
     live = {id(tensor) for tensors in (module.parameters(), module.buffers()) for tensor in tensors}
     recorder = Recorder(torch, deadline, live)
-    with keep_random_states(torch), enter_state(torch, call):
+    with keep_random_states(torch, recorder.draws), enter_state(torch, call):
         if call.kept:
             _run_copy(torch, module, call, recorder)
         else:
@@ -146,16 +155,21 @@ def _run_copy(torch: ModuleType, module: Any, call: Call, recorder: Recorder) ->
     copy = copier.copy(module)
     if copy.training != call.training:
         copy.train(call.training)
-    if call.kept:
-        recorder.copies = {id(tensor) for tensor in copy.parameters()}
     args, kwargs = copier.copy(call.args), copier.copy(call.kwargs)
+    made = [pair[0] for pair in copier.memo.values()]
+    if call.kept:
+        recorder.own = {name_storage(one) for one in made if isinstance(one, torch.Tensor)}
+    reach = find_reach(made)
+    recorder.draws |= reach.draws | ({"torch"} if call.kept else set())
     recurrent = any(isinstance(part, torch.nn.RNNBase) for part in copy.modules())
     try:
-        with take_rnns_apart(torch, needed=recurrent), make_mode(torch, recorder):
+        with keep_outside(reach), take_rnns_apart(torch, needed=recurrent), make_mode(torch, recorder):
             out = copy(*args, **kwargs)
             if call.grad:
                 recorder.tally.backward = True
                 _run_backward(torch, out)
+        if copier.refusal is not None:
+            raise copier.refusal
     finally:
         if call.kept:
             _release([*copy.parameters(), *copy.buffers()])
@@ -194,6 +208,7 @@ def _explain(error: BaseException, *, real: bool) -> str:
         return "shapes depend on values (%s)" % getattr(error, "func", name)
     if "data pointer" in str(error):
         return "a kernel outside of torch's dispatcher (Triton or C++) reads the tensors"
+    # Quoted, as the guard does not: it is the script's word on its own model, and mostly names what the model wants.
     where = "a copy" if real else "a copy without data"
     return ("the forward fails on %s: %s: %s" % (where, name, error))[:300]
 

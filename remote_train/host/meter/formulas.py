@@ -132,6 +132,20 @@ _HIDING = (
     "sspaddmm",
     "_weight_int",
 )
+# Much work, but no products of two matrices: left out, and the count says so.
+_LEFT_OUT = (
+    "_fft_",
+    "_linalg_",
+    "linalg_",
+    "cholesky",
+    "triangular_solve",
+    "lu_solve",
+    "lu_unpack",
+    "geqrf",
+    "ormqr",
+    "_cdist",
+)
+_CHEAP = ("linalg_vector_norm", "linalg_cross", "linalg_diagonal")
 _HARMLESS = (
     "_thnn_fused_lstm_cell",
     "_thnn_fused_gru_cell",
@@ -164,6 +178,11 @@ def find_torchs_formula(packet: Any) -> Optional[Formula]:  # noqa: ANN401  (an 
 def hides_products(name: str) -> bool:
     """Return whether an operation of aten that has no formula multiplies matrices inside."""
     return any(word in name for word in _HIDING) and not name.startswith(_HARMLESS)
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether an operation of aten without a formula computes so much that leaving it out must be said."""
+    return name.startswith(_LEFT_OUT) and not name.startswith(_CHEAP)
 
 
 def bind(arguments: Sequence[Any], args: Sequence[Any], kwargs: Dict[str, Any]) -> Tuple[Any, ...]:

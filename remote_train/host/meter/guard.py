@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 
@@ -76,7 +77,7 @@ class Guard:
             with Quiet():
                 return None, function(*arguments)
         except Exception as error:
-            if is_from_a_signal(error.__traceback__):
+            if is_from_a_signal(error):
                 raise
             return error, None
         finally:
@@ -84,7 +85,10 @@ class Guard:
 
 
 def describe(error: BaseException) -> str:
-    """Name an exception's type and the innermost of our lines that it went through; not its text, which may be the script's."""
+    """Name an exception's type and the innermost of our lines that it went through; not its text, which is of no use here.
+
+    What a model's own forward said on a copy is quoted in the `why` of a count: it is the script's word on its model.
+    """
     place, ours = error.__traceback__, ""
     while place is not None:
         if place.tb_frame.f_globals.get("__package__") == __package__:
@@ -96,16 +100,33 @@ def describe(error: BaseException) -> str:
     return type(error).__name__ + ours
 
 
-def is_from_a_signal(place: Optional[TracebackType]) -> bool:
-    """Tell whether an exception came out of a signal handler of the script's, which may interrupt anything."""
+def is_from_a_signal(error: Optional[BaseException]) -> bool:
+    """Tell whether an exception, or one that it was made of, came out of a signal handler of the script's."""
     signals = sys.modules.get("signal")
     if signals is None:
         return False
-    handlers: Set[Any] = {
-        getattr(signals.getsignal(number), "__code__", None) for number in signals.valid_signals()
-    }
+    handlers = {_find_code(signals.getsignal(number)) for number in signals.valid_signals()} - {None}
+    seen: Set[int] = set()
+    while handlers and error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if _went_through(error.__traceback__, handlers):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _find_code(handler: Any) -> Any:  # noqa: ANN401  (whatever was given to signal.signal)
+    """Return the code of a function, a method, a partial or an object that can be called; None for what is made in C."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):
+        return None
+    return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+
+
+def _went_through(place: Optional[TracebackType], codes: Set[Any]) -> bool:
     while place is not None:
-        if place.tb_frame.f_code in handlers:
+        if place.tb_frame.f_code in codes:
             return True
         place = place.tb_next
     return False

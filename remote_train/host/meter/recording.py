@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 
-from .formulas import bind, find_formula, find_torchs_formula, hides_products
+from .formulas import bind, find_formula, find_torchs_formula, hides_products, is_left_out
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class OutOfTimeError(RefusedError):
 class Kind:
     """What is known of an operation before it runs: its formula, and whether it is free."""
 
-    __slots__ = ("arguments", "composite", "convolution", "formula", "free", "refusal")
+    __slots__ = ("arguments", "composite", "convolution", "formula", "free", "left_out", "refusal", "writes")
 
     def __init__(self, operation: Operation) -> None:
         schema = getattr(operation, "_schema", None)
@@ -66,10 +66,19 @@ class Kind:
             packet = getattr(operation, "overloadpacket", operation)
             self.formula = find_torchs_formula(packet)
         self.convolution = "conv" in short
+        self.left_out = short if namespace == "aten" and self.formula is None and is_left_out(short) else None
+        self.writes = [at for at, each in enumerate(self.arguments) if _is_written(each, short)]
         self.refusal = None if self.formula is not None else _find_refusal(namespace, short, name)
         # Operations made of others arrive whole under inference mode only; they are then taken apart.
         can = getattr(operation, "_can_decompose", None)
         self.composite = namespace == "aten" and self.formula is None and can is not None and bool(can())
+
+
+def _is_written(argument: Any, short: str) -> bool:  # noqa: ANN401  (torch's Argument)
+    """By the schema; batch norms, whose schema keeps it to itself, write the running statistics."""
+    if "batch_norm" in short and argument.name in ("running_mean", "running_var"):
+        return True
+    return argument.alias_info is not None and bool(argument.alias_info.is_write)
 
 
 def _find_refusal(namespace: str, short: str, name: str) -> Optional[str]:
@@ -94,18 +103,21 @@ class Tally:
         self.by_dtype: Dict[str, float] = {}
         self.kernels = self.bytes = 0
         self.backward = False
+        self.left_out: Set[str] = set()  # operations that compute a lot and have no formula
         self.refusal: Optional[RefusedError] = None
 
 
 class Recorder:
     """Decides about each operation; `live` are the ids of the live model's tensors, which none may touch.
 
-    `copies` are those of the parameters of a real copy; None on tensors without data.
+    `own` are the storages of a real copy and of what is made from it, the only ones that may be written; None on tensors
+    without data. `draws` are the generators that the model may move.
     """
 
     def __init__(self, torch: ModuleType, deadline: float, live: Set[int]) -> None:
         self.torch, self.deadline, self.live = torch, deadline, live
-        self.copies: Optional[Set[int]] = None
+        self.own: Optional[Set[Optional[int]]] = None
+        self.draws: Set[str] = set()
         self.tally = Tally()
         self.kinds: Dict[Any, Kind] = {}
 
@@ -121,7 +133,12 @@ class Recorder:
         kind = self.know(operation)
         inputs = _list_tensors(self.torch, (args, kwargs))
         self._refuse(kind, inputs)
+        if kind.writes:
+            self._refuse_to_write(kind, bind(kind.arguments, args, kwargs))
         out = operation(*args, **kwargs)
+        if self.own is not None:
+            old = {name_storage(tensor) for tensor in inputs}  # a view of what is not ours is not either
+            self.own |= {name_storage(tensor) for tensor in _list_tensors(self.torch, out)} - old
         if not kind.free:
             self._add(kind, inputs, bind(kind.arguments, args, kwargs), out)
         return out
@@ -135,21 +152,37 @@ class Recorder:
         elif any(map(self._is_live, inputs)):
             error = RefusedError("the forward reaches parameters that it does not hold")
         if error is not None:
-            self.tally.refusal = error  # told even if the forward catches it
-            raise error
+            self._end(error)
+
+    def _end(self, error: RefusedError) -> None:
+        self.tally.refusal = error  # told even if the forward catches it
+        raise error
+
+    def _refuse_to_write(self, kind: Kind, args: Tuple[Any, ...]) -> None:
+        written = _list_tensors(self.torch, [args[at] for at in kind.writes])
+        if any(map(self._is_foreign, written)):
+            self._end(RefusedError("the forward writes into a tensor that the model does not hold"))
+
+    def _is_foreign(self, tensor: Any) -> bool:  # noqa: ANN401
+        """On tensors without data what has data is not ours: some operations do run on it."""
+        if self.own is None:
+            return type(tensor) in (self.torch.Tensor, self.torch.nn.Parameter)
+        return name_storage(tensor) not in self.own
 
     def _is_live(self, tensor: Any) -> bool:  # noqa: ANN401
         """Those of the module, and any parameter of the script's: a backward would change its gradient."""
         if id(tensor) in self.live:
             return True
-        if self.copies is None:  # on tensors without data every copy has a class of its own
+        if self.own is None:  # on tensors without data every copy has a class of its own
             return bool(tensor.requires_grad) and type(tensor) in (self.torch.Tensor, self.torch.nn.Parameter)
-        return isinstance(tensor, self.torch.nn.Parameter) and id(tensor) not in self.copies
+        return bool(tensor.requires_grad) and name_storage(tensor) not in self.own
 
     def _add(self, kind: Kind, inputs: List[Any], args: Tuple[Any, ...], out: Any) -> None:  # noqa: ANN401
         tally = self.tally
         tally.kernels += 1
         tally.bytes += sum(map(_count_bytes, inputs)) + sum(map(_count_bytes, _list_tensors(self.torch, out)))
+        if kind.left_out is not None:
+            tally.left_out.add(kind.left_out)
         if kind.formula is None or (tally.backward and self.torch.is_grad_enabled()):
             return  # with gradients on in backward: a checkpoint computes its forward again
         dtype = name_dtype(self.torch, inputs, convolution=kind.convolution)
@@ -164,6 +197,15 @@ def _list_tensors(torch: ModuleType, value: Any) -> List[Any]:  # noqa: ANN401  
     if isinstance(value, dict):
         return [tensor for part in value.values() for tensor in _list_tensors(torch, part)]
     return []
+
+
+def name_storage(tensor: Any) -> Optional[int]:  # noqa: ANN401
+    """Return what tells the memory of a tensor from any other's that is in use; None for one without (sparse)."""
+    try:
+        storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
+        return int(storage._cdata)  # noqa: SLF001  (also tells empty ones apart)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return None
 
 
 def _count_bytes(tensor: Any) -> int:  # noqa: ANN401

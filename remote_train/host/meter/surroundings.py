@@ -11,26 +11,42 @@ import threading
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Any, Callable, Iterator, List, Tuple
+    from typing import Any, Callable, Iterable, Iterator, List, Optional, Set, Tuple
 
     from .calls import Call
 
 
 @contextlib.contextmanager
-def keep_random_states(torch: ModuleType) -> Iterator[None]:
-    """Put Python's, NumPy's and torch's generators back, those of every GPU in use among them."""
-    putting = [(random.setstate, random.getstate())]
+def keep_random_states(torch: ModuleType, draws: Set[str]) -> Iterator[None]:
+    """Put Python's, NumPy's and torch's generators back, those of every GPU in use among them, where they have moved.
+
+    With other threads about it may have been they who drew: then only those in `draws` ("random", "numpy", "torch"; it may
+    be filled within) are put back, which the model may have moved. What such a thread drew of one of these meanwhile, it
+    draws again.
+    """
+    states: List[Tuple[str, Any, Any]] = [("random", random.getstate, random.setstate)]
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        putting.append((numpy.random.set_state, numpy.random.get_state()))
-    putting.append((torch.set_rng_state, torch.get_rng_state()))
+        states.append(("numpy", numpy.random.get_state, numpy.random.set_state))
+    states.append(("torch", torch.get_rng_state, torch.set_rng_state))
     if torch.cuda.is_initialized():
-        putting += [(maker.set_state, maker.get_state()) for maker in torch.cuda.default_generators]
+        states += [("torch", maker.get_state, maker.set_state) for maker in torch.cuda.default_generators]
+    kept = [(name, get, put, get()) for name, get, put in states]
     try:
         yield
     finally:
-        for put, state in putting:
-            put(state)
+        alone = len(sys._current_frames()) == 1  # noqa: SLF001  (counts threads that `threading` does not know, too)
+        for name, get, put, state in kept:
+            if (alone or name in draws) and not _is_same(get(), state):
+                put(state)
+
+
+def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401  (states of a generator)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if hasattr(one, "tobytes") or hasattr(one, "numpy"):  # of NumPy and of torch
+        return bool((one == other).all())
+    return bool(one == other)
 
 
 @contextlib.contextmanager
@@ -42,11 +58,22 @@ def enter_state(torch: ModuleType, call: Call) -> Iterator[None]:
         stack.enter_context(torch.autograd.set_detect_anomaly(False))
         if hasattr(torch, "compiler") and hasattr(torch.compiler, "set_stance"):  # since 2.6
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _leave_autocasts_cache_alone(torch, stack)
         for kind, dtype in _choose_autocasts(torch, call):
             stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=dtype is not None))
-        stack.callback(torch.clear_autocast_cache)
         stack.enter_context(_silence_this_thread())
         yield
+
+
+def _leave_autocasts_cache_alone(torch: ModuleType, stack: contextlib.ExitStack) -> None:
+    """Within an autocast of the script's use no cache of casts: clearing it changes what a loop inside one autocast does.
+
+    Outside of any, it is empty, and emptied when ours ends.
+    """
+    torch.autocast_increment_nesting()
+    if torch.autocast_decrement_nesting() > 0:
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
 
 
 def _choose_autocasts(torch: ModuleType, call: Call) -> List[Tuple[str, Any]]:
@@ -61,10 +88,17 @@ class _Muted:
     """The standard output with what one thread prints left out: a forward that prints does not print twice."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401  (whatever stands as sys.stdout)
-        self._stream, self._thread = stream, threading.get_ident()
+        self._stream = stream
+        self.thread: Optional[int] = (
+            threading.get_ident()
+        )  # None once the pause is over: a handler may have kept us
 
     def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else int(self._stream.write(text) or 0)
+        return len(text) if threading.get_ident() == self.thread else int(self._stream.write(text) or 0)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._stream, name)
@@ -72,12 +106,35 @@ class _Muted:
 
 @contextlib.contextmanager
 def _silence_this_thread() -> Iterator[None]:
+    """What it prints and logs goes nowhere."""
     out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Muted(out), _Muted(err)
+    muted = _Muted(out), _Muted(err)
+    sys.stdout, sys.stderr = muted
+    try:
+        with _silence_logging():
+            yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+        for stream in muted:
+            stream.thread = None
+
+
+@contextlib.contextmanager
+def _silence_logging() -> Iterator[None]:
+    logging = sys.modules.get("logging")
+    if logging is None:
+        yield
+        return
+    thread, handle = threading.get_ident(), logging.Logger.handle
+
+    def skip(logger: Any, record: Any) -> Any:  # noqa: ANN401
+        return None if threading.get_ident() == thread else handle(logger, record)
+
+    logging.Logger.handle = skip
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = out, err
+        logging.Logger.handle = handle
 
 
 @contextlib.contextmanager

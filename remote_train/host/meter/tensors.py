@@ -53,11 +53,19 @@ def _find_obstacle(torch: ModuleType, tensor: Tensor) -> Optional[str]:
 
 
 def _find_obstacle_of_plain(torch: ModuleType, tensor: Tensor) -> Optional[str]:
+    if is_transformed(torch, tensor):
+        return "a tensor stands for a whole batch inside torch.func.vmap, or is differentiated by torch.func"
     if "ds_id" in tensor.__dict__ and not tensor.numel():
         return "DeepSpeed ZeRO-3 keeps each parameter in pieces"
     if tensor.layout is not torch.strided or tensor.is_quantized or getattr(tensor, "is_nested", False):
         return "a tensor is sparse, nested or quantised"
     return None
+
+
+def is_transformed(torch: ModuleType, tensor: Tensor) -> bool:
+    """Return whether a tensor is a stand-in of torch.func's, whose shape is not that of what is computed."""
+    functorch = getattr(torch._C, "_functorch", None)  # noqa: SLF001  (since 2.0)
+    return functorch is not None and bool(functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def _find_obstacle_of_pieces(tensor: Tensor) -> Optional[str]:
