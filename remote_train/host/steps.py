@@ -38,7 +38,7 @@ def harmless(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN
     except (MemoryError, RecursionError):  # no room to look where it came from
         return None
     except Exception as error:
-        if is_from_a_signal(error.__traceback__):
+        if is_from_a_signal(error):
             raise
         return None
 

@@ -130,7 +130,7 @@ def attempt(function: "Any", *arguments: object) -> None:  # noqa: ANN401  (a fu
         return
     except Exception as error:
         guard = sys.modules.get(PACKAGE + ".guard")
-        if guard is not None and guard.is_from_a_signal(error.__traceback__):
+        if guard is not None and guard.is_from_a_signal(error):
             raise
 
 

@@ -76,6 +76,8 @@ class Guard:
         try:
             with Quiet():
                 return None, function(*arguments)
+        except (MemoryError, RecursionError) as error:  # no room to look where it came from
+            return error, None
         except Exception as error:
             if is_from_a_signal(error):
                 raise
