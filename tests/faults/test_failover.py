@@ -86,8 +86,9 @@ def home_checkpoint(hosts: Hosts, attempt: int, name: str = "r") -> bool:
 
 
 def read_curve(hosts: Hosts, name: str = "r", *more: str) -> list[dict[str, Any]]:
+    """Return what the training's log gives: the meter and its own reports say the same once more, in other steps."""
     done = hosts.laptop.ok(hosts.project, "metrics", "--json", *more, name)
-    return done.events
+    return [event for event in done.events if event.get("source", "log:").startswith("log:")]
 
 
 def losses(events: list[dict[str, Any]]) -> list[tuple[int, float]]:
