@@ -1,6 +1,6 @@
 """What our processes and the meter cost a training: beside the same training started by hand, by turns in one run.
 
-    python bench/overhead.py [--quick] [--repeat N] [--only NAME,NAME] [--json FILE]        (about 6 minutes, alone)
+    python bench/overhead.py [--quick] [--repeat N] [--only NAME,NAME] [--json FILE]        (over 7 minutes, alone)
 
 Ours is `remote-train run --local`, attached, with supervisor, telemetry and meter; by hand it is `python` or `torchrun` with the same
 script and the same number of threads. The share is the CPU time of supervisor, agent and rank shim while the training ran, plus the
