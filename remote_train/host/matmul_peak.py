@@ -1,6 +1,6 @@
 """Measure the matrix product peak of a device. Run by the training's own Python: DEVICE THREADS DTYPE...
 
-The only file of host/ that may import torch, and only inside `main`. DEVICE is cpu or cuda[:N]; DTYPE is a torch
+Imports torch only inside `main`: Pythons without it read this file too. DEVICE is cpu or cuda[:N]; DTYPE is a torch
 dtype, or tf32 (float32 with TF32 allowed). Prints one marked line of JSON with FLOP/s for each dtype, None for
 one that this device cannot do, the bandwidth of its memory, and what one small operation costs. Best of many, not
 the mean: the peak is what the device can do at its best.
