@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.project_spec import ProjectSpec
-from remote_train.errors import ConnectionLost, HostUnfit, RemoteTrainError
+from remote_train.errors import EXIT_BUG, ConnectionLost, HostUnfit, ProtocolError, RemoteTrainError
 from remote_train.host.benching import STARTING_SECONDS
 from remote_train.metrics.benchmark import Metered, Model, make_model_row, pick_rates
 from remote_train.metrics.denominator import choose_device, choose_device_peak
@@ -39,7 +39,7 @@ def bench_hosts(links: Sequence[HostLink], models: Sequence[Model], tell: Callab
     turns: dict[str, threading.Lock] = {}
     threads = []
     for link in links:
-        row: Row = {"host": link.host.name, "ok": False, "exit_code": 0, "reason": None, "models": []}
+        row: Row = {"host": link.host.name, "ok": False, "exit_code": EXIT_BUG, "reason": None, "models": []}
         rows.append(row)
         session = _reach(link, row)
         if session is not None:
@@ -91,7 +91,7 @@ def _bench_in_turn(
     try:
         with turn:
             _bench_host(link, session, row, models, told.put)
-        row["ok"] = True
+        row.update(ok=True, exit_code=0)
     except (RemoteTrainError, ConnectionLost) as error:
         _note_failure(row, error)
         row["ok"] = bool(row["models"])
@@ -110,6 +110,7 @@ def _bench_host(
     answer = session.wait(
         session.submit("bench", what="peak", plan=plan, job={}), STARTING_SECONDS + MORE_SECONDS
     )
+    check_answer(host.name, answer, "peak")
     gpu = answer.get("gpu")
     if gpu is not None:
         plan["gpus"] = {"ids": [gpu["uuid"]]}
@@ -128,14 +129,21 @@ def _bench_host(
         tell(f"benching {host.name}: {model.name} …")
         asked = session.submit("bench", what="train", plan=plan, job=model.make_job())
         figures = session.wait(asked, STARTING_SECONDS + 2 * model.seconds + MORE_SECONDS)
+        check_answer(host.name, figures, "step_seconds")
         peak = choose_device_peak(device, figures["dtype"], host.peak_tflops, measured)
         metered = judge_meter(figures["meter"], device, peak, measured)
         row["models"].append(make_model_row(model, figures, metered, peak))
 
 
+def check_answer(host: str, answer: Row, key: str) -> None:
+    """Raise ProtocolError for an answer to another question: the gate takes a peak and figures for either."""
+    if key not in answer:
+        raise ProtocolError(f"{host} answered `bench` without {key}")
+
+
 def judge_meter(lines: Sequence[str], device: DeviceFacts, peak: Peak | None, measured: Row) -> Metered:
     """Return what the meter of one training saw, and what limits it by that. Pure."""
-    profile = parse_profile(line.encode() for line in lines)
+    profile = parse_profile(line.encode("utf-8", "replace") for line in lines)
     view = DeviceView(
         kind=device.kind,
         name=device.name,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from remote_train.metrics.denominator import MEASURED
-from remote_train.shapes import items, maybe, named, number, scalar, table, text, whole
+from remote_train.shapes import Malformed, items, maybe, named, number, scalar, table, text, whole
 
 LATEST = 2.5e11
 """Seconds since 1970; a later year than 9999 is none."""
 
 MOMENT = number(0, LATEST)
 BANDWIDTH = number(1.0, 1e18)
+
+
+def capability(value: object) -> None:
+    """Accept a compute capability, major and minor; an empty list is an unknown one."""
+    items(whole(0, 1000), 2)(value)
+    if isinstance(value, list) and len(value) == 1:
+        raise Malformed("one number instead of two")
+
 
 GPU = table(
     {},
@@ -19,7 +27,7 @@ GPU = table(
         "name": maybe(text(256)),
         "sm_count": maybe(whole(0, 1 << 20)),
         "clock_mhz": maybe(whole(0, 1 << 20)),
-        "capability": maybe(items(whole(0, 1000), 2)),
+        "capability": maybe(capability),
         "memory_bytes": maybe(whole()),
         "bandwidth": maybe(BANDWIDTH),
     },
@@ -37,7 +45,12 @@ def peak(value: object) -> None:
     table({}, {**rest, "bandwidth": maybe(BANDWIDTH), "dispatch": maybe(number(1e-12, 1e3))})(value)
 
 
-_PEAK = table({"peak": peak}, {"gpu": maybe(GPU), "load": maybe(number(0, 1e6))})
+def _named_gpu(value: object) -> None:
+    table({"uuid": text(256)})(value)
+    GPU(value)
+
+
+_PEAK = table({"peak": peak}, {"gpu": maybe(_named_gpu), "load": maybe(number(0, 1e6))})
 _FIGURES = table(
     {
         "step_seconds": number(1e-9, 1e6),

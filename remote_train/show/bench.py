@@ -32,7 +32,10 @@ def render_bench(rows: Sequence[Mapping[str, Any]], models: Sequence[Model], wid
     table = [_HEADERS, *(_make_cells(row, item) for row in rows for item in row["models"])]
     parts = [devices]
     if len(table) > 1:
-        parts += [render_columns(table, width), "".join(f"{line}\n" for line in render_ratios(rows))]
+        parts += [
+            render_columns(table, width),
+            "".join(f"{neutral_text(line)}\n" for line in render_ratios(rows)),
+        ]
         few = any(item["steps"] < FEW for row in rows for item in row["models"])
         parts.append(_render_models(models) + (f"?: a time from fewer than {FEW} steps.\n" if few else ""))
     return "\n".join(part for part in parts if part)
@@ -57,7 +60,7 @@ def _list_peaks(row: Mapping[str, Any]) -> list[str]:
         for item in row["models"]
         if item["peak_flops"]
     }
-    rates = [f"{dtype} {render_flops(rate)}" for dtype, rate in row["measured"].items()]
+    rates = [f"{neutral_text(dtype)} {render_flops(rate)}" for dtype, rate in row["measured"].items()]
     measured = [f"measured matmul: {', '.join(rates)}"] if rates else []
     bandwidth, dispatch = get_number(row, "bandwidth"), get_number(row, "dispatch")
     measured += [] if bandwidth is None else [f"memory {render_bytes(bandwidth)}/s"]

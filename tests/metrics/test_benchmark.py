@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from remote_train.benching import check_answer, judge_meter
+from remote_train.errors import ProtocolError
+from remote_train.measured import benched
 from remote_train.metrics.benchmark import MODELS, Metered, make_model_row, pick_rates, render_ratios
-from remote_train.metrics.peaks import Peak
+from remote_train.metrics.peaks import DeviceFacts, Peak
+from remote_train.shapes import Malformed
 from remote_train.show.bench import render_bench
 
 TINY, BABY = MODELS
@@ -107,6 +111,38 @@ def test_the_table_has_a_line_for_each_and_says_what_is_the_same() -> None:
     assert "153,600" in cells
     assert "batch 12" in text
     assert "seed 1337" in text
+
+
+def test_what_a_host_calls_its_dtypes_reaches_no_terminal() -> None:
+    rows = [
+        host("box", make_row(0.005, dtype="\x1b[2J")),
+        host("local", make_row(), measured={"float32\x1b]0;x\x07": 1e11}),
+    ]
+    text = render_bench(rows, MODELS, None)
+    assert "\x1b" not in text
+    assert "\\x1b[2J beside float32" in text
+    assert "float32\\x1b]0;x" in text
+
+
+def test_a_line_of_the_meter_that_is_no_text_is_left_out() -> None:
+    assert judge_meter(["\ud800"], DeviceFacts("cpu", "a CPU"), None, {}) == NO_METER
+
+
+@pytest.mark.parametrize(("answer", "key"), [({"step_seconds": 1.0}, "peak"), ({"peak": {}}, "step_seconds")])
+def test_an_answer_to_another_question_is_refused(answer: dict[str, Any], key: str) -> None:
+    with pytest.raises(ProtocolError, match=f"box answered `bench` without {key}"):
+        check_answer("box", answer, key)
+    check_answer("box", {key: 1.0}, key)
+
+
+@pytest.mark.parametrize(
+    "gpu", [{"uuid": "GPU-1", "capability": [8]}, {"index": 0}, {"uuid": "GPU-1", "capability": ["8", "0"]}]
+)
+def test_half_a_gpu_is_refused(gpu: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        benched({"peak": {}, "gpu": gpu})
+    for whole in ([8, 0], [], None):
+        benched({"peak": {}, "gpu": {"uuid": "GPU-1", "capability": whole}})
 
 
 def test_a_narrow_terminal_wraps_cells_and_loses_none() -> None:
