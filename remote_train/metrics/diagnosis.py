@@ -100,11 +100,11 @@ def _judge_apart(case: Case) -> tuple[str, str] | None:
         "eval": ("evaluation", LARGE, "evaluation"),
         "save": ("checkpoints", LARGE, "saving checkpoints"),
     }
-    phase = max(words, key=case.share)
-    word, least, what = words[phase]
-    share = case.share(phase)
-    if share < least:
+    large = [phase for phase, (_, least, _) in words.items() if case.share(phase) >= least]
+    if not large:
         return None
+    phase = max(large, key=case.share)
+    (word, _, what), share = words[phase], case.share(phase)
     return word, (
         f"{render_share(share)} of the time is {what}: {render_time(case.seconds_of(phase))} for each step of"
         f" {render_time(case.step)}{_add_mfu(case)}."

@@ -6,7 +6,7 @@ A floor is a bound from below, not a part of the step: on a GPU they lie over ea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ KERNEL_SECONDS = 2e-6
 CACHED = {"cpu": 4e6, "cuda": 16e6}
 """Bytes that an operation may touch on average for its tensors to be found in caches still: then memory is no floor."""
 STARVED = 0.5
+DISPROVED = 1.3
+"""A floor of so many steps is none: caches held the bytes, or a CUDA graph launched the operations. A little more than one is one."""
+BUSY = 0.9
+"""The share of all CPUs that works where threads have to wait for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,21 @@ class Case:
 
     @property
     def part_of_cpu(self) -> float:
-        """The part of the CPUs that its threads wanted and got, where more threads than its own wanted to run; else 1."""
-        run, load = self.use.run, self.use.load
+        """The part of the CPUs that its threads wanted and got, where more threads than its own wanted to run; else 1.
+
+        While CPUs are idle nobody takes them away: threads that got less then had no more to do.
+        """
+        run, load, busy = self.use.run, self.use.load, self.use.busy
         if self.device.kind != "cpu" or not self.threads or run is None or load is None:
             return 1.0
+        if busy is not None and busy < BUSY:
+            return 1.0
         return min(run / self.threads, 1.0) if load >= self.threads + 1.0 else 1.0
+
+    @property
+    def aside(self) -> float:
+        """The seconds for each step that neither the device nor launches take: waiting for data, evaluation, checkpoints."""
+        return self.wall - self.step + self.seconds_of("data")
 
     @property
     def work(self) -> float:
@@ -119,12 +133,19 @@ def make_case(profile: Profile, device: DeviceView, use: HostUse) -> Case | None
         floor.name: floor
         for floor in (
             make_matmul(profile, device),
-            make_memory(profile, device),
-            make_launch(profile, device),
+            _hold_against(step, make_memory(profile, device)),
+            _hold_against(step, make_launch(profile, device)),
         )
         if floor is not None and floor.seconds > 0
     }
     return Case(profile, device, use, step, step / (1.0 - apart), floors)
+
+
+def _hold_against(step: float, floor: Floor | None) -> Floor | None:
+    """Return a floor that the step does not disprove, and no more than the step."""
+    if floor is None or floor.seconds > DISPROVED * step:
+        return None
+    return replace(floor, seconds=min(floor.seconds, step))
 
 
 def make_matmul(profile: Profile, device: DeviceView) -> Floor | None:

@@ -241,7 +241,7 @@ def _make_gpu(case: Case) -> Try | None:
     device = max(flops / (80.2e12 * REACHED), (case.profile.bytes or 0.0) / 504e9)
     times = [max(kernels * seconds, device) for seconds in HOST_SECONDS]
     wall = case.wall * case.part_of_cpu
-    apart = max(wall - case.work - case.seconds_of("optimizer"), 0.0)
+    apart = max(case.wall - case.work - case.seconds_of("optimizer"), 0.0) * case.part_of_cpu
     low, high = (wall / (apart + seconds) for seconds in (times[1], times[0]))
     basis = (
         f"a bound, not a measurement: {kernels:.0f} operations at an assumed 5 to 10 us each, or an RTX 4070 Ti's"
@@ -271,15 +271,17 @@ def _make_batch(case: Case, word: str) -> Try | None:
     if room < 1.5:
         return None
     factor = 2 ** max(1, min(6, int(math.log2(room))))
+    data = case.seconds_of("data")  # so many times as much of it
+    low, high = (more * case.wall / (case.wall - data + more * data) for more in (factor / 2.0, factor))
     basis = (
-        f"the host takes {render_time(case.step)} a step whatever the batch; the device's own work is about"
+        f"the host takes {render_time(case.step - data)} a step whatever the batch; the device's own work is about"
         f" {render_time(device)}, at half its peak"
     )
     return Try(
         "batch",
         "a larger batch",
         f"{factor} x the batch size",
-        make_gain(factor / 2.0, factor),
+        make_gain(low, high),
         basis,
         caution,
     )
@@ -299,7 +301,8 @@ def _make_compile(case: Case, word: str) -> Try | None:
     if word == "launch-bound":
         few, many = COMPILED_LAUNCHES
         least = max(case.floor("matmul") / REACHED, case.floor("memory"))
-        low, high = (case.step / max(case.step * left, least) for left in (many, few))
+        launched = case.step - case.seconds_of("data")
+        low, high = (case.wall / (case.aside + max(launched * left, least)) for left in (many, few))
         basis = (
             "fusion leaves a quarter to half of the launches (an assumption), and those are what a step takes"
         )
@@ -318,6 +321,7 @@ def _make_graphs(case: Case, word: str) -> Try | None:
         f"one launch a step instead of {kernels:.0f}: {render_time(least)} of {render_time(case.step)} are left at"
         f" {KERNEL_SECONDS * 1e6:.0f} us a kernel (an assumption)"
     )
-    gain = make_gain(1.2, case.step / least)
+    high = case.wall / (case.aside + least)
+    gain = make_gain(min(1.2, high), high)
     how = 'torch.compile(model, mode="reduce-overhead"): CUDA graphs; every batch of one shape'
     return Try("graphs", "CUDA graphs", how, gain, basis)

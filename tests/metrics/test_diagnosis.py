@@ -272,10 +272,10 @@ def test_heat_and_power_are_told_from_the_telemetry() -> None:
 
 
 def test_others_on_the_same_device_are_named() -> None:
-    crowded = parse_telemetry([host(run=0.5, load=4.0)] * 3)
+    crowded = parse_telemetry([host(run=0.5, load=4.0, busy=1.0)] * 3)
     gain = gains(diagnose(tiny(), CPU, crowded))["share"]
     assert gain == (1.0, 2.0)
-    found = diagnose(tiny(), CPU, parse_telemetry([host(run=0.25, load=9.0)] * 3))
+    found = diagnose(tiny(), CPU, parse_telemetry([host(run=0.25, load=9.0, busy=1.0)] * 3))
     assert found.bottleneck == "CPU-bound"
     assert "got 0.2 CPUs' worth while 9.0 threads" in found.sentence
     # Alone the step would take a quarter of its time: what a GPU gains is counted from there.
