@@ -73,12 +73,28 @@ def _name_bottleneck(word: str) -> str | None:
 
 
 def read_configuration(run: Run) -> Configuration:
-    """Return what a run was asked to train: as its first attempt was started."""
+    """Return what a run was asked to train: as its newest attempt was, whose pace it is, begun from where the first one did."""
     record = run.read()
-    plan = record["attempts"][0]["plan"]
+    plan = choose_plan(record)
     _, watch = read_last_metric(newest_of(record), run.attempt(newest_of(record)))
     settings = watch.deriver.settings if watch else {}
     return make_configuration(record, _read_files(record, run.folder), settings or {}, plan)
+
+
+def choose_plan(record: Mapping[str, Any]) -> Record:
+    """Return the newest attempt's plan without what only told it to go on, and with what the first one went on from. Pure.
+
+    On another device it may have other arguments and processes, and its pace is that of those.
+    """
+    first, newest = record["attempts"][0]["plan"], record["attempts"][-1]["plan"]
+    argv = list(newest["argv"])
+    if newest.get("restore") and not first.get("restore"):
+        job = record.get("job") or {}
+        given = (job.get("spec") or {}).get("resume_args") or (job.get("family") or {}).get("resume_args")
+        for word in given or ():
+            if word in argv:
+                argv.remove(word)
+    return {**newest, "argv": argv, "restore": first.get("restore")}
 
 
 def _read_files(record: Record, folder: Path) -> dict[str, str] | None:
@@ -102,7 +118,8 @@ def make_configuration(
         package=record.get("package"),
         files=files,
         data={**dict.fromkeys(plan.get("links") or {}), **(plan.get("data") or {})},
-        env=dict(job.get("env") or plan.get("env") or {}),
+        lying={key: f"{plan.get('host')}:{path}" for key, path in (plan.get("links") or {}).items()},
+        env=dict((job if "env" in job else plan).get("env") or {}),
         secrets=frozenset(job.get("secrets") or ()),
         checkpoint=_name_checkpoint(plan),
         settings=settings,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ class Configuration:
     """Path -> hash, or the target of a link; None when the manifest is not kept here."""
     data: Mapping[str, str | None] = field(default_factory=dict)
     """Place in the project -> id of its contents, None where it lies on the host and nobody knows what it is."""
+    lying: Mapping[str, str] = field(default_factory=dict)
+    """Where such data lies: `HOST:PATH`. Of one place it is taken to be the same."""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
     checkpoint: str | None = ""
@@ -190,12 +193,12 @@ def _list_unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterator[
 
 
 def _is_same(a: str, b: str) -> bool:
-    """Tell whether two values are one: 1e-3 and 0.001 are."""
+    """Tell whether two values are one: 1e-3 and 0.001 are, and of long seeds every digit counts."""
     if a == b:
         return True
     try:
-        return float(a) == float(b)
-    except ValueError:
+        return Decimal(a) == Decimal(b)
+    except InvalidOperation:
         return False
 
 
@@ -234,5 +237,6 @@ def _list_unknown(a: Configuration, b: Configuration) -> Iterator[str]:
     if a.package and b.package and a.package != b.package and (a.files is None or b.files is None):
         yield "which files of the code differ"
     for place in sorted(a.data.keys() & b.data.keys()):
-        if (a.data[place] is None) != (b.data[place] is None):
+        mine, other = a.data[place], b.data[place]
+        if (mine is None or other is None) and (mine != other or a.lying.get(place) != b.lying.get(place)):
             yield f"whether data {place} is the same"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from remote_train.comparing import make_configuration
 from remote_train.metrics.comparison import Side, Tally, compare, find_common_step
 from remote_train.metrics.configuration import Configuration, contrast, parse_arguments
 from remote_train.metrics.rated import settle
@@ -288,29 +287,3 @@ def test_nothing_known_is_null_and_never_a_figure() -> None:
     )
     for side in (said["a"], said["b"]):
         assert {side[key] for key in ("mfu", "step_seconds", "peak_flops", "loss", "common_step")} == {None}
-
-
-def test_a_configuration_is_read_from_the_records_of_a_run() -> None:
-    plan = {
-        "argv": ["-m", "pkg.train", "--lr=1"],
-        "cwd": "sub",
-        "processes": 2,
-        "links": {"data/a": "/mnt/a"},
-        "data": {"data/b": "id"},
-        "env": {"HF_HOME": "/x"},
-        "restore": [{"path": "out/ckpt.pt", "sha256": "f" * 64}],
-    }
-    job = {"env": {"SEED": "1"}, "secrets": ["KEY"]}
-    made = make_configuration({"package": "p", "job": job}, None, {}, plan)
-    assert made == Configuration(
-        target="-m pkg.train",
-        arguments=("--lr=1",),
-        processes=2,
-        package="p",
-        data={"data/a": None, "data/b": "id"},
-        env={"SEED": "1"},
-        secrets=frozenset({"KEY"}),
-        checkpoint=f"out/ckpt.pt {'f' * 12}",
-    )
-    alone = make_configuration({"package": None}, None, {}, {"argv": ["train.py"], "cwd": "sub"})
-    assert (alone.target, alone.package, alone.processes) == ("sub/train.py", None, None)
