@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import newest_of, place_of
 from remote_train.host import layout
-from remote_train.metrics.denominator import choose_device_peak
+from remote_train.metrics.denominator import choose_device_peak, choose_usual_dtype
 from remote_train.metrics.diagnosis import Diagnosis, diagnose
 from remote_train.metrics.floors import DeviceView
 from remote_train.metrics.numbers import LONGEST_LINE, pick_count, pick_number
@@ -81,8 +81,10 @@ def explain_run(run: Run) -> Explanation:
         profile = filled
     elif watch.metered.typical is not None:
         profile = settle_pace(profile, watch.metered.typical, watch.plan["processes"])
+        if profile.off is not None:
+            notes = (f"the meter has stopped: {profile.off}; what follows is from before",)
     if profile.why is not None:
-        notes += (f"FLOPs {f'by {profile.how}' if profile.how else 'not counted'}: {profile.why}",)
+        notes += (f"FLOPs {render_how(profile.how)}: {profile.why}",)
     device = make_view(watch, profile, read_bandwidth(mirror))
     found = diagnose(profile, device, use)
     return Explanation(run.id, number, place, found, profile, use, device, notes)
@@ -91,6 +93,11 @@ def explain_run(run: Run) -> Explanation:
 def read_use(mirror: Attempt) -> HostUse:
     """Return what the host of an attempt was doing, as its telemetry has it here."""
     return parse_telemetry(read_ends(mirror.output("telemetry")))
+
+
+def render_how(how: str | None) -> str:
+    """Say how FLOPs are known: `counted on real tensors`, `by 6N`, `not counted`."""
+    return "not counted" if how is None else how if how.startswith("counted") else f"by {how}"
 
 
 def explain_silence(profile: Profile, plan: Mapping[str, Any], *, told: bool) -> str:
@@ -134,7 +141,7 @@ def make_view(watch: Watch, profile: Profile, stated: float | None) -> DeviceVie
     """Return one process's share of the attempt's device; `stated` is the bandwidth of a GPU's memory."""
     facts, plan, measured = watch.device, watch.plan, watch.measured or {}
     parts = plan["processes"] / facts.count  # of one device
-    dtype = profile.dtype or ("float32" if facts.kind == "cpu" else "bfloat16")
+    dtype = profile.dtype or choose_usual_dtype(facts)
     peaks = {key: choose_device_peak(facts, key, plan.get("peak_tflops"), watch.measured) for key in DTYPES}
     peak = choose_device_peak(facts, dtype, plan.get("peak_tflops"), watch.measured)
     copied = pick_number(measured, "bandwidth", 1.0)

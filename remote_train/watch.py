@@ -138,7 +138,8 @@ class Watch:
             return "not metered: --no-meter"
         if self.metered.off is not None:
             return f"the meter has stopped: {self.metered.off}"
-        if self.metered.why is not None:
+        latest = self.metered.latest
+        if self.metered.why is not None and (latest is None or latest.flops_per_second is None):
             return f"the meter has not counted FLOPs: {self.metered.why}"
         if typical is not None and typical.mfu is None and typical.flops_per_second is not None:
             return f"the peak of {self.device.name} for {typical.dtype} is not known"

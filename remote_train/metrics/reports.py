@@ -40,7 +40,8 @@ class Reported:
         self._processes = processes
         self._dtype_of = dtype_of
         self._speaker: int | None = None
-        self._steps = 0
+        self._steps: int | None = 0
+        """None once some were skipped: how many there were is not known then."""
         self._recent: deque[MetricRecord] = deque(maxlen=RECENT)
         self.latest: MetricRecord | None = None
         """The newest word on each figure."""
@@ -53,6 +54,9 @@ class Reported:
     def skip(self) -> None:
         """Go on further behind, somewhere in a line."""
         self._lines.skip()
+        self._steps = None
+        if self.latest is not None:
+            self.latest = replace(self.latest, optimizer_step=None)
 
     @property
     def typical(self) -> MetricRecord | None:
@@ -67,7 +71,8 @@ class Reported:
         if rank != self._speaker:
             return None
         steps = pick_count(row, "steps", LARGEST_STEP)
-        self._steps = min(self._steps + (steps or 1), LARGEST_STEP)
+        if self._steps is not None:
+            self._steps = min(self._steps + (steps or 1), LARGEST_STEP)
         step = pick_count(row, "step", LARGEST_STEP)
         record = self._rater.make(
             self._derive(row, steps),

@@ -13,7 +13,7 @@ from remote_train.host import layout
 from remote_train.metrics.numbers import LONGEST_LINE
 from remote_train.records import Run
 from tests.host.account_kit import make_test_plan
-from tests.metrics.meter_lines import count, host, sample, start, window
+from tests.metrics.meter_lines import count, host, line, sample, start, window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +71,18 @@ def test_output_without_a_pace_is_said_to_have_none(tmp_path: Path) -> None:
 def test_why_flops_were_not_counted_is_told(tmp_path: Path) -> None:
     found = explain_run(make_run(tmp_path, [start(), count(how="6N", why="it took too long"), window()]))
     assert found.notes == ("FLOPs by 6N: it took too long",)
+
+
+def test_what_is_left_out_of_a_count_is_told(tmp_path: Path) -> None:
+    found = explain_run(make_run(tmp_path, [start(), count(why="fft is not in it"), window()]))
+    assert found.notes == ("FLOPs counted: fft is not in it",)
+
+
+def test_a_meter_that_has_stopped_is_told(tmp_path: Path) -> None:
+    off = line("off", why="no space left")
+    found = explain_run(make_run(tmp_path, [start(), count(), window(), window(), off]))
+    assert found.notes == ("the meter has stopped: no space left; what follows is from before",)
+    assert found.diagnosis.step_seconds == pytest.approx(0.05)
 
 
 def test_a_peak_of_before_bandwidth_and_dispatch_still_counts(tmp_path: Path) -> None:

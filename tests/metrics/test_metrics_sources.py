@@ -223,6 +223,20 @@ def test_a_line_that_a_script_writes_itself_needs_little() -> None:
     assert (reported.latest.step, reported.latest.loss) == (3, 1.5)
 
 
+def test_steps_that_were_skipped_are_not_counted_as_none() -> None:
+    reported = Reported(context(), 1)
+    row = {"kind": "step", "time": 4.0, "step": None, "steps": 10, "seconds": 1.0, "loss": 2.5}
+    (first,) = reported.feed(lines(row))
+    reported.skip()
+    assert reported.latest is not None
+    assert (first.optimizer_step, reported.latest.optimizer_step) == (10, None)
+    (last,) = reported.feed(b"torn\n" + lines(row))
+    assert (last.optimizer_step, last.loss, last.step_seconds) == (None, 2.5, 0.1)
+    view = blend(reported.latest, make("meter", optimizer_step=4000, mfu=0.3), None)
+    assert view is not None
+    assert (view.step, view.loss) == (4000, 2.5)
+
+
 def make(source: str, **figures: Any) -> MetricRecord:
     return MetricRecord(attempt=1, source=source, **figures)
 

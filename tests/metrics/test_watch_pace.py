@@ -41,6 +41,14 @@ def test_a_log_without_any_pace_shows_its_newest_step() -> None:
     assert (watch.logged.step, watch.logged.step_seconds) == (2, None)
 
 
+def test_flops_that_were_counted_later_need_no_reason() -> None:
+    watch = Watch(1, {"plan": make_test_plan("p", ("train.py",)).as_message()}, PEAK)
+    watch.feed("meter", start() + count(flops=None, how=None, why="it took too long") + window(flops=None))
+    assert watch.explain_unknown() == "the meter has not counted FLOPs: it took too long"
+    watch.feed("meter", window(flops=4e9))  # the count was in the part of a long file that is not read
+    assert watch.explain_unknown() is None
+
+
 def test_one_run_has_one_pace_for_every_command(tmp_path: Path) -> None:
     """Windows are of one length, so those of slow steps are more than the slow steps are."""
     slow = [window(1.0, 2, time=float(n), flops=4e9, median=0.03) for n in range(5)]
