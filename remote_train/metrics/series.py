@@ -9,22 +9,27 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from remote_train.metrics.comparison import rank_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from remote_train.metrics.record import MetricRecord
 
 Point = tuple[float, float]
+Item = TypeVar("Item")
 
 FIELDS = {"loss": "loss", "mfu": "mfu", "tokens": "tokens_per_second"}
 """What can be drawn, and the field of a record that it is."""
 AXES = ("step", "time")
 MOST_POINTS = 4000
 """Of one line; a longer one keeps the first, last, least and greatest of each stretch, so that no spike is lost."""
+
+
+MOST_STRETCHES = 4 * MOST_POINTS
+"""Of one figure and source, while they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +53,53 @@ class _Mark:
     value: float
 
 
+class _Reduced(Generic[Item]):
+    """Items in order, of which a bounded part is kept: all of them, or of each stretch the first, last, least and greatest."""
+
+    def __init__(self, value: Callable[[Item], float]) -> None:
+        self._value = value
+        self._stretch = 1
+        self._stretches: list[list[Item]] = []
+        self._open: list[Item] = []
+
+    def add(self, item: Item) -> None:
+        self._open.append(item)
+        if len(self._open) < self._stretch:
+            return
+        self._stretches.append(keep_extremes(self._open, self._value))
+        self._open = []
+        if len(self._stretches) >= MOST_STRETCHES:
+            pairs = zip(self._stretches[::2], self._stretches[1::2], strict=True)
+            self._stretches = [keep_extremes(one + other, self._value) for one, other in pairs]
+            self._stretch *= 2
+
+    def close(self) -> list[Item]:
+        return [item for stretch in (*self._stretches, self._open) for item in stretch]
+
+
 class Collected:
-    """One run's marks of each figure and source, reduced as the records come."""
+    """One run's marks of each figure and source, reduced as the records come: a log of any length takes bounded memory."""
 
     def __init__(self, run: str, records: Iterable[MetricRecord], whats: Sequence[str]) -> None:
         self.run = run
-        self._marks: dict[tuple[str, str], list[_Mark]] = {}
-        self._steps: dict[int, list[Point]] = {}
+        marks: dict[tuple[str, str], _Reduced[_Mark]] = {}
+        steps: dict[int, _Reduced[Point]] = {}
         for record in records:
-            self._note_step(record)
+            if record.step is not None and record.run_time is not None:
+                known = steps.setdefault(record.attempt, _Reduced(lambda point: point[1]))
+                known.add((record.run_time, float(record.step)))
             for what in whats:
-                self._take(record, what)
+                self._take(record, what, marks)
+        self._marks = {key: each.close() for key, each in marks.items()}
+        self._steps = {attempt: each.close() for attempt, each in steps.items()}
 
-    def _note_step(self, record: MetricRecord) -> None:
-        if record.step is not None and record.run_time is not None:
-            self._steps.setdefault(record.attempt, []).append((record.run_time, float(record.step)))
-
-    def _take(self, record: MetricRecord, what: str) -> None:
+    def _take(self, record: MetricRecord, what: str, marks: dict[tuple[str, str], _Reduced[_Mark]]) -> None:
         value = getattr(record, FIELDS[what])
         if value is None and (what != "loss" or record.source == "meter"):
             return
         number = math.nan if value is None or not math.isfinite(value) else float(value)
         mark = _Mark(record.attempt, record.host, self._step_of(record), record.run_time, number)
-        self._marks.setdefault((what, record.source), []).append(mark)
+        marks.setdefault((what, record.source), _Reduced(lambda mark: mark.value)).add(mark)
 
     @staticmethod
     def _step_of(record: MetricRecord) -> float | None:
@@ -135,16 +164,19 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     stretch = -(-len(points) * 4 // most)
     kept: list[Point] = []
     for begin in range(0, len(points), stretch):
-        piece = points[begin : begin + stretch]
-        numbers = [place for place, (_, y) in enumerate(piece) if math.isfinite(y)]
-        gap = next((place for place, (_, y) in enumerate(piece) if math.isnan(y)), 0)
-        extremes = (
-            [min(numbers, key=lambda at: piece[at][1]), max(numbers, key=lambda at: piece[at][1])]
-            if numbers
-            else []
-        )
-        kept += [piece[place] for place in sorted({0, gap, len(piece) - 1, *extremes})]
+        kept += keep_extremes(points[begin : begin + stretch], lambda point: point[1])
     return kept
+
+
+def keep_extremes(piece: Sequence[Item], value: Callable[[Item], float]) -> list[Item]:
+    """Return the first, last, least and greatest of a stretch, and the first gap."""
+    if len(piece) <= 2:
+        return list(piece)
+    values = [value(item) for item in piece]
+    numbers = [place for place, y in enumerate(values) if math.isfinite(y)]
+    gap = next((place for place, y in enumerate(values) if math.isnan(y)), 0)
+    extremes = [min(numbers, key=values.__getitem__), max(numbers, key=values.__getitem__)] if numbers else []
+    return [piece[place] for place in sorted({0, gap, len(piece) - 1, *extremes})]
 
 
 def choose_time_unit(seconds: float) -> tuple[str, float]:

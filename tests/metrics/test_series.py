@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 import pytest
 
+from remote_train.metrics import series
 from remote_train.metrics.record import MetricRecord
 from remote_train.metrics.series import Collected, choose_time_unit, interpolate, thin
 
@@ -102,6 +104,19 @@ def test_a_long_line_keeps_its_spikes_its_gaps_and_its_ends() -> None:
     assert [x for x, y in kept if math.isnan(y)] == [float(gap)]
     assert [x for x, _ in kept] == sorted({x for x, _ in kept})
     assert thin(line[:1000], 1000) == line[:1000]
+
+
+def test_a_long_log_is_reduced_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "MOST_STRETCHES", 100)
+    collected = Collected("run", (log(step, 9.0 if step == 7777 else 1.0) for step in range(20_000)), WHATS)
+    assert max(map(len, collected._marks.values())) <= 600
+    assert max(map(len, collected._steps.values())) <= 600
+    line = collected.make_line("loss", "step")
+    assert line is not None
+    assert (7777.0, 9.0) in line.points
+    assert (line.points[0][0], line.points[-1][0]) == (0.0, 19_999.0)
+    gaps = [b[0] - a[0] for a, b in itertools.pairwise(line.points)]
+    assert max(gaps) <= 2 * 20_000 / 50  # evenly: the beginning is no coarser than the end
 
 
 @pytest.mark.parametrize(
