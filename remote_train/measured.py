@@ -36,7 +36,7 @@ GPU = table(
 
 def peak(value: object) -> None:
     """Accept a measured peak: rates by dtype and what they were measured with."""
-    table({}, {"shapes": named(whole(), 64, text(64))})(value)
+    table({}, {"shapes": named(maybe(whole()), 64, text(64))})(value)
     plain = {key: item for key, item in dict(value).items() if key != "shapes"}  # type: ignore[call-overload]  # just checked
     named(scalar, 64, text(64))(plain)
     rates = {key: rate for key, rate in plain.items() if key.startswith(MEASURED)}

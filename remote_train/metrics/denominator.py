@@ -49,8 +49,16 @@ def choose_device_peak(
         for key, value in (measured or {}).items()
         if isinstance(value, int | float) and key.startswith(MEASURED)
     }
-    threads = (measured or {}).get("threads")
-    peak = choose_peak(device, dtype, overrides=tflops, measured=figures or None, threads=threads)
+    facts = measured or {}
+    shapes = {key: size for key, size in (facts.get("shapes") or {}).items() if isinstance(size, int)}
+    peak = choose_peak(
+        device,
+        dtype,
+        overrides=tflops,
+        measured=figures or None,
+        threads=facts.get("threads"),
+        shapes=shapes,
+    )
     if peak is not None and peak.source.startswith("measured") and (measured or {}).get("busy"):
         return replace(peak, source=f"{peak.source}, while the machine was busy")
     return peak

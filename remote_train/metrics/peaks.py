@@ -73,11 +73,12 @@ def choose_peak(
     overrides: Mapping[str, float] | None = None,
     measured: Mapping[str, float] | None = None,
     threads: int | None = None,
+    shapes: Mapping[str, int] | None = None,
 ) -> Peak | None:
     """Choose the peak of one device for `dtype`; None when nothing trustworthy is known.
 
     `overrides` are hosts.toml's `peak_tflops`, in TFLOP/s; `measured` is the best matmul in FLOP/s by dtype, with
-    `threads` CPU threads. Both may spell the dtypes in any way.
+    `threads` CPU threads and matrices of `shapes` rows. All may spell the dtypes in any way.
     """
     key = _resolve(device, dtype)
     own = _pick(overrides, key)
@@ -87,7 +88,7 @@ def choose_peak(
         peak = _choose_datasheet(device, key)
         if peak is not None:
             return peak
-    return _choose_measured(device, key, measured, threads)
+    return _choose_measured(device, key, measured, threads, _pick(shapes, key))
 
 
 def explain_missing_peak(device: DeviceFacts, dtype: str) -> str:
@@ -164,13 +165,17 @@ def _make_peak(device: DeviceFacts, key: str, flops: float | None, how: str) -> 
 
 
 def _choose_measured(
-    device: DeviceFacts, key: str, measured: Mapping[str, float] | None, threads: int | None
+    device: DeviceFacts,
+    key: str,
+    measured: Mapping[str, float] | None,
+    threads: int | None,
+    shape: float | None,
 ) -> Peak | None:
     flops = _pick(measured, key)
     if flops is None:
         return None
-    size = 2048 if device.kind == "cpu" else 8192
-    parts = [f"measured: {size}x{size} matmul", _SPELLED.get(key, key)]
+    size = f"{shape:.0f}x{shape:.0f} " if shape else ""  # slow devices are given smaller matrices
+    parts = [f"measured: {size}matmul", _SPELLED.get(key, key)]
     if threads is not None:
         parts.append(f"{threads} thread{'s' if threads != 1 else ''}")
     if device.kind == "cuda" and _has_no_units(device, key):

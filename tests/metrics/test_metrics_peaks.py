@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remote_train import measured
 from remote_train.metrics.denominator import choose_device_peak
 from remote_train.metrics.peak_table import SOURCES, TABLE, Row
 from remote_train.metrics.peaks import DeviceFacts, Peak, choose_peak, explain_missing_peak, parse_dtype
@@ -206,8 +207,16 @@ def test_a_cpu_is_measured_or_unknown() -> None:
     device = DeviceFacts("cpu", "12th Gen Intel(R) Core(TM) i7-12700H")
     assert choose_peak(device, "float32") is None
     assert "CPU" in explain_missing_peak(device, "float32")
-    peak = choose_peak(device, "float32", measured={"float32": 0.56e12}, threads=2)
+    peak = choose_peak(device, "float32", measured={"float32": 0.56e12}, threads=2, shapes={"float32": 2048})
     assert peak == Peak(0.56e12, "measured: 2048x2048 matmul, float32, 2 threads", device.name)
+
+
+def test_a_slow_cpu_is_measured_by_smaller_matrices() -> None:
+    said = {"float32": 3e10, "bfloat16": None, "shapes": {"float32": 512, "bfloat16": None}, "threads": 1}
+    measured.peak(said)  # a dtype that it cannot do is null
+    found = choose_device_peak(DeviceFacts("cpu", "a Pi"), "float32", None, said)
+    assert found == Peak(3e10, "measured: 512x512 matmul, float32, 1 thread", "a Pi")
+    assert choose_device_peak(DeviceFacts("cpu", "a Pi"), "bfloat16", None, said) is None
 
 
 def test_an_unknown_gpu_is_explained() -> None:
