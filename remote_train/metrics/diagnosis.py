@@ -28,6 +28,8 @@ OFTEN = 0.5
 GOOD = 0.4
 """An MFU of the measured or tabled peak that good code rarely exceeds (mfu.md §6: 30 to 67 % for GPT-2 124M)."""
 LIMITED = 0.97
+UNUSED = 0.02
+"""Of the time; a GPU on which no kernel runs more often is not trained on."""
 MEASURED_TRIES = ("workers", "between", "eval", "save", "fused", "share", "power", "sync")
 """What rests on measured shares alone, and on no peak."""
 
@@ -86,11 +88,22 @@ def _mfu(case: Case) -> float:
 
 
 def _judge(case: Case) -> tuple[str, str]:
-    for judge in (_judge_apart, _judge_throttle, _judge_denominator, _judge_cuda, _judge_cpu):
+    for judge in (_judge_unused, _judge_apart, _judge_throttle, _judge_denominator, _judge_cuda, _judge_cpu):
         found = judge(case)
         if found is not None:
             return found
     return "unknown", f"A step takes {render_time(case.step)}, and {_list_known(case)}."
+
+
+def _judge_unused(case: Case) -> tuple[str, str] | None:
+    """Judge a GPU on which nothing runs; parameters on the CPU alone say little, an optimizer may be offloaded."""
+    loads = [gpu.utilization for gpu in case.use.gpus if gpu.utilization is not None]
+    if case.device.kind != "cuda" or case.profile.device != "cpu" or max(loads, default=1.0) >= UNUSED:
+        return None
+    return "CPU-bound", (
+        f"It trains on the CPU of its host and leaves the {case.device.name} idle: what its optimizer updates lies on"
+        f' the CPU, and a step takes {render_time(case.step)}. Move model and batches to the GPU: .to("cuda").'
+    )
 
 
 def _judge_apart(case: Case) -> tuple[str, str] | None:

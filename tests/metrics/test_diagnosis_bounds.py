@@ -9,7 +9,7 @@ import pytest
 from remote_train.metrics.diagnosis import diagnose
 from remote_train.metrics.profile import Profile, parse_profile
 from remote_train.metrics.telemetry import HostUse, parse_telemetry
-from tests.metrics.meter_lines import count, host, sample, start, window
+from tests.metrics.meter_lines import count, gpu_host, host, sample, start, window
 from tests.metrics.test_diagnosis import BF16, CPU, GPU, gains, launched, tiny
 
 
@@ -70,3 +70,13 @@ def test_waiting_for_data_is_named_beside_more_of_evaluation() -> None:
         parse_profile([start(), count(), window(3.0, data=0.9, eval=1.05), sample()]), CPU, HostUse()
     )
     assert found.bottleneck == "data-bound"
+
+
+def test_a_gpu_that_is_left_idle_is_named() -> None:
+    idle, used = (parse_telemetry([gpu_host(utilization=load)] * 3) for load in (0.0, 0.6))
+    found = diagnose(tiny(device="cpu"), GPU, idle)
+    assert found.bottleneck == "CPU-bound"
+    assert "leaves the RTX 4070 Ti idle" in found.sentence
+    # An optimizer that is offloaded to the CPU, a GPU that waits, and one that tells nothing are none.
+    for device, use in (("cpu", used), ("cuda", idle), ("cpu", HostUse())):
+        assert "idle" not in diagnose(tiny(device=device), GPU, use).sentence
