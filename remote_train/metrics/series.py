@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from remote_train.metrics.comparison import rank_source
+from remote_train.metrics.numbers import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,7 +98,8 @@ class Collected:
         value = getattr(record, FIELDS[what])
         if value is None and (what != "loss" or record.source == "meter"):
             return
-        number = math.nan if value is None or not math.isfinite(value) else float(value)
+        drawn = value is not None and abs(value) <= LARGEST  # beyond, a scale overflows
+        number = float(value) if drawn else math.nan
         mark = _Mark(record.attempt, record.host, self._step_of(record), record.run_time, number)
         marks.setdefault((what, record.source), _Reduced(lambda mark: mark.value)).add(mark)
 

@@ -47,6 +47,11 @@ def test_a_loss_that_is_no_number_leaves_a_gap_and_a_missing_rate_does_not() -> 
     assert points(records, "mfu") == [(1, 0.1), (3, 0.1)]
 
 
+def test_a_loss_that_no_scale_holds_is_a_gap() -> None:
+    drawn = [y for _, y in points([log(1, 1e308), log(2), log(3, -1e308), log(4, math.inf)], "loss")]
+    assert [math.isnan(y) for y in drawn] == [True, False, True, True]
+
+
 def test_the_pause_between_attempts_breaks_the_line_against_time_alone() -> None:
     records = [log(1), log(2), log(3, attempt=2, at=50.0), log(4, attempt=2, at=51.0)]
     assert [x for x, _ in points(records, "loss")] == [1, 2, 3, 4]
