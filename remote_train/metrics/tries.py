@@ -167,9 +167,7 @@ def _make_dtype(case: Case) -> Try | None:
         f"matrix products are at least {render_share(share)} of the time, and {ratio:.1f} x as fast in {key}"
     )
     caution = None if key == "tf32" else "it changes the numerics: compare the losses"
-    gain: tuple[float, float] | None = make_gain(
-        amdahl(share, ratio), amdahl(min(2.0 * share, 0.9), ratio)
-    )
+    gain: tuple[float, float] | None = make_gain(amdahl(share, ratio), amdahl(min(2.0 * share, 0.9), ratio))
     if case.device.kind == "cpu":
         # Small products are far from that peak and autocast converts around each: a tiny GPT got 0.87 x where the
         # ratio of the peaks gave 1.5 to 3 x (docs/benchmarks.md).
@@ -266,7 +264,9 @@ def _make_batch(case: Case, word: str) -> Try | None:
             return None
         # Small operations too take less for each sample of a larger batch; a half of what is no product, at most.
         small = max(case.step - case.floor("matmul") - fixed, 0.0) / 2.0
-        low, high = (BATCH * case.step / (part + BATCH * (case.step - part)) for part in (fixed, fixed + small))
+        low, high = (
+            BATCH * case.step / (part + BATCH * (case.step - part)) for part in (fixed, fixed + small)
+        )
         basis = (
             f"{render_time(fixed)} of {render_time(case.step)} a step do not grow with the batch (launches and the"
             f" optimizer), and at most {render_time(small)} of small operations grow less than it does (an assumption)"
