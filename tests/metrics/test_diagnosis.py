@@ -14,6 +14,7 @@ from remote_train.metrics.diagnosis import MEASURED_TRIES, Diagnosis, diagnose
 from remote_train.metrics.floors import DeviceView, amdahl
 from remote_train.metrics.profile import Profile, Settings, parse_profile
 from remote_train.metrics.telemetry import HostUse, parse_telemetry
+from remote_train.metrics.tries import COMPILED_LOSS
 from remote_train.metrics.wording import render_gain, render_rate, render_share, render_time
 from tests.metrics.meter_lines import count, gpu_host, host, sample, start, window
 
@@ -351,7 +352,8 @@ def test_no_gain_is_a_loss_or_endless(profile: Profile, device: DeviceView, use:
     assert found.sentence.endswith(".")
     for item in found.tries:
         assert item.basis
-        assert item.gain is None or 1.0 <= item.gain[0] <= item.gain[1] <= 1000.0
+        least = COMPILED_LOSS if item.id == "compile" else 1.0  # the one that is known to lose on some CPUs
+        assert item.gain is None or least <= item.gain[0] <= item.gain[1] <= 1000.0
         render_gain(item.gain)
 
 
