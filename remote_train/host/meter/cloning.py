@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .copying import Copier
+from .copying import Copier, has_finaliser
 from .tensors import CannotCopyError, TensorShape, make_empty, make_stand_in
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
@@ -98,6 +98,8 @@ def _find_obstacle(torch: ModuleType, module: Module) -> Optional[str]:
         return "DeepSpeed's engine cannot be copied"
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript modules cannot be copied"
+    if has_finaliser(type(module)):
+        return "%s has a __del__, which would be called at the end of its copy" % type(module).__name__
     return None
 
 

@@ -1,6 +1,7 @@
 """A copy of any Python structure, tensors in it replaced: containers, methods and objects rebuilt, the rest shared.
 
-What cannot be rebuilt without running foreign code (locks, files, loggers, classes, C objects) is taken by reference.
+What cannot be rebuilt without running foreign code (locks, files, loggers, classes, C objects) is taken by reference, and so is
+an object with a `__del__`: the end of its copy would free, close or remove what is the original's.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ _TORCH_MACHINERY = (
     "torch.fx",
 )
 _QUEUES = ("queue", "_queue", "multiprocessing.queues", "asyncio.queues", "torch.multiprocessing.queue")
-_SMALL_ARRAY = 1 << 20  # bytes; a larger one is data, which a forward reads only
+_SMALL_ARRAY = 1 << 20  # bytes; a larger one is data: a forward that writes into it fails on its copy
 
 
 class OutOfReach:
@@ -135,8 +136,14 @@ class Copier:
             raise CannotCopyError("the model holds more than %d objects" % self.limit)
         return made
 
+    def forget(self) -> None:
+        """Let go of the originals and the copies now: the rules mostly know this copier, so that only the collector would."""
+        self.memo.clear()
+        self.rules.clear()
+
     def _copy_structure(self, value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque)):
+        containers = (dict, list, tuple, set, frozenset, collections.deque)
+        if isinstance(value, containers) and not has_finaliser(type(value)):
             return self._copy_container(value)
         if isinstance(value, OutOfReach) or _is_used_up(value):
             what = vars(value)["_what"] if isinstance(value, OutOfReach) else "a " + type(value).__name__
@@ -151,7 +158,8 @@ class Copier:
         state = _copy_random_state(value)
         if state is not None:
             return self.remember(value, state)
-        return value if is_machinery(type(value)) else self._copy_object(value)
+        shared = is_machinery(type(value)) or has_finaliser(type(value))
+        return value if shared else self._copy_object(value)
 
     def _copy_container(self, value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
@@ -254,6 +262,11 @@ def is_machinery(kind: type) -> bool:
     return name.partition(".")[0] in _MACHINERY or name.startswith(_TORCH_MACHINERY)
 
 
+def has_finaliser(kind: type) -> bool:
+    """Tell whether the end of an instance is noticed: by a handle it frees, say, or hooks it removes."""
+    return hasattr(kind, "__del__")
+
+
 def _read_cell(cell: Any) -> Any:  # noqa: ANN401
     try:
         return cell.cell_contents
@@ -271,13 +284,13 @@ def _list_slots(kind: type) -> List[str]:
 
 def _copy_random_state(value: Any) -> Any:  # noqa: ANN401
     """Copy a generator of random numbers, so that drawing from the copy does not move the original; None for others."""
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         made = random.Random()  # noqa: S311  (a copy of the script's)
         made.setstate(value.getstate())
         return made
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None and isinstance(value, numpy.ndarray):
-        return value.copy() if value.nbytes <= _SMALL_ARRAY else value
+        return value.copy() if value.nbytes <= _SMALL_ARRAY else _make_read_only(value)
     if numpy is not None and isinstance(value, (numpy.random.Generator, numpy.random.RandomState)):
         import copy  # noqa: PLC0415  (rare)
 
@@ -286,3 +299,9 @@ def _copy_random_state(value: Any) -> Any:  # noqa: ANN401
         twin = torch.Generator(device=value.device)
         return twin.set_state(value.get_state())
     return None
+
+
+def _make_read_only(array: Any) -> Any:  # noqa: ANN401  (NumPy's)
+    view = array.view()
+    view.flags.writeable = False
+    return view

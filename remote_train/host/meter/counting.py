@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
     from .calls import Call
+    from .copying import Copier
     from .recording import Tally
 
 # What a stranger's forward raises when it is run on tensors it did not expect; anything else is for the meter's guard.
@@ -152,6 +153,13 @@ def _make_fake_mode(torch: ModuleType, module: Any) -> Any:  # noqa: ANN401  (a 
 
 def _run_copy(torch: ModuleType, module: Any, call: Call, recorder: Recorder) -> None:  # noqa: ANN401  (a module)
     copier = make_copier(torch, real=call.kept)
+    try:
+        _call_copy(torch, copier, module, call, recorder)
+    finally:
+        copier.forget()
+
+
+def _call_copy(torch: ModuleType, copier: Copier, module: Any, call: Call, recorder: Recorder) -> None:  # noqa: ANN401  (as above)
     copy = copier.copy(module)
     if copy.training != call.training:
         copy.train(call.training)
