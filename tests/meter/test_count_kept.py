@@ -181,3 +181,19 @@ def test_a_model_counted_is_gone_without_the_collector_once_the_script_drops_it(
         assert weight() is None
     finally:
         gc.enable()
+
+
+def test_what_is_returned_beside_a_small_loss_is_differentiated_too() -> None:
+    class Mixture(nn.Module):
+        """Returns its logits, and a loss that balances its experts."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.gate = nn.Linear(10, 10), nn.Linear(10, 100), nn.Linear(10, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.body(x)
+            return self.head(h), self.gate(h).softmax(-1).square().mean()
+
+    expected = 2.0 * 4 * 10 * (2 * 10 + 3 * 100 + 3 * 4)
+    assert count(Mixture(), torch.randn(4, 10)).flops == expected

@@ -191,9 +191,11 @@ def _release(tensors: List[Any]) -> None:
 
 
 def _run_backward(torch: ModuleType, out: Any) -> None:  # noqa: ANN401  (whatever a forward returns)
-    """Differentiate the losses if there are any, else everything that can be: the script's loss is made of it."""
-    found = [tensor for tensor in _list_outputs(torch, out) if tensor.requires_grad]
-    roots = [tensor for tensor in found if tensor.numel() == 1] or found
+    """Differentiate everything that can be: what a loss among it is made of costs no more than the loss alone.
+
+    The loss alone would not do: it may be a small one beside the logits (of a mixture of experts), which the script's own is made of.
+    """
+    roots = [tensor for tensor in _list_outputs(torch, out) if tensor.requires_grad]
     if roots:
         torch.autograd.backward(roots, [torch.ones_like(tensor) for tensor in roots])
 
