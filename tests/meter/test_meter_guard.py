@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ from tests.meter.conftest import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+PATIENT = 60.0
 
 
 def warn() -> None:
@@ -301,3 +305,34 @@ def test_no_event_is_recorded_into_a_graph_that_is_being_captured() -> None:
     assert mark.device == 3
     assert elapsed(mark, Mark(7.0, mark.event, 4)) == 2.0  # events of two devices cannot be compared
     assert Clock(Torch, "cpu").mark(5.0).event is None
+
+
+def test_two_threads_that_come_at_once_leave_the_guard_open() -> None:
+    """The second one comes between the first one's look whether anybody is at work and its work."""
+    guard, _ = make_guard()
+    within, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        within.set()
+        end.wait(PATIENT)
+
+    def come() -> None:
+        guard.run("call", work)
+        within.set()
+
+    def leave() -> None:
+        end.set()
+        other.join()
+
+    def trace(frame: Any, _event: str, _argument: object) -> None:
+        if frame.f_code.co_name == "_attempt" and not within.is_set():
+            other.start()
+            assert within.wait(PATIENT)
+
+    other, before = threading.Thread(target=come), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        guard.run("step", leave)
+    finally:
+        sys.settrace(before)
+    assert guard.run("step", lambda: 5) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import warnings
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
@@ -40,11 +41,11 @@ class Guard:
     `undo` is told in which order things were changed in torch, so that switching off leaves it as it was.
     """
 
-    __slots__ = ("_undo", "inside", "off", "tell")
+    __slots__ = ("_busy", "_undo", "off", "tell")
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.off = False
-        self.inside = False
+        self._busy = threading.Lock()
         self.tell = tell
         self._undo: List[Callable[[], object]] = []
 
@@ -54,12 +55,15 @@ class Guard:
 
     def run(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  (anything's answer)
         """Return what the function returns; None when the meter is off, fails, or is at work already in this process."""
-        if self.off or self.inside:
+        if self.off or not self._busy.acquire(False):
             return None
-        error, answer = self._attempt(function, arguments)
-        if error is not None:
-            self.switch_off("%s in %s" % (describe(error), place))
-        return answer
+        try:
+            error, answer = self._attempt(function, arguments)
+            if error is not None:
+                self.switch_off("%s in %s" % (describe(error), place))
+            return answer
+        finally:
+            self._busy.release()
 
     def switch_off(self, why: Optional[str]) -> None:
         """End the meter: undo everything, newest first, and say why, unless there is nothing to say."""
@@ -69,10 +73,8 @@ class Guard:
         if why is not None:
             self._attempt(self.tell, (why,))
 
-    def _attempt(
-        self, function: Callable[..., Any], arguments: Tuple[Any, ...]
-    ) -> Tuple[Optional[Exception], Any]:
-        before, self.inside = self.inside, True
+    @staticmethod
+    def _attempt(function: Callable[..., Any], arguments: Tuple[Any, ...]) -> Tuple[Optional[Exception], Any]:
         try:
             with Quiet():
                 return None, function(*arguments)
@@ -82,8 +84,6 @@ class Guard:
             if is_from_a_signal(error):
                 raise
             return error, None
-        finally:
-            self.inside = before
 
 
 def describe(error: BaseException) -> str:
