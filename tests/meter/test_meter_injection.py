@@ -103,7 +103,7 @@ def test_a_torch_without_the_hook_is_refused_with_the_reason(training: Training)
     ran = training.run("main.py")
     assert (ran.stdout, ran.stderr) == ("trains\n", "")
     (line,) = training.lines("off")
-    assert "torch 2.1" in line["why"]
+    assert "torch 2.3" in line["why"]
 
 
 HOOKS = """
@@ -204,3 +204,19 @@ def test_what_fails_where_the_meter_begins_is_not_raised_nor_tried_again(
     write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "main.py": script})
     ran = training.run("main.py")
     assert (ran.stdout, ran.stderr) == ("1\n", "")
+
+
+def test_a_torch_that_does_not_say_when_it_compiles_has_no_meter_and_no_harm(training: Training) -> None:
+    """As torch 2.1 and 2.2 do."""
+    steps = """
+        import sys, torch
+        from torch.optim.optimizer import hooks
+        torch.compiler = type(sys)("compiler")
+        for _ in range(3):
+            for hook in hooks.values(): hook(object(), (), {})
+        """
+    write(training.folder, {**FAKE_TORCH, "torch/optim/optimizer.py": HOOKS, "main.py": steps})
+    ran = training.run("main.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    (line,) = training.lines()
+    assert (line["kind"], "torch 2.3" in line["why"]) == ("off", True)

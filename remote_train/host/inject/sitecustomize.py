@@ -89,19 +89,25 @@ def begin(optimizers: "ModuleType") -> None:
         return
     register = getattr(optimizers, "register_optimizer_step_post_hook", None)
     if register is None:
-        load().refuse("this torch has no hook for the steps of every optimizer: torch 2.1 or newer has")
+        load().refuse("this torch has no hook for the steps of every optimizer: torch 2.3 or newer has")
         return
 
     def before_step(optimizer: object, arguments: object, keywords: object) -> None:
         pass  # until the meter puts something here
 
     def after_first_step(optimizer: object, arguments: object, keywords: object) -> None:  # noqa: ARG001
-        if waits and not torch.compiler.is_compiling():
+        if not waits:
+            return
+        is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None)
+        if is_compiling is None or not is_compiling():
             waits.clear()
-            attempt(begin_life, optimizer)
+            attempt(begin_life if is_compiling else give_up, optimizer)
 
     def begin_life(optimizer: object) -> None:
         load().begin(torch, optimizer, before, after)
+
+    def give_up(_optimizer: object) -> None:
+        load().refuse("this torch does not say when it compiles: torch 2.3 or newer does")
 
     torch: Any = sys.modules["torch"]
     waits = [True]  # once: what fails at the first step is not tried at each
