@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from remote_train.host.meter import roots, schedule, tally  # noqa: E402  (torch may not be there)
+from tests.meter.counted_calls import is_forgotten  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,3 +120,39 @@ def test_a_new_model_of_another_size_for_each_task_is_not_looked_for_each_time(
         train(optimizer, partial(model, torch.ones(2, width)), 2)
     assert [line for line in metered() if line["kind"] == "off"] == []
     assert len(looks) == schedule.FIRST_SAMPLES
+
+
+def test_alike_models_trained_in_turn_share_no_window(
+    metered: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps before the second optimizer leads are not counted: their time is no step's."""
+    monkeypatch.setattr(schedule, "window_seconds", lambda _: 1e9)
+    models = [torch.nn.Linear(4, 4) for _ in "ab"]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(optimizer, partial(model, torch.ones(2, 4)), 100)
+    windows = [line for line in metered() if line["kind"] == "steps"]
+    assert len(windows) == 3  # the count closes one, the second model another
+
+
+def test_a_class_made_for_a_task_goes_with_its_data() -> None:
+    class Data:
+        pass
+
+    def make(data: Data) -> Any:
+        held = []
+
+        class Net(torch.nn.Linear):  # type: ignore[name-defined,misc]
+            def forward(self, x: Any) -> Any:
+                held.append(data)
+                return super().forward(x)
+
+        return Net(4, 4)
+
+    found, data = roots.Roots(torch), Data()
+    model, gone = make(data), weakref.ref(data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found.find(optimizer)
+    assert found.alive() == [model]
+    del model, data, optimizer
+    assert is_forgotten(gone)

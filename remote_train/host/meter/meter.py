@@ -137,11 +137,12 @@ class Meter:
 
     def _consider(self, optimizer: Any) -> None:  # noqa: ANN401
         """Let another optimizer lead, if the leader is gone or idle: its step is one of the training's from now on."""
+        gone = not self._leader.id
         if not self._leader.passes_to(optimizer, self._step):
             return
         self._end_evaluation()
         now = time.perf_counter()
-        if self._window is not None and self._looking.is_alike(optimizer) and not self._is_full(now):
+        if gone and self._window is not None and self._looking.is_alike(optimizer) and not self._is_full(now):
             self._moments.append(now)  # one of many tasks with a new model each
         else:
             if self._window is not None and len(self._window.moments) > 1:

@@ -12,7 +12,7 @@ from .settings import list_parameters
 
 TYPE_CHECKING = False  # of typing, whose import a training need not pay for
 if TYPE_CHECKING:
-    from typing import Any, Dict, Hashable, Iterable, List, Set
+    from typing import Any, Dict, Hashable, Iterable, List, Set, Tuple
 
     from .modules import Watchable
 
@@ -123,13 +123,18 @@ class Roots:
     def _hold(self, modules: List[Module]) -> None:
         self._modules = [weakref.ref(module) for module in modules]
         keys = [
-            (place, type(module), describe_parameters(module.parameters()))
+            (place, *name_class(type(module)), describe_parameters(module.parameters()))
             for place, module in enumerate(modules)
         ]
         self.places = {
             id(module): self._interned.setdefault(key, len(self._interned))
             for module, key in zip(modules, keys)
         }
+
+
+def name_class(kind: type) -> Tuple[str, str]:
+    """Return a class by its names: one made for each task, kept, would keep what its methods were made around."""
+    return kind.__module__, kind.__qualname__
 
 
 def describe_parameters(parameters: Iterable[Any]) -> Hashable:
