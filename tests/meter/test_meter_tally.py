@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from remote_train.host.meter import schedule  # noqa: E402  (torch may not be there)
+from remote_train.host.meter import tally as tallying  # noqa: E402
 from remote_train.host.meter.calls import Call, describe_call  # noqa: E402
 from remote_train.host.meter.counting import Count  # noqa: E402
 from remote_train.host.meter.estimate import estimate_flops  # noqa: E402
@@ -171,14 +172,16 @@ def test_what_6n_leaves_out_is_said() -> None:
 def test_looks_that_take_long_to_write_of_are_rare(metered: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     from remote_train.host.meter.looking import Looking
 
-    took = []
+    took, told = [], []
 
     def sample_seconds(_: float, cost: float) -> float:
         took.append(cost)
         return 0.0
 
     monkeypatch.setattr(schedule, "sample_seconds", sample_seconds)
-    monkeypatch.setattr(Looking, "cost", property(lambda _: 5.0, lambda *_: None), raising=False)
+    monkeypatch.setattr(
+        Looking, "cost", property(lambda _: 5.0, lambda _, cost: told.append(cost)), raising=False
+    )
     layer = torch.nn.Linear(8, 8)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.001)
     for _ in range(5):
@@ -187,3 +190,14 @@ def test_looks_that_take_long_to_write_of_are_rare(metered: Ended, monkeypatch: 
     assert pick(metered(), "off") == []
     assert len(took) == 4
     assert min(took) > 5.0
+    assert len(told) == 1 + 4
+    assert min(told[1:]) > 0.0
+
+
+def test_figures_of_calls_that_are_all_of_a_new_kind_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallying, "_FIGURES", 50)
+    layer, tally = torch.nn.Linear(8, 8), Tally()
+    for step in range(30):
+        tally.add([describe(layer, 2, 8, step=step)], 1, 1)
+        tally.mean()
+        assert len(tally._figures) <= 50

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 256  # steps; a run whose shapes grow is described by its newest ones
 _KINDS = 512  # signatures told apart; more share the mean of those counted
 _LATER = 16  # kinds met later that are counted at most
+_FIGURES = 16384  # of kinds, remembered between two means
 _MOVED = 0.005  # the line is written again when the mean has moved by more
 
 
@@ -192,6 +193,8 @@ class Tally:
     def _figure(self, kind: Hashable, name: str) -> Optional[float]:
         """Return what a kind's call costs: as counted, or going by the sizes of those counted."""
         if (kind, name) not in self._figures:
+            if len(self._figures) >= _FIGURES:  # a script whose every call is of a new kind
+                self._figures.clear()
             self._figures[kind, name] = self._choose_figure(kind, name)
         return self._figures[kind, name]
 
