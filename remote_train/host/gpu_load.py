@@ -7,10 +7,10 @@ that its process can do without, after everything that is forked has been.
 from __future__ import annotations
 
 import ctypes
-import os
 
 from remote_train.host.gpus import Memory, list_processes
 from remote_train.host.nvml import GpuError, Nvml, call_quietly
+from remote_train.host.process_table import exists
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -120,16 +120,6 @@ def count_others(pids: Sequence[int], ours: Set[int]) -> Optional[int]:
 
     That is a container: the driver names the processes as the machine outside does, and none of them exists here.
     """
-    if pids and not any(pid in ours for pid in pids) and not any(map(_exists, pids)):
+    if pids and not any(pid in ours for pid in pids) and not any(map(exists, pids)):
         return None
     return sum(1 for pid in pids if pid not in ours)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,11 +6,11 @@ the machine outside; then nothing is found held, which is no proof.
 
 from __future__ import annotations
 
-import os
 import time
 
 from remote_train.host.commands import finish_commands
 from remote_train.host.facts import parse_gpus, start_gpu_reader
+from remote_train.host.process_table import exists
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -44,15 +44,5 @@ def _find_held(before: List[Dict[str, Any]]) -> Optional[List[Dict[str, Any]]]:
         for gpu in answer["gpus"]
         if gpu["uuid"] in known
         for process in gpu["processes"]
-        if process["compute"] and process["pid"] not in known[gpu["uuid"]] and not _exists(process["pid"])
+        if process["compute"] and process["pid"] not in known[gpu["uuid"]] and not exists(process["pid"])
     ]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

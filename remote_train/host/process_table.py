@@ -36,3 +36,14 @@ def walk_down(table: Table, roots: Iterable[int]) -> Set[int]:
             found.add(pid)
             waiting.extend(children.get(pid, ()))
     return found
+
+
+def exists(pid: int) -> bool:
+    """Tell whether a process of this number exists, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
