@@ -60,6 +60,16 @@ CPU = table(
         "quota": maybe(number(0, 1e6)),
     },
 )
+ADAPTER = table(
+    {"vendor": text(256), "kind": text(32)},
+    {
+        **dict.fromkeys(("name", "chip", "note", "driver"), maybe(text(256))),
+        **dict.fromkeys(("id", "slot", "gfx"), maybe(text(64))),
+        **dict.fromkeys(("mobile", "primary"), flag),
+        "memory_bytes": maybe(whole()),
+        "cores": maybe(whole()),
+    },
+)
 FACTS = table(
     {
         "python": PYTHON,
@@ -69,6 +79,7 @@ FACTS = table(
     },
     {
         "gpus": items(GPU, 1024),
+        "adapters": items(ADAPTER, 64),
         "gpu_error": maybe(text(TEXT)),
         "thread_env": named(text(256), 16, text(64)),
         "disk_free_bytes": maybe(whole()),

@@ -14,6 +14,7 @@ from remote_train.affinity import choose_affinity, render_affinity
 from remote_train.config.families import merge_device_args
 from remote_train.config.nearest import render_nearest
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
+from remote_train.graphics import explain_no_cuda
 from remote_train.host.globs import make_pattern
 from remote_train.metrics.denominator import choose_device, choose_device_peak
 
@@ -116,7 +117,7 @@ def find_unfit(host: HostSpec, facts: Facts) -> str | None:
     if host.device == "cpu":
         return None
     if not facts["gpus"]:
-        return f"no CUDA device: {facts.get('gpu_error') or 'none was found'}"
+        return f"no CUDA device: {explain_no_cuda(facts)}"
     if python.get("torch_cuda") is None:
         return f"torch {python['torch']} in {python['path']} is built without CUDA"
     return None

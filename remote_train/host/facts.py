@@ -6,6 +6,7 @@ import sys
 from typing import Any, Dict, Sequence
 
 from remote_train.host import gpus, system
+from remote_train.host.adapters_read import read_adapters
 from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
 from remote_train.host.cpu import read_cpu
 from remote_train.host.fingerprint import fingerprint, fingerprint_now, read_thread_words
@@ -58,6 +59,7 @@ def _read_machine(state_root: str) -> Dict[str, Any]:
         "hostname": name.nodename,
         "boot_id": system.boot_id(),
         "cpu": read_cpu(),
+        "adapters": read_adapters(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "disk_free_bytes": _disk_free(os.path.abspath(os.path.expanduser(state_root))),
         "thread_env": read_thread_words(),
