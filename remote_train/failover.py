@@ -36,6 +36,8 @@ from remote_train.restorable import NothingGained
 from remote_train.resume import ResumeWish, resume
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from remote_train.api import Training
     from remote_train.listener import Listener
     from remote_train.records import Run
@@ -81,6 +83,8 @@ class Failover:
     seconds: float = SECONDS
     give_up: float | None = None
     """Seconds without any connection after which to leave the run alone, where no other host takes it; None: never."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Values of the run's secrets: when it goes on nobody is asked."""
     _silence: _Silence = field(default_factory=_Silence)
     _chasers: list[threading.Thread] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
@@ -139,6 +143,7 @@ class Failover:
                 reason=reason,
                 lost=True,
                 anew=lost,
+                known=self.secrets,
             )
             try:
                 started = resume(run, wish, self.listener, None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import newest_of, place_of, places_of
 from remote_train.bootstrap import read_agent
+from remote_train.config.addresses import looks_like_address
 from remote_train.config.hostnames import choose_host
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project
@@ -14,9 +15,11 @@ from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import ConnectionLost, PackageError, UsageError
 from remote_train.host import layout
 from remote_train.reach import HostLink, candidate_pythons
-from remote_train.records import Run, client_root, create_run, find_run
+from remote_train.records import Run, client_root, create_run, find_run, is_ours
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from remote_train.transport import Ask
 
 TRIES = 3
@@ -72,13 +75,34 @@ def link_of(run: Run, hosts_file: Path | None, ask: Ask | None, attempt: int | N
     """Return the way to the host of an attempt, the newest by default."""
     record = run.read()
     host, state_dir = place_of(record, attempt or newest_of(record))
+    refuse_strange_hosts(run, [host])
     return make_link(host, state_dir, hosts_file, ask, Path(record["root"]))
 
 
 def read_hosts_file(run: Run) -> Path | None:
-    """Return the hosts.toml that the run was started with, None for the user's own."""
-    path = (run.read().get("job") or {}).get("hosts_file")
+    """Return the hosts.toml that the run was started with, None for the user's own; a stranger's record names none."""
+    path = (run.read().get("job") or {}).get("hosts_file") if is_ours(run) else None
     return Path(path) if path else None
+
+
+def refuse_strange_hosts(run: Run, names: Iterable[object]) -> None:
+    """Raise UsageError where a record that this laptop did not make names a place by an address, or another project.
+
+    It may have come with a stranger's project, which must not lead us anywhere: by their names in hosts.toml and
+    ~/.ssh/config a user's own hosts are meant.
+    """
+    if is_ours(run):
+        return
+    hint = f"if it is yours, `remote-train show HOST:{run.id}` with the HOST it was on"
+    strange = [str(name) for name in names if looks_like_address(str(name))]
+    if strange:
+        raise UsageError(
+            f"the record of {run.id} was not made on this machine and names {strange[0]}", hint=hint
+        )
+    if run.read().get("root") not in (str(run.folder.parent.parent), None):
+        raise UsageError(
+            f"the record of {run.id} was not made here, and is of a project in another folder", hint=hint
+        )
 
 
 def _ask_state(link: HostLink, run_id: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Prepared:
     package: Package
     reached: Reached
     plan: Plan
-    secret_env: dict[str, str]
+    secret_env: dict[str, str] = field(repr=False)
     hosts: tuple[str, ...] = ()
     """Those that were asked for, or the default ones, in order."""
     files: Files | None = None

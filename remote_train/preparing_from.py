@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.project import find_project
-from remote_train.consent import choose_environment
+from remote_train.consent import choose_environment, recall_environment
 from remote_train.datasets import choose_places, parse_place, recall_data
 from remote_train.errors import PackageError, UsageError
+from remote_train.find import refuse_strange_hosts
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.plan import make_plan
@@ -61,6 +62,7 @@ def _find_project(cwd: Path) -> Path | None:
 
 def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     record = run.read()
+    refuse_strange_hosts(run, record["job"]["hosts"] if "job" in record else ())
     job = parse_job(run.id, record)
     root = Path(job.root)
     if not root.is_dir():
@@ -69,8 +71,8 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
         )
     if request.name is not None:
         check_name_free(root / "runs", request.name)
-    secrets = (*record["job"]["secrets"], *request.secrets)
-    plain_env, secret_env = choose_environment(root, job.project, request.env, secrets, ask)
+    plain_env, _ = choose_environment(root, replace(job.project, env_secret=()), request.env, (), ask)
+    secret_env = recall_environment(run, job.project, request.secrets, {}, ask)
     job = _change(job, request, plain_env)
     if not request.hosts and not request.local:
         fallback = request.fallback and record["job"]["fallback"]

@@ -246,6 +246,14 @@ def _write_index(run: Run) -> None:
         durable.write_whole(str(path), str(run.folder).encode(), sync=False)
 
 
+def is_ours(run: Run) -> bool:
+    """Tell whether this laptop made the run's record where it lies: one that came with a project may be a stranger's."""
+    try:
+        return Path((client_root() / "index" / run.id).read_text()) == run.folder
+    except (OSError, ValueError):
+        return False
+
+
 def make_private(folder: Path) -> None:
     """Make a folder, closed to others like those above it that have to be made."""
     if not folder.is_dir():

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import append_attempt, retract_attempt
 from remote_train.attempts import OVER, are_left, newest_of
-from remote_train.consent import choose_environment
+from remote_train.consent import recall_environment
 from remote_train.errors import (
     ConnectionLost,
     HostUnfit,
@@ -48,7 +48,7 @@ from remote_train.room import check_space
 from remote_train.stop import DONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from remote_train.launching import Started
     from remote_train.listener import Listener
@@ -74,6 +74,8 @@ class ResumeWish:
     args: tuple[str, ...] = ()
     """More arguments of the script."""
     secrets: tuple[str, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Values of its secrets that this process has already: they are not asked for again."""
     hosts_file: Path | None = None
     """None: the one that the run was started with, or else the user's own."""
     give_up: float | None = None
@@ -250,8 +252,7 @@ class _Going:
 
     def _prepare(self, job: Job) -> tuple[Prepared, Checkpoint | None]:
         root = Path(self.record["root"])
-        names = (*self.record["job"]["secrets"], *self.wish.secrets)
-        _, secrets = choose_environment(root, job.project, (), names, self.ask)
+        secrets = recall_environment(self.run, job.project, self.wish.secrets, self.wish.known, self.ask)
         package, files = recall_package(self.record, root)
         reached = self._reach()
         checkpoint = self._choose_checkpoint(reached.session)

@@ -14,7 +14,6 @@ import remote_train
 if TYPE_CHECKING:
     from remote_train.listener import Listener
     from remote_train.show.display import Display
-    from remote_train.transport import Ask
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -118,11 +117,26 @@ def make_listener(screen: Display, *, prefix_ranks: bool = False) -> Listener:
     return LiveListener(screen, prefix_ranks=prefix_ranks)
 
 
-def make_ask() -> Ask | None:
-    """Return a way to ask the person at the terminal a yes-or-no question; None where nobody can answer."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return None
-    return lambda question: typer.confirm(question, default=False, err=True)
+class AtTerminal:
+    """The person at the terminal: answers a question with yes or no, and types what is not shown."""
+
+    def __call__(self, question: str) -> bool:
+        """Ask for a yes; everything else is a no."""
+        return typer.confirm(question, default=False, err=True)
+
+    def hidden(self, question: str) -> str:
+        """Ask for a word, with the echo off before the question is seen: who types at once is not read either."""
+        from getpass import getpass
+
+        try:
+            return getpass(f"{question}: ", sys.stderr)
+        except EOFError:
+            return ""
+
+
+def make_ask() -> AtTerminal | None:
+    """Return a way to ask the person at the terminal; None where nobody can answer."""
+    return AtTerminal() if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
 def choose_give_up(given: float | None) -> float | None:

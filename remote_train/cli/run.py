@@ -267,11 +267,14 @@ def stay(
 
 
 def _stay_anywhere(training: Training, listener: Listener, seconds: float, wishes: dict[str, Any]) -> None:
+    from remote_train.consent import recall_secrets
     from remote_train.failover import Failover
 
-    if training.started is not None and training.started.keeping is not None:
-        training.started.keeping.is_urgent = True
-    Failover(training, listener, seconds, wishes.pop("give_up", None)).follow(**wishes)
+    started = training.started
+    if started is not None and started.keeping is not None:
+        started.keeping.is_urgent = True
+    secrets = recall_secrets(training.run, make_ask()) if started is None else started.prepared.secret_env
+    Failover(training, listener, seconds, wishes.pop("give_up", None), secrets).follow(**wishes)
 
 
 def check_failover(*, wanted: bool, after: float | None, pull: bool, stays: bool) -> float | None:

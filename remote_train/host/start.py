@@ -88,7 +88,9 @@ def _start_new(
         record = _make_record(root, request, gpus)
         if restored:
             record["restored"] = _restore(root, request, folder, progress)
-        environment = _make_run_environment(record, gpus, request.get("secrets", {}))
+        secrets = _check_secrets(request.get("secrets", {}))
+        record["secrets"] = sorted(secrets)
+        environment = _make_run_environment(record, gpus, secrets)
         progress()  # the last look: whoever asked and went, and asks no more, gets no training
         _check_born(fork_supervisor(folder, record, environment, lock, progress))
     except (OSError, Refusal):
@@ -271,6 +273,14 @@ def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]])
         "gpus": gpus,
         "phase": "starting",
     }
+
+
+def _check_secrets(secrets: Dict[str, Any]) -> Dict[str, str]:
+    """Return the secrets of a request; raise ValueError, without a value in it, for what no environment can hold."""
+    for name, value in secrets.items():
+        if not name or "=" in name or "\0" in name or not isinstance(value, str) or "\0" in value:
+            raise ValueError("a secret is a variable and its text")
+    return secrets
 
 
 def _make_run_environment(

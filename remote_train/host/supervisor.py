@@ -119,7 +119,7 @@ class Supervisor:
             self._endure(lambda: self.announce("measuring"))
             busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
             environment = dict(self.environment)
-            for name in (layout.COOKIE, layout.METER_VARIABLE):
+            for name in (layout.COOKIE, layout.METER_VARIABLE, *self.record.get("secrets", ())):
                 environment.pop(name, None)
             python = self.plan["python"]
             peak = work_bound(
@@ -146,10 +146,16 @@ class Supervisor:
         os.close(report_write)
         failed, _, place = os.read(report_read, 4096).partition(b" ")
         os.close(report_read)
+        self._forget_secrets()
         if failed:
             os.waitpid(pid, 0)
             raise OSError(int(failed), os.strerror(int(failed)), os.fsdecode(place))
         return pid
+
+    def _forget_secrets(self) -> None:
+        """Drop what the training alone needs, and has by now."""
+        for name in self.record.get("secrets", ()):
+            self.environment.pop(name, None)
 
     def _become_launcher(self, command: List[str], report: int) -> None:
         try:

@@ -18,6 +18,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self, TextIO
 
 from remote_train.errors import LocalSpace
+from remote_train.redaction import Redactor, redact_text
 from remote_train.show.neutral import RESET, LineCap, Neutraliser, neutral_text
 from remote_train.show.words import truncate_cells
 
@@ -86,7 +87,7 @@ class Screen:
 
     def __post_init__(self) -> None:
         self._shared = self.stdout_is_terminal and self.stderr_is_terminal
-        self._cap, self._neutral = LineCap(), Neutraliser()
+        self._cap, self._neutral, self._hiding = LineCap(), Neutraliser(), Redactor()
         self._at_start = True  # of a line: where the output left the cursor
         self._status: str | None = None
         self._drawn: str | None = None  # the status line as it stands on the terminal
@@ -100,18 +101,18 @@ class Screen:
         self.close()
 
     def output(self, data: bytes) -> None:
-        """Write a training's output: exact bytes, or what is harmless of them when stdout is a terminal.
+        """Write a training's output: exact bytes, or what is harmless and no secret of them when stdout is a terminal.
 
         Raises OutputClosed when nobody reads it any more.
         """
         if self.stdout_is_terminal:
-            self._show(self._neutral.feed(self._cap.feed(data)))
+            self._show(self._neutral.feed(self._cap.feed(self._hiding.feed(data))))
         else:
             write_all(self.stdout, data)
 
     def leave_out(self, note: str) -> None:
         """End the line the output stands in, and say in the place of what is not shown how much that is."""
-        self._show(self._neutral.feed(self._cap.flush()) + self._neutral.flush())
+        self._show(self._flush())
         ends_line = "" if self._at_start else "\n"
         self._show(f"{ends_line}{neutral_text(note)}\n".encode())
 
@@ -152,7 +153,12 @@ class Screen:
         """End the output: show what was held back, reset colours, take the status away. May be called again."""
         self.status(None)
         if self.stdout_is_terminal:
-            self._show(self._neutral.feed(self._cap.flush()) + self._neutral.flush())
+            self._show(self._flush())
+
+    def _flush(self) -> bytes:
+        """Return what was held back of the output, harmless."""
+        rest = self._cap.feed(self._hiding.flush()) + self._cap.flush()
+        return self._neutral.feed(rest) + self._neutral.flush()
 
     def farewell(self) -> bytes:
         """Return what leaves the terminal as a person wants it, for a process that is ended at any place of its code."""
@@ -182,7 +188,7 @@ class Screen:
         return self.stderr_is_terminal and self._status is not None and free
 
     def _draw(self) -> None:
-        line = truncate_cells(neutral_text(self._status or ""), self.width() - ROOM)
+        line = truncate_cells(neutral_text(redact_text(self._status or "")), self.width() - ROOM)
         if line == self._drawn:
             return
         self._write(self._take_erase() + self._paint("2", line))
@@ -217,7 +223,7 @@ def _render_message(label: str, text: str) -> str:
 
 def _render_lines(lead: str, text: str) -> str:
     """Neutral lines: the first after its lead, the others indented so that none can pass for one of ours."""
-    lines = text.split("\n")
+    lines = redact_text(text).split("\n")
     return lead + "\n  ".join(map(neutral_text, lines)) + "\n"
 
 

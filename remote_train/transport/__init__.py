@@ -10,13 +10,24 @@ session knows from its own END frame whether everything came.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Ask = Callable[[str], bool]
 Notify = Callable[[str], None]
+
+
+@runtime_checkable
+class Person(Protocol):
+    """An `Ask` who can also type what nobody may read over a shoulder."""
+
+    def __call__(self, question: str) -> bool:
+        """Return the answer to a yes-or-no question."""
+
+    def hidden(self, question: str) -> str:
+        """Return what is typed without an echo, "" for nothing."""
 
 
 class Channel(Protocol):
