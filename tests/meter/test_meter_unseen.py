@@ -135,3 +135,17 @@ def test_a_warning_in_a_backward_hook_is_shown_once_though_we_look() -> None:
                 stop()
     assert noticed == [1]
     assert len(seen) == 2, [str(one.message) for one in seen]
+
+
+def test_a_hook_that_the_script_adds_while_we_look_is_compiled_and_removed_as_any_other() -> None:
+    torch._dynamo.reset()  # what was compiled for one Sequential is used for another, hooks or not, without us too
+    net, x = make_net(), torch.ones(2, 16)
+    stop = see_calls(net, lambda *_: None, lambda _: None)
+    handle = net.register_forward_hook(lambda _module, _args, out: out * 2)
+    stop()
+    assert type(net._forward_hooks) is OrderedDict
+    compiled = torch.compile(net, backend="eager")
+    assert torch.equal(compiled(x), net(x))
+    handle.remove()
+    assert not net._forward_hooks
+    assert torch.equal(compiled(x), net(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import MutableMapping
 
@@ -26,7 +27,7 @@ class Hooks(MutableMapping, OrderedDict):  # type: ignore[type-arg, misc, metacl
         super().__init__()
         self.theirs = OrderedDict() if theirs is None else theirs
         self.ours: Dict[Any, Any] = {}
-        self.kept = False  # a handle of the script's knows this one, so it has to stay
+        self.known = False  # a handle of the script's removes its hook from this one
 
     def __bool__(self) -> bool:
         return bool(self.ours) or bool(self.theirs)
@@ -51,7 +52,7 @@ class Hooks(MutableMapping, OrderedDict):  # type: ignore[type-arg, misc, metacl
         return self.theirs[key]
 
     def __setitem__(self, key: Any, hook: Any) -> None:  # noqa: ANN401
-        self.kept = True
+        self.known = True
         self.theirs[key] = hook
 
     def __delitem__(self, key: Any) -> None:  # noqa: ANN401
@@ -106,7 +107,9 @@ def _lend(module: Module, name: str, key: object, entry: object) -> Callable[[],
 
     def stop() -> None:
         hooks.ours.pop(key, None)
-        if not hooks.ours and not hooks.kept and attributes.get(name) is hooks:
-            attributes[name] = hooks.theirs
+        if not hooks.ours and attributes.get(name) is hooks:
+            attributes[name] = hooks.theirs  # torch.compile would take no notice of what is in ours
+            if hooks.known:  # handles hold it weakly: it lives as long as the module does
+                weakref.finalize(module, len, hooks).atexit = False
 
     return stop
