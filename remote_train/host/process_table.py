@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
