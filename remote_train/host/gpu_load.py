@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 
 from remote_train.host.gpus import Memory, list_processes
-from remote_train.host.nvml import GpuError, Nvml, call_quietly
-from remote_train.host.process_table import exists
+from remote_train.host.nvml import GpuError, Nvml, call_quietly, exists
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:

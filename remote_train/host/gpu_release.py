@@ -10,7 +10,7 @@ import time
 
 from remote_train.host.commands import finish_commands
 from remote_train.host.facts import parse_gpus, start_gpu_reader
-from remote_train.host.process_table import exists
+from remote_train.host.nvml import exists
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:

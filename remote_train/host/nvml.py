@@ -132,3 +132,14 @@ def call_quietly(nvml: Nvml, name: str, *arguments: Any) -> bool:  # noqa: ANN40
     except GpuError:
         return False
     return True
+
+
+def exists(pid: int) -> bool:
+    """Tell whether a process of this number exists, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

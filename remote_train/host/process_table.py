@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -37,14 +36,3 @@ def walk_down(table: Table, roots: Iterable[int]) -> Set[int]:
             found.add(pid)
             waiting.extend(children.get(pid, ()))
     return found
-
-
-def exists(pid: int) -> bool:
-    """Tell whether a process of this number exists, whoever's it is."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
