@@ -84,6 +84,7 @@ def test_resume_takes_the_shape_from_the_checkpoint(tmp_path: Path) -> None:
     assert lines[-1] == "saved out/ckpt.pt (step 3)"
 
 
+@pytest.mark.slow  # by day the test above kills one while it trains
 def test_sigkill_while_saving_leaves_a_whole_checkpoint_or_none(tmp_path: Path) -> None:
     path, partial = tmp_path / "out" / "ckpt.pt", tmp_path / "out" / ".ckpt.pt.partial"
     cut_short = steps = 0

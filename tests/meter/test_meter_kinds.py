@@ -53,7 +53,7 @@ KINDS = {
     "Lightning": Kind(("lit.py",), needs="lightning"),
     "accelerate": Kind(("accelerated.py",), needs="accelerate", losses=2),
 }
-DAILY = ("nanoGPT", "bare loop", "forked workers", "DDP", "HF Trainer", "Lightning", "accelerate")
+DAILY = ("nanoGPT", "forked workers", "DDP", "HF Trainer", "Lightning", "accelerate")
 """Every day, with few steps; the others, and all of them with many steps, are slow."""
 
 
