@@ -16,9 +16,13 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from remote_train.config.ssh_target import SshWay
+from remote_train.transport.openssh import OpensshTransport
+from remote_train.transport.openssh_command import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +135,31 @@ def run(target: SshdTarget, command: str = "echo in", **options: object) -> byte
         transport.close()
 
 
+def openssh(sshd: Sshd, config: str = "", **options: object) -> OpensshTransport:
+    """Return a transport over ssh with an ssh_config of its own: what `target` says, and `config` before it."""
+    target = sshd.target()
+    lines = [
+        config,
+        f"IdentityFile {sshd.user_key}",
+        "IdentitiesOnly yes",
+        f"UserKnownHostsFile {sshd.known_hosts}",
+        "GlobalKnownHostsFile none",
+    ]
+    file = sshd.folder / "ssh_config"
+    file.write_text("\n".join(lines) + "\n")
+    addresses = options.pop("addresses", target.addresses)
+    ways = [make_way(sshd, file, str(address)) for address in addresses]  # type: ignore[attr-defined]
+    policy = Policy(strict="yes", prompts=False, known_hosts_files=(sshd.known_hosts,))
+    policy = replace(policy, **{key: options.pop(key) for key in list(options) if key in vars(policy)})  # type: ignore[arg-type]
+    return OpensshTransport(sshd.target(addresses=addresses), ways, policy, **options)  # type: ignore[arg-type]
+
+
+def make_way(sshd: Sshd, file: Path, address: str, *, proxied: bool = False) -> SshWay:
+    """Return how ssh goes to an address of this sshd with one ssh_config."""
+    arguments = ("-l", USER, "-p", str(sshd.port), "--", address)
+    return SshWay(address, ("ssh", "-F", str(file)), arguments, proxied, patient=False, keywords=frozenset())
+
+
 def free_port() -> int:
     """Return a loopback port that nobody listens on now."""
     with socket.socket() as probe:
@@ -180,6 +209,28 @@ def running_sshd(
         )
         assert process.poll() is None, sshd.read_log()
         yield sshd
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def running_master(sshd: Sshd) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a connection of the user's own that others may share (ControlMaster), at `folder/master`."""
+    place = sshd.folder / "master"
+    options = [
+        "ControlMaster=yes",
+        f"ControlPath={place}",
+        f"UserKnownHostsFile={sshd.known_hosts}",
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+    ]
+    given = [word for option in options for word in ("-o", option)]
+    argv = ["ssh", "-F", "none", "-N", "-i", str(sshd.user_key), "-p", str(sshd.port), *given, "127.0.0.1"]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(place.exists, "the shared connection")
+        yield process
     finally:
         process.terminate()
         process.wait(PATIENCE)

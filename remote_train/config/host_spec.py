@@ -25,7 +25,8 @@ class HostSpec:
     """As written: absolute, or beginning with ~/ ."""
     host_key: str | None = None
     """The pin: SHA256: and 43 characters of base64, as ssh-keygen -l prints it."""
-    transport: Literal["paramiko"] = "paramiko"
+    transport: Literal["paramiko", "openssh"] | None = None
+    """None: paramiko, unless this host needs what only ssh itself can do."""
     python: str | None = None
     """A name or path on the host; safe to stand in a shell's command line."""
     state_dir: str | None = None

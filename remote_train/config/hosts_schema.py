@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from remote_train.config.addresses import (
     find_name_fault,
@@ -94,12 +94,6 @@ def _check_place(path: str) -> str:
     return path
 
 
-def _check_transport(name: object) -> object:
-    if name == "openssh":
-        raise ValueError("'openssh' is not supported yet; leave it out to use 'paramiko'")
-    return name
-
-
 def _check_addresses(addresses: list[str]) -> list[str]:
     if not addresses:
         raise ValueError("must name at least one address; leave it out to use the host's own name")
@@ -136,7 +130,7 @@ class HostModel(BaseModel):
     port: Annotated[int, AfterValidator(_check_port)] | None = None
     identity_file: _Place | None = None
     host_key: Annotated[str, AfterValidator(_check_host_key)] | None = None
-    transport: Annotated[Literal["paramiko"], BeforeValidator(_check_transport)] = "paramiko"
+    transport: Literal["paramiko", "openssh"] | None = None
     python: _Program | None = None
     venv: _Program | None = None
     state_dir: _Place | None = None

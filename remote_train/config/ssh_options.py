@@ -1,6 +1,6 @@
-"""Which options of ssh_config we follow, which make no difference to us, and which we refuse.
+"""Which options of ssh_config we follow ourselves, which make no difference to us, and for which ssh itself is needed.
 
-One table with a reason per group. An option in force that stands nowhere here is refused: silently leaving out
+One table with a reason per group. An option in force that stands nowhere here needs ssh: silently leaving out
 something the user wrote could connect to another machine, or trust one that the user does not.
 """
 
@@ -56,18 +56,19 @@ HARMLESS = {
     ),
     "ways to log in that we do not use; the login says so if none is left": (
         "preferredauthentications passwordauthentication kbdinteractiveauthentication kbdinteractivedevices "
-        "challengeresponseauthentication hostbasedauthentication hostbasedacceptedalgorithms enablesshkeysign "
-        "addkeystoagent usekeychain securitykeyprovider"
+        "challengeresponseauthentication hostbasedacceptedalgorithms enablesshkeysign addkeystoagent usekeychain"
     ),
-    "only speaks with another option, which is refused": (
+    "a command of the user's own beside a session, which we do not run": "permitlocalcommand localcommand",
+    "only speaks with another option, which needs ssh": (
         "canonicalizefallbacklocal canonicalizemaxdots canonicaldomains canonicalizepermittedcnames "
-        "proxyusefdpass localcommand"
+        "proxyusefdpass gssapikeyexchange gssapidelegatecredentials gssapitrustdns gssapirenewalforcesrekey "
+        "gssapikexalgorithms gssapiclientidentity gssapiserveridentity"
     ),
 }
 
-# Linux distributions set these for every host (Fedora's crypto policies); what the system's own file says is let
-# pass, what the user's file says is refused, because we would not follow it.
-ALGORITHMS = {
+# Linux distributions set these for every host (Fedora's crypto policies, Debian's GSSAPIAuthentication); what the
+# system's own file says is let pass, what the user's file says is followed by ssh.
+SYSTEM_WIDE = {
     "ciphers": "Ciphers",
     "macs": "MACs",
     "kexalgorithms": "KexAlgorithms",
@@ -75,10 +76,11 @@ ALGORITHMS = {
     "casignaturealgorithms": "CASignatureAlgorithms",
     "pubkeyacceptedalgorithms": "PubkeyAcceptedAlgorithms",
     "requiredrsasize": "RequiredRSASize",
+    "gssapiauthentication": "GSSAPIAuthentication",
 }
 
-REFUSED = {
-    **ALGORITHMS,
+LACKED = {
+    **SYSTEM_WIDE,
     "proxyjump": "ProxyJump",
     "proxycommand": "ProxyCommand",
     "bindaddress": "BindAddress",
@@ -87,18 +89,21 @@ REFUSED = {
     "certificatefile": "CertificateFile",
     "pkcs11provider": "PKCS11Provider",
     "pubkeyauthentication": "PubkeyAuthentication",
-    "remotecommand": "RemoteCommand",
-    "permitlocalcommand": "PermitLocalCommand",
+    "hostbasedauthentication": "HostbasedAuthentication",
+    "securitykeyprovider": "SecurityKeyProvider",
     "knownhostscommand": "KnownHostsCommand",
     "revokedhostkeys": "RevokedHostKeys",
 }
-"""Options that OpenSSH has and we lack, as people write them."""
+"""Options that ssh follows and paramiko lacks, as people write them."""
+
+REFUSED = {"remotecommand": "RemoteCommand"}
+"""Refused over every transport: it says that another command than ours is to run."""
 
 _HARMLESS = frozenset(word for words in HARMLESS.values() for word in words.split())
 
 
 def find_unsupported(options: Options, baseline: Options) -> list[str]:
-    """Find the keywords in force (they differ from a run without any ssh_config) that we would not follow."""
+    """Find the keywords in force (they differ from a run without any ssh_config) that we would not follow ourselves."""
     return [
         keyword
         for keyword, values in options.items()
@@ -106,13 +111,12 @@ def find_unsupported(options: Options, baseline: Options) -> list[str]:
         and set(values) != {"none"}
         and keyword not in SUPPORTED
         and keyword not in _HARMLESS
-        and not keyword.startswith("gssapi")  # a way to log in that we do not use; on by default in Debian
     ]
 
 
 def render_option(keyword: str, options: Mapping[str, tuple[str, ...]]) -> str:
     """Render an option as it stands in ssh_config: its name and value."""
-    return f"{REFUSED.get(keyword, keyword)} {' '.join(options[keyword])}"
+    return f"{(LACKED | REFUSED).get(keyword, keyword)} {' '.join(options[keyword])}"
 
 
 def parse_options(output: str) -> Options:

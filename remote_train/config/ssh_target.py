@@ -1,19 +1,20 @@
 """Ask OpenSSH itself what ~/.ssh/config means for a host: `ssh -G`, 4 ms, no connection.
 
-It resolves Include, Match and tokens exactly as the user's ssh does. The answer is an SshTarget, or a ConfigError
-that names every option in force that we would not follow (table in ssh_options.py).
+It resolves Include, Match and tokens exactly as the user's ssh does. The answer is an SshTarget, which names every
+option in force that only ssh itself can follow (table in ssh_options.py), or a ConfigError.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from remote_train.config.addresses import Address, parse_address
 from remote_train.config.ssh_options import (
-    ALGORITHMS,
+    REFUSED,
+    SYSTEM_WIDE,
     Options,
     find_unsupported,
     parse_options,
@@ -45,6 +46,24 @@ _STRICTNESS: dict[str, Literal["yes", "ask", "accept-new"]] = {
 
 
 @dataclass(frozen=True)
+class SshWay:
+    """How the user's own ssh is started for one address of a host."""
+
+    hostname: str
+    """What the address means, as ssh_config has it."""
+    program: tuple[str, ...]
+    """ssh, and whose configuration it reads."""
+    arguments: tuple[str, ...]
+    """What hosts.toml says of the host, and last its address."""
+    proxied: bool
+    """It goes through a jump host or a command: whether the host answers, only ssh can find out."""
+    patient: bool
+    """ssh_config says itself how long to wait for the host."""
+    keywords: frozenset[str]
+    """The options that this ssh prints, in lower case: some are younger than others."""
+
+
+@dataclass(frozen=True)
 class SshTarget:
     """Everything needed to connect to one address of a host; hosts.toml has already overridden ssh_config."""
 
@@ -67,6 +86,10 @@ class SshTarget:
     connect_timeout: int | None
     """Seconds, if ssh_config sets one."""
     strict_host_key_checking: Literal["yes", "ask", "accept-new"]
+    lacks: tuple[str, ...] = ()
+    """What is in force for it that paramiko cannot do, as it stands in ssh_config."""
+    way: SshWay | None = field(default=None, compare=False)
+    """How the user's own ssh goes there; None where there is none."""
 
 
 def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None) -> SshTarget:
@@ -79,27 +102,43 @@ def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None)
         where = parse_address(address)
     except ValueError as error:
         raise UsageError(f"host {spec.name}: address {address!r}: {error}") from None
-    options = _read_options(spec, where, place)
-    return _make_target(spec, address, options, place)
-
-
-def _read_options(spec: HostSpec, where: Address, place: SshPlace) -> Options:
     if place.ssh is None:
-        return _make_plain_options(spec, where, place)
+        return _make_target(spec, address, _make_plain_options(spec, where, place), place)
+    options, lacks = _read_options(spec, where, place, place.ssh)
+    way = _make_way(options, (place.ssh, *place.config_arguments), _make_arguments(spec, where))
+    return replace(_make_target(spec, address, options, place), lacks=lacks, way=way)
+
+
+def _read_options(
+    spec: HostSpec, where: Address, place: SshPlace, ssh: str
+) -> tuple[Options, tuple[str, ...]]:
+    """Return what is in force, and what of it paramiko lacks."""
     arguments = _make_arguments(spec, where)
     ours, plain = run_ssh_queries(
-        [[place.ssh, "-G", *place.config_arguments, *arguments], [place.ssh, "-G", "-F", "none", *arguments]],
+        [[ssh, "-G", *place.config_arguments, *arguments], [ssh, "-G", "-F", "none", *arguments]],
         place.environ,
     )
     options, baseline = parse_options(ours), parse_options(plain)
     unsupported = find_unsupported(options, baseline)
-    if ALGORITHMS.keys() & set(unsupported) and SYSTEM_CONFIG.is_file():
-        command = [place.ssh, "-G", "-F", str(SYSTEM_CONFIG), *arguments]
+    if SYSTEM_WIDE.keys() & set(unsupported) and SYSTEM_CONFIG.is_file():
+        command = [ssh, "-G", "-F", str(SYSTEM_CONFIG), *arguments]
         unsupported = _drop_system(
             unsupported, options, parse_options(run_ssh_queries([command], place.environ)[0])
         )
     _refuse(spec, options, unsupported)
-    return options
+    return options, tuple(render_option(word, options) for word in unsupported)
+
+
+def _make_way(options: Options, program: tuple[str, ...], arguments: list[str]) -> SshWay:
+    proxied = any((_first(options, word) or "none") != "none" for word in ("proxyjump", "proxycommand"))
+    return SshWay(
+        hostname=options["hostname"][0],
+        program=program,
+        arguments=tuple(arguments),
+        proxied=proxied,
+        patient=(_first(options, "connecttimeout") or "none") not in {"none", "0"},
+        keywords=frozenset(options),
+    )
 
 
 def _make_arguments(spec: HostSpec, where: Address) -> list[str]:
@@ -111,24 +150,30 @@ def _make_arguments(spec: HostSpec, where: Address) -> list[str]:
 
 
 def _drop_system(unsupported: list[str], options: Options, system: Options) -> list[str]:
-    return [word for word in unsupported if word not in ALGORITHMS or options[word] != system.get(word)]
+    return [word for word in unsupported if word not in SYSTEM_WIDE or options[word] != system.get(word)]
 
 
 def _refuse(spec: HostSpec, options: Options, unsupported: list[str]) -> None:
+    refused = [word for word in unsupported if word in REFUSED or spec.transport == "paramiko"]
     problems = [
-        f"ssh_config: host {spec.name}: {render_option(word, options)}: not supported" for word in unsupported
+        f"ssh_config: host {spec.name}: {render_option(word, options)}: not supported"
+        + ("" if word in REFUSED else ' with transport = "paramiko"')
+        for word in refused
     ]
     if _is_unchecked(options) and spec.host_key is None:
         problems.append(
             f"ssh_config: host {spec.name}: StrictHostKeyChecking no: not supported, host keys are always checked; "
             'write accept-new, or pin the key in hosts.toml: host_key = "SHA256:…"'
         )
-    if problems:
-        raise ConfigError(
-            problems,
-            hint=f"`ssh -G {options['host'][0]}` shows what is in force; take these out for this host, or give "
-            "it another Host name in ~/.ssh/config",
-        )
+    if not problems:
+        return
+    hint = (
+        f"`ssh -G {options['host'][0]}` shows what is in force; take these out for this host, or give "
+        "it another Host name in ~/.ssh/config"
+    )
+    if set(refused) - REFUSED.keys():
+        hint = f'transport = "openssh" in hosts.toml uses ssh itself for {spec.name}, which follows them'
+    raise ConfigError(problems, hint=hint)
 
 
 def _is_unchecked(options: Options) -> bool:

@@ -83,12 +83,15 @@ def make_host_key_error(
 ) -> HostKeyRefused | None:
     """Return the refusal of a host's key with both fingerprints, where it was looked up and what to type; None: good."""
     verdict, offered = identity.judge(key_type, key), f"{key_type} {make_fingerprint(key)}"
-    if verdict.kind == "match":
-        return None
+    return None if verdict.kind == "match" else make_refusal(identity, address, verdict, offered)
+
+
+def make_refusal(identity: HostIdentity, address: str, verdict: Verdict, offered: str) -> HostKeyRefused:
+    """Return the refusal that a verdict leads to; `offered` is the key's type and fingerprint."""
     who = identity.target.name + (f" ({address})" if address != identity.target.name else "")
     if verdict.kind == "changed" and not verdict.known:
         message = f"the key of {who} is not the pinned one: it offers {offered}, host_key is {identity.pin}"
-        hint = f'if its key was really replaced: host_key = "{make_fingerprint(key)}" in hosts.toml'
+        hint = f'if its key was really replaced: host_key = "{offered.split()[1]}" in hosts.toml'
     else:
         words = {"revoked": _word_revoked, "changed": _word_changed, "unknown": _word_unknown}
         message, hint = words[verdict.kind](who, offered, verdict, identity)

@@ -13,10 +13,11 @@ import pytest
 from remote_train.config.host_spec import HostSpec
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.config.ssh_options import (
-    ALGORITHMS,
     HARMLESS,
+    LACKED,
     REFUSED,
     SUPPORTED,
+    SYSTEM_WIDE,
     find_unsupported,
     parse_options,
 )
@@ -134,7 +135,9 @@ IN_FORCE = {
     "pkcs11provider": "/usr/lib/pkcs11.so",
     "pubkeyauthentication": "no",
     "remotecommand": "tmux attach",
-    "permitlocalcommand": "yes",
+    "hostbasedauthentication": "yes",
+    "gssapiauthentication": "yes",
+    "securitykeyprovider": "/usr/lib/sk.so",
     "knownhostscommand": "/bin/echo %H",
     "revokedhostkeys": "/etc/revoked",
     "ciphers": "aes256-gcm@openssh.com",
@@ -147,35 +150,51 @@ IN_FORCE = {
 }
 
 
-def test_the_table_of_refused_options_is_covered() -> None:
-    assert IN_FORCE.keys() == REFUSED.keys()
+def test_the_tables_of_options_that_are_not_ours_are_covered() -> None:
+    assert IN_FORCE.keys() == (LACKED | REFUSED).keys()
     harmless = {word for words in HARMLESS.values() for word in words.split()}
     assert not harmless & SUPPORTED
-    assert not (harmless | SUPPORTED) & REFUSED.keys()
+    assert not (harmless | SUPPORTED) & (LACKED | REFUSED).keys()
 
 
-@pytest.mark.parametrize(("keyword", "value"), IN_FORCE.items())
-def test_an_option_we_would_not_follow_is_named(keyword: str, value: str, place: SshPlace) -> None:
+SHOWN = {"canonicalizehostname": "always", "pubkeyauthentication": "false"}
+
+
+@pytest.mark.parametrize(("keyword", "value"), [item for item in IN_FORCE.items() if item[0] in LACKED])
+def test_an_option_that_paramiko_lacks_is_named(
+    keyword: str, value: str, place: SshPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote_train.config.ssh_target.SYSTEM_CONFIG", place.home / "none")
     # HostName is an address, so that CanonicalizeHostname asks no name server.
-    problems = fail(place, f"Host box\n HostName 127.0.0.1\n {REFUSED[keyword]} {value}\n").problems
-    shown = {"canonicalizehostname": "always", "pubkeyauthentication": "false"}.get(keyword, value)
-    assert problems == [f"ssh_config: host 4070ti: {REFUSED[keyword]} {shown}: not supported"]
+    config = f"Host box\n HostName 127.0.0.1\n {LACKED[keyword]} {value}\n"
+    shown = f"{LACKED[keyword]} {SHOWN.get(keyword, value)}"
+    assert read(place, config).lacks == (shown,)
+    error = fail(place, config, replace(BOX, transport="paramiko"))
+    assert error.problems == [f'ssh_config: host 4070ti: {shown}: not supported with transport = "paramiko"']
+    assert 'transport = "openssh"' in str(error.hint)
+
+
+def test_another_command_than_ours_is_refused_over_any_transport(place: SshPlace) -> None:
+    for transport in (None, "paramiko", "openssh"):
+        error = fail(place, "Host box\n RemoteCommand tmux attach\n", replace(BOX, transport=transport))
+        assert error.problems == ["ssh_config: host 4070ti: RemoteCommand tmux attach: not supported"]
 
 
 def test_it_counts_only_for_its_own_host(place: SshPlace) -> None:
-    config = "Host other\n ProxyJump jump\nHost *\n Ciphers aes256-ctr\n"
-    assert "Ciphers aes256-ctr" in fail(place, config).problems[0]
-    assert read(place, "Host other\n ProxyJump jump\n").hostname == "box"
+    config = "Host other\n BindAddress 127.0.0.1\nHost *\n Ciphers aes256-ctr\n"
+    assert read(place, config).lacks == ("Ciphers aes256-ctr",)
+    assert read(place, "Host other\n BindAddress 127.0.0.1\n").lacks == ()
 
 
 def test_all_are_named_at_once(place: SshPlace) -> None:
-    error = fail(place, "Host *\n ProxyJump a\n RemoteCommand b\n StrictHostKeyChecking no\n")
+    config = "Host *\n BindAddress 127.0.0.1\n RemoteCommand b\n StrictHostKeyChecking no\n"
+    error = fail(place, config, replace(BOX, transport="paramiko"))
     assert [problem.split(": ")[2] for problem in error.problems] == [
+        "BindAddress 127.0.0.1",
         "RemoteCommand b",
-        "ProxyJump a",
         "StrictHostKeyChecking no",
     ]
-    assert "ssh -G box" in str(error.hint)
+    assert "ssh -G box" in str(fail(place, "Host *\n RemoteCommand b\n").hint)
 
 
 def test_none_is_not_in_force(place: SshPlace) -> None:
@@ -206,7 +225,8 @@ def test_what_makes_no_difference_is_let_pass(place: SshPlace) -> None:
         VisualHostKey yes
         HashKnownHosts yes
         UpdateHostKeys no
-        GSSAPIAuthentication yes
+        GSSAPIDelegateCredentials yes
+        PermitLocalCommand yes
         PreferredAuthentications publickey
         PasswordAuthentication no
         RequestTTY yes
@@ -215,10 +235,11 @@ def test_what_makes_no_difference_is_let_pass(place: SshPlace) -> None:
         LocalCommand never
         CanonicalDomains example.com
     """
-    assert read(place, config).hostname == "box"
+    target = read(place, config)
+    assert (target.hostname, target.lacks) == ("box", ())
 
 
-def test_an_option_of_tomorrow_is_refused_until_somebody_has_looked() -> None:
+def test_an_option_of_tomorrow_is_left_to_ssh_until_somebody_has_looked() -> None:
     baseline = parse_options("host box\nport 22\n")
     options = parse_options("host box\nport 22\nteleport moon\nteleport mars\n")
     assert find_unsupported(options, baseline) == ["teleport"]
@@ -286,14 +307,13 @@ def test_what_the_systems_own_file_sets_for_every_host_is_let_pass(
     policy = "Ciphers aes256-gcm@openssh.com\nMACs hmac-sha2-256\n"
     (home / "system").write_text(policy)
     monkeypatch.setattr("remote_train.config.ssh_target.SYSTEM_CONFIG", home / "system")
-    assert read(place, policy).hostname == "box"
-    assert [
-        problem.split(": ")[2]
-        for problem in fail(place, policy + "KexAlgorithms curve25519-sha256\n").problems
-    ] == ["KexAlgorithms curve25519-sha256"]
-    (home / "system").write_text(policy + "ProxyJump jump\n")
-    assert "ProxyJump jump" in fail(place, policy + "ProxyJump jump\n").problems[0]
-    assert "ciphers" in ALGORITHMS
+    assert read(place, policy).lacks == ()
+    assert read(place, policy + "KexAlgorithms curve25519-sha256\n").lacks == (
+        "KexAlgorithms curve25519-sha256",
+    )
+    (home / "system").write_text(policy + "BindAddress 127.0.0.1\n")
+    assert read(place, policy + "BindAddress 127.0.0.1\n").lacks == ("BindAddress 127.0.0.1",)
+    assert "ciphers" in SYSTEM_WIDE
 
 
 def test_without_ssh_defaults_are_enough_while_there_is_no_config(place: SshPlace, home: Path) -> None:

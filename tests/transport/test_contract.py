@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from remote_train.errors import ConnectionLost
 from remote_train.transport.fake import FakeTransport, Pipe
 from remote_train.transport.local import LocalTransport
 from remote_train.transport.paramiko_ssh import ParamikoTransport
-from tests.sshd import read_to_end, running_sshd, wait_until
+from tests.sshd import openssh, read_to_end, running_master, running_sshd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ def copy_stderr(pipe: Pipe, stderr: BinaryIO) -> None:
         pipe.warn(data)
 
 
-@pytest.fixture(params=["paramiko", "paramiko step by step", "local", "fake"])
+@pytest.fixture(params=["paramiko", "paramiko step by step", "openssh", "openssh shared", "local", "fake"])
 def transport(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Transport]:
@@ -67,6 +68,14 @@ def transport(
             made._early = request.param == "paramiko"
             yield made
             made.close()
+        return
+    if request.param.startswith("openssh"):
+        with running_sshd(tmp_path_factory.mktemp("sshd")) as sshd, contextlib.ExitStack() as stack:
+            if request.param == "openssh shared":
+                stack.enter_context(running_master(sshd))
+            by_ssh = openssh(sshd, f"ControlPath {sshd.folder}/master" if "shared" in request.param else "")
+            yield by_ssh
+            by_ssh.close()
         return
     other: Transport = LocalTransport() if request.param == "local" else FakeTransport(run_shell)
     yield other

@@ -1,0 +1,255 @@
+"""SSH by the user's own ssh: whatever its ssh_config can do, this can.
+
+ssh runs in a process group of its own with its stdin and stdout as our stream, its log apart from the host's stderr
+(openssh_log.py). It checks the host's key and logs in; we read from its log how far it came (openssh_words.py). At a
+terminal it may ask a person, and is given the terminal for that time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from remote_train.errors import ConnectionLost, HostKeyRefused, Unreachable
+from remote_train.transport import foreground, login
+from remote_train.transport.child import Child
+from remote_train.transport.dial import Dialling, Endpoint, Refused
+from remote_train.transport.known_hosts import find_entries
+from remote_train.transport.openssh_command import make_command
+from remote_train.transport.openssh_log import SshLog, make_lines
+from remote_train.transport.openssh_words import Failure, Story, explain, is_closed_early, parse_story
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_train.transport import Notify, SshTarget
+    from remote_train.transport.dial import Dialled
+    from remote_train.transport.foreground import Terminal
+    from remote_train.transport.openssh_command import Policy, Way
+
+END_SECONDS = 2.0
+"""From the end of the stream to ssh's own."""
+LOST = 255
+"""What ssh ends with when it failed itself; a command may end with it too."""
+
+
+class OpensshTransport:
+    """One host over ssh; `ways` are its addresses, in the order of `target.addresses`.
+
+    `dialled` is a connection that a dialling has brought: it says which address answers. `open` raises what
+    ParamikoTransport's does, and ConfigError for an ssh_config that ssh refuses. Only the first `open` may ask a person.
+    """
+
+    def __init__(
+        self,
+        target: SshTarget,
+        ways: Sequence[Way],
+        policy: Policy,
+        *,
+        dialled: Dialled | None = None,
+        notify: Notify | None = None,
+    ) -> None:
+        self.name = target.name
+        self._target = target
+        self._ways = list(ways)
+        self._policy = policy
+        self._dialled = dialled
+        self._notify = notify
+        self._channel: OpensshChannel | None = None
+
+    def open(self, command: str) -> OpensshChannel:
+        """Log in and run `command`; an address with a wrong key is dropped for the next one of this host."""
+        self._close_channel()
+        left = list(self._ways)
+        refusal: HostKeyRefused | None = None
+        absent: list[str] = []
+        while left:
+            way, dialled = self._choose(left, refusal)
+            left.remove(way)
+            try:
+                self._channel = self._try(way, command, dialled=dialled)
+            except HostKeyRefused as error:
+                if not left:
+                    raise
+                refusal = error
+                self._say(f"{error.message}; {way.hostname} is not used")
+            except Unreachable as error:
+                if not left or not self._proxied:
+                    raise refusal or error from None
+                absent.append(error.message)
+            else:
+                self._policy = replace(self._policy, prompts=False)
+                return self._channel
+        raise refusal or Unreachable("; ".join(absent) or f"{self.name} has no address")
+
+    def close(self) -> None:
+        """Close the channel that is open, and a connection that was never used."""
+        self._close_channel()
+        self._drop_dialled()
+
+    def _close_channel(self) -> None:
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+
+    def _drop_dialled(self) -> None:
+        if self._dialled:
+            self._dialled.socket.close()
+            self._dialled = None
+
+    def _say(self, notice: str) -> None:
+        if self._notify:
+            self._notify(notice)
+
+    @property
+    def _proxied(self) -> bool:
+        """Only ssh can find out whether the host answers."""
+        return any(way.proxied for way in self._ways)
+
+    def _choose(self, ways: Sequence[Way], refusal: HostKeyRefused | None) -> tuple[Way, bool]:
+        """Return the way to try next, and whether an SSH server was seen to answer there."""
+        if self._proxied:
+            return ways[0], False
+        if self._dialled is None:
+            addresses = tuple(way.hostname for way in ways)
+            outcome = Dialling(Endpoint(addresses, self._target.port)).wait()
+            if isinstance(outcome, Refused):
+                raise refusal or Unreachable(
+                    f"{self.name} is unreachable: {outcome.reason}", reason=outcome.reason
+                )
+            self._dialled = outcome
+        answering = self._dialled.address
+        self._drop_dialled()  # our line is on it already: ssh makes its own connection
+        return next((way for way in ways if way.hostname == answering), ways[0]), True
+
+    def _try(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
+        """Log in by one way; a connection that a proxy closes before the host's banner is tried twice."""
+        try:
+            return self._connect(way, command, dialled=dialled)
+        except _ClosedEarly:
+            if dialled:
+                raise
+        try:
+            return self._connect(way, command, dialled=dialled)
+        except _ClosedEarly as error:
+            reason = f"closed the connection before its SSH banner, twice ({error})"
+            raise Unreachable(f"{self.name} is unreachable: {reason}", reason=reason) from None
+
+    def _connect(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
+        identity = login.read_identity(self._target, self._policy.pin, self._notify)
+        policy = replace(self._policy, alias=choose_alias(identity, self._ways))
+        failure = Failure(identity, way.hostname, parse_story(()), dialled=dialled)
+        with contextlib.ExitStack() as stack:
+            terminal = stack.enter_context(foreground.borrowed()) if policy.prompts else None
+            if terminal is None:
+                policy = replace(policy, prompts=False)
+            log = SshLog(self._hear)
+            argv = make_command(way, policy, log.path, command)
+            return start(argv, log, failure, terminal)
+
+    def _hear(self, line: str) -> None:
+        """Ask for what ssh, without a terminal as its stderr, does not ask for."""
+        if line.startswith("debug1: Server accepts key: ") and "-SK " in line:
+            self._say(f"{self.name}: touch your security key if it asks for it")
+
+
+class _ClosedEarly(ConnectionLost):
+    """Closed before the host's banner, and nobody said why."""
+
+
+def choose_alias(identity: login.HostIdentity, ways: Sequence[Way]) -> str | None:
+    """Return the one name under which the key of a host with several addresses is known; None: ssh's own choice."""
+    if len(ways) < 2 or identity.target.host_key_alias:
+        return None
+    known = (name for name in identity.names if find_entries(identity.files, [name])[0])
+    return next(known, identity.names[0])
+
+
+def make_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return ssh's environment: in English, and without a language that SendEnv would pass on."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in {"LANG", "LANGUAGE"} and name[:3] != "LC_"
+    }
+
+
+def start(argv: Sequence[str], log: SshLog, failure: Failure, terminal: Terminal | None) -> OpensshChannel:
+    """Start ssh and return its channel once it has logged in; raise which of our errors it ended with."""
+    try:
+        channel = OpensshChannel(argv, log, failure, own_terminal=terminal is None)
+    except OSError as error:
+        log.end()
+        raise ConnectionLost(f"{failure.identity.target.name}: {argv[0]}: {error.strerror}") from error
+    try:
+        if terminal is not None:
+            terminal.lend(channel.group)
+        # At a terminal the time is a person's, and Ctrl-C ends it.
+        channel.wait_login(log.wait_login(None if terminal else login.LOGIN_SECONDS))
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+class OpensshChannel(Child):
+    """The stream of one command over one ssh."""
+
+    def __init__(self, argv: Sequence[str], log: SshLog, failure: Failure, *, own_terminal: bool) -> None:
+        """Start ssh in a session of its own, or in a process group that can be lent the terminal."""
+        place: dict[str, object] = {"start_new_session": True} if own_terminal else {"process_group": 0}
+        self._log = log
+        self._failure = failure
+        super().__init__(failure.identity.target.name, argv, env=make_environment(os.environ), **place)
+        self._wait = threading.Thread(target=self._await_end, name="ssh", daemon=True)
+        self._wait.start()
+
+    @property
+    def group(self) -> int:
+        """The process group of ssh and what it starts."""
+        return self._child.pid
+
+    def wait_login(self, logged_in: bool | None) -> None:
+        """Raise why ssh has not logged in; None is no answer in time."""
+        if logged_in:
+            return
+        if logged_in is None:
+            raise ConnectionLost(f"{self._name}: did not finish the login within {login.LOGIN_SECONDS:g} s")
+        raise self._explain()
+
+    def receive(self, timeout: float) -> bytes | None:
+        """Return what has come, b"" when the command has ended, None after `timeout` seconds of nothing.
+
+        Raise ConnectionLost when ssh failed, HostUnfit when the host ran no command.
+        """
+        data = super().receive(timeout)
+        if data == b"" and not self._closing.locked():
+            self._wait.join(END_SECONDS)
+            code = self._child.poll()
+            if code is not None and (code < 0 or (code == LOST and not self._story().ended)):
+                raise self._explain()
+        return data
+
+    def _story(self) -> Story:
+        return parse_story(self._log.lines)
+
+    def _explain(self) -> Exception:
+        code = self._child.poll()
+        if code == -signal.SIGINT:  # Ctrl-C while ssh had the terminal was meant for us
+            os.kill(os.getpid(), signal.SIGINT)
+        story = parse_story(self._log.lines)
+        if code is not None and code < 0:
+            return ConnectionLost(f"{self._name}: ssh was ended by {signal.Signals(-code).name}")
+        others = tuple(make_lines(self.stderr_tail()))
+        error = explain(replace(self._failure, story=story, others=others))
+        if type(error) is ConnectionLost and is_closed_early(story):
+            return _ClosedEarly(str(error))
+        return error
+
+    def _await_end(self) -> None:
+        self._child.wait()
+        self._log.end()

@@ -1,0 +1,140 @@
+"""The command line of the user's own ssh: what ssh_config says stands, but for what a run must never depend on.
+
+Options given on the command line win over every file. Nothing of a stranger's and no secret stands in them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+ALIVE_SECONDS = 5
+ALIVE_COUNT = 2
+"""ssh gives a silent host up after 5 s three times over (ssh_config(5), ServerAliveCountMax)."""
+CONNECT_SECONDS = 5
+PROXIED_SECONDS = 30
+"""A jump host logs us in before the host's banner can come."""
+
+NEVER = (
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "ClearAllForwardings=yes",
+    "PermitLocalCommand=no",
+    "Tunnel=no",
+    "RequestTTY=no",
+    "EscapeChar=none",
+    # An existing connection of the user's is used; none is left behind by us.
+    "ControlMaster=no",
+    "ControlPersist=no",
+    f"ServerAliveInterval={ALIVE_SECONDS}",
+    f"ServerAliveCountMax={ALIVE_COUNT}",
+)
+# Not known to every ssh, and only in the way when ssh_config sets them.
+YOUNGER = {
+    "remotecommand": "RemoteCommand=none",
+    "stdinnull": "StdinNull=no",
+    "forkafterauthentication": "ForkAfterAuthentication=no",
+    "sessiontype": "SessionType=default",
+}
+
+
+class Way(Protocol):
+    """How ssh is started for one address; config.ssh_target makes these."""
+
+    @property
+    def hostname(self) -> str:
+        """What the address means, as ssh_config has it."""
+
+    @property
+    def program(self) -> Sequence[str]:
+        """ssh, and whose configuration it reads."""
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """What hosts.toml says of the host, and last its address."""
+
+    @property
+    def proxied(self) -> bool:
+        """It goes through a jump host or a command."""
+
+    @property
+    def patient(self) -> bool:
+        """ssh_config says itself how long to wait."""
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """The options that this ssh knows, in lower case."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What we ask of ssh beside the user's ssh_config."""
+
+    strict: Literal["yes", "ask", "accept-new"]
+    prompts: bool
+    """A person is there, whom ssh may ask at the terminal."""
+    pin: str | None = None
+    known_hosts_files: tuple[Path, ...] = ()
+    """Where keys may be revoked, which a pin does not outweigh."""
+    alias: str | None = None
+    """The name that the host's key is known under, whichever address answers."""
+
+
+def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
+    """Return the argv that runs `command` on the host; `log` is the file that ssh's own words go to."""
+    options = [*_choose_strictness(policy), *NEVER]
+    options += [text for word, text in YOUNGER.items() if word in way.keywords]
+    options += ["LogLevel=DEBUG1"]
+    if not way.patient:
+        seconds = CONNECT_SECONDS if not way.proxied else PROXIED_SECONDS
+        options += [] if way.proxied and policy.prompts else [f"ConnectTimeout={seconds}"]
+    if policy.pin:
+        options += make_pin_options(policy.pin, policy.known_hosts_files)
+    if policy.alias:
+        options.append(f"HostKeyAlias={policy.alias}")
+    given = [word for option in options for word in ("-o", option)]
+    return [*way.program, "-T", "-E", log, *given, *way.arguments, command]
+
+
+def _choose_strictness(policy: Policy) -> list[str]:
+    """Never weaker than asking; without a person there is nobody to ask."""
+    strict = "yes" if policy.pin or (policy.strict == "ask" and not policy.prompts) else policy.strict
+    return [f"StrictHostKeyChecking={strict}", f"BatchMode={'no' if policy.prompts else 'yes'}"]
+
+
+def make_pin_options(pin: str, files: Sequence[Path]) -> list[str]:
+    """Return options that trust the key with one fingerprint and no other, unless a file says that it is revoked.
+
+    ssh asks the command for known keys (KnownHostsCommand, OpenSSH 8.5). A connection that exists already was checked
+    in another way, so it is not used.
+    """
+    script = (
+        'test "$1" = "$2" && echo "$3 $4 $5"; shift 5; '
+        'test $# = 0 || grep -hs "^[[:blank:]]*@revoked" "$@"; exit 0'
+    )
+    words = ["/bin/sh", "-c", script, "sh", "%f", pin, "%H", "%t", "%K"]
+    words = [_quote(word) for word in words]
+    words += [_quote(str(file).replace("%", "%%")) for file in files]
+    return [
+        "UserKnownHostsFile=/dev/null",
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "ControlPath=none",
+        f"KnownHostsCommand={' '.join(words)}",
+    ]
+
+
+def _quote(word: str) -> str:
+    """Quote a word as ssh splits a command of its own into an argv."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def show_command(way: Way) -> str:
+    """Return what a person types to see the same by hand."""
+    program = [way.program[0].rpartition("/")[2], *way.program[1:]]
+    return shlex.join([*program, *(word for word in way.arguments if word != "--")])

@@ -1,0 +1,225 @@
+"""What ssh's own log (LogLevel DEBUG1) says of a connection, and which of our errors that is.
+
+The log is ssh's alone: what the host and jump hosts say comes by stderr. Where it does not say clearly what happened,
+the connection was lost: neither a fallback nor an exit code is ever guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remote_train.errors import (
+    ConfigError,
+    ConnectionLost,
+    HostKeyRefused,
+    HostUnfit,
+    LoginRefused,
+    Unreachable,
+)
+from remote_train.transport import known_hosts, login
+from remote_train.transport.known_hosts import Entry, Verdict, make_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from remote_train.transport.login import HostIdentity
+
+WORDS = 300
+LOGGED_IN = re.compile(
+    r"Authenticated to |debug1: Authentication succeeded|debug1: mux_client_request_session: master session id"
+)
+ENDED = re.compile(r"debug1: client_input_channel_req: channel \d+ rtype exit-(status|signal) ")
+BANNER = re.compile(r"debug1: Remote protocol version ")
+KEY = re.compile(r"debug1: Server host (?:key|certificate): (\S+) (SHA256:[A-Za-z0-9+/]{43})")
+METHODS = re.compile(r"debug1: Authentications that can continue: (\S+)")
+OFFERED = re.compile(
+    r"debug1: Offering public key: (?P<what>.+) (?P<kind>\S+) SHA256:\S+(?P<source>( \w+)*)$"
+)
+OFFENDING = re.compile(r"Offending .*key in (?P<where>.+:\d+)$")
+HAS_CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed")
+IS_REVOKED = re.compile(
+    r"REVOKED HOST KEY DETECTED|is marked as revoked|host key .*revoked|revoked by file", re.IGNORECASE
+)
+NOT_KNOWN = re.compile(r"No \S+ host key is known for|Host key verification failed")
+BAD_CERTIFICATE = re.compile(r"[Cc]ertificate.*(invalid|expired|not yet valid)")
+NOT_PROVEN = re.compile(r"incorrect signature|signature verification failed", re.IGNORECASE)
+NO_WAY_IN = re.compile(r"Permission denied( \([^)]*\))?\.?$|Too many authentication failures")
+BAD_OPTION = re.compile(
+    r"Bad configuration option|bad configuration options|Bad owner or permissions on|Bad SSH2? |"
+    r"unsupported option|line \d+: |garbage at end of line|Can't open user config file"
+)
+UNREACHABLE = re.compile(
+    r"(Connection (refused|timed out)|Operation timed out|Network is unreachable|No route to host|Host is down|"
+    r"Could not resolve hostname|connect failed|Name or service not known|Connection timed out during banner exchange)"
+)
+NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: open failed: ")
+CLOSED_EARLY = re.compile(
+    r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: "
+)
+
+
+@dataclass(frozen=True)
+class Story:
+    """How far a connection came, in the order of time, and the words that were no debug lines."""
+
+    banner: bool = False
+    key: str = ""
+    """Type and fingerprint of the key that the host offered."""
+    logged_in: bool = False
+    ended: bool = False
+    """The host said how the command ended."""
+    methods: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+def parse_story(lines: Iterable[str]) -> Story:
+    """Parse ssh's log."""
+    key, methods, offered, words = "", (), [], []
+    seen: set[str] = set()
+    for line in lines:
+        for name, pattern in (("banner", BANNER), ("in", LOGGED_IN), ("ended", ENDED)):
+            if pattern.match(line):
+                seen.add(name)
+        if found := KEY.match(line):
+            key = f"{found[1]} {found[2]}"
+        elif found := METHODS.match(line):
+            methods = tuple(found[1].split(","))
+        elif found := OFFERED.match(line):
+            offered.append(f"{found['what']} ({found['kind']}{found['source'].replace(' explicit', '')})")
+        elif not line.startswith("debug1: ") and line.strip("@ \r\n"):
+            words.append(line.strip())
+    return Story("banner" in seen, key, "in" in seen, "ended" in seen, methods, tuple(offered), tuple(words))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An ssh that ended by itself before, or instead of, its command's end."""
+
+    identity: HostIdentity
+    address: str
+    story: Story
+    others: tuple[str, ...] = ()
+    """What came by stderr: before the host's key was seen, that is a jump host's ssh or a proxy command."""
+    dialled: bool = False
+    """We have seen the host's banner ourselves."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Everything that may explain it: ssh's own words, and those on the way to the host."""
+        return self.story.words if self.story.key else (*self.others, *self.story.words)
+
+
+def explain(failure: Failure) -> Exception:
+    """Return which of our errors it is."""
+    story, name = failure.story, failure.identity.target.name
+    if story.logged_in:
+        return _explain_session(failure)
+    if (bad := _find(BAD_OPTION, failure.words)) and not story.banner:
+        return ConfigError([f"ssh_config: host {name}: {bad}"], hint=_hint_option(bad))
+    for explained in (_explain_key, _explain_login, _explain_absence):
+        if (error := explained(failure)) is not None:
+            return error
+    return ConnectionLost(f"{name}: {_last(failure.words) or 'ssh ended without a word'}")
+
+
+def _explain_session(failure: Failure) -> Exception:
+    name = failure.identity.target.name
+    if said := _find(NO_COMMAND, failure.story.words):
+        return HostUnfit(
+            f"{name} lets us in, but refuses to run a command: {said}",
+            hint="check its ForceCommand and shell",
+        )
+    return ConnectionLost(f"{name}: {_last(failure.story.words) or 'the connection broke off'}")
+
+
+def _explain_key(failure: Failure) -> Exception | None:
+    """Return the refusal of the host's key, or of a jump host's, which only its own words describe."""
+    words, story = failure.words, failure.story
+    if said := _find(NOT_PROVEN, words):
+        return HostKeyRefused(
+            f"{failure.identity.target.name} cannot prove that {story.key or 'its key'} is its own: {said[:WORDS]}"
+        )
+    verdict = _judge(failure)
+    if verdict is None:
+        return None
+    if not story.key:
+        refusal = login.make_refusal(failure.identity, failure.address, verdict, "key unknown")
+        refusal.message = (
+            f"{failure.identity.target.name}: a host on the way to it: {'; '.join(words)[:WORDS]}"
+        )
+        refusal.hint = "connect to that host once with ssh, which tells you what to do about its key"
+        refusal.args = (refusal.message,)
+        return refusal
+    refusal = login.make_refusal(failure.identity, failure.address, verdict, story.key)
+    if why := _find(BAD_CERTIFICATE, words):
+        refusal.message += f"; ssh says: {why}"
+        refusal.args = (refusal.message,)
+    return refusal
+
+
+def _judge(failure: Failure) -> Verdict | None:
+    """Return ssh's verdict on the key, with what our own reading of the files knows of it; None: it had none to make."""
+    words = failure.words
+    entries = known_hosts.find_entries(failure.identity.files, failure.identity.names)[0]
+    fingerprint = failure.story.key.partition(" ")[2]
+    if _find(IS_REVOKED, words):
+        same = [e for e in entries if e.marker == "revoked" and make_fingerprint(e.key) == fingerprint]
+        return Verdict("revoked", tuple(same) or (Entry("a file of revoked keys", "revoked", "", b""),))
+    if _find(HAS_CHANGED, words):
+        return Verdict("changed", _find_offending(failure, entries))
+    if _find(NOT_KNOWN, words):
+        return Verdict("changed" if failure.identity.pin else "unknown")
+    return None
+
+
+def _find_offending(failure: Failure, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    places = [found["where"] for line in failure.words if (found := OFFENDING.search(line))]
+    known = [e for e in entries if e.where in places] or [e for e in entries if not e.marker]
+    return tuple(known) or tuple(Entry(place, "", "", b"") for place in places)
+
+
+def _explain_login(failure: Failure) -> Exception | None:
+    story, target = failure.story, failure.identity.target
+    said = _find(NO_WAY_IN, failure.words)
+    if said is None:
+        return None
+    if not story.key:
+        return LoginRefused(f"{target.name}: a host on the way to it: {said[:WORDS]}")
+    attempts = login.Attempts(list(story.offered), [], list(story.methods), said[:WORDS])
+    error = login.make_login_error(target, attempts)
+    if attempts.methods and "publickey" not in attempts.methods:
+        error.hint = f"log in once by hand: ssh {target.name}; without a terminal only a key or a ticket can"
+    return error
+
+
+def _explain_absence(failure: Failure) -> Exception | None:
+    """Return that nobody answers: only where no banner was ever seen, and ssh or a jump host says so."""
+    if failure.dialled or failure.story.banner:
+        return None
+    said = _find(UNREACHABLE, failure.words)
+    if said is None:
+        return None
+    reason = said[:WORDS]
+    return Unreachable(f"{failure.identity.target.name} is unreachable: {reason}", reason=reason)
+
+
+def is_closed_early(story: Story) -> bool:
+    """Say whether the connection was closed before the host's banner, with no other reason than that."""
+    return not story.banner and bool(_find(CLOSED_EARLY, story.words))
+
+
+def _hint_option(bad: str) -> str:
+    if "knownhostscommand" in bad.lower():
+        return 'host_key with transport = "openssh" needs OpenSSH 8.5; leave one of them out'
+    return "`ssh -v` by hand shows the same"
+
+
+def _find(pattern: re.Pattern[str], words: Iterable[str]) -> str | None:
+    return next((line for line in words if pattern.search(line)), None)
+
+
+def _last(words: Sequence[str]) -> str:
+    return words[-1][:WORDS] if words else ""
