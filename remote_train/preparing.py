@@ -104,6 +104,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
     links, local = make_route(request, place.root, ask)
+    hear(links, listener)
     job = _make_job(request, spec, place, plain_env)
     if links and not links[0].is_local:
         listener.tell("reaching", hosts=[link.host.name for link in links])
@@ -250,6 +251,12 @@ def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[Host
     for link in links:
         link.dial()
     return links, local if request.fallback else None
+
+
+def hear(links: Sequence[HostLink], listener: Listener) -> None:
+    """Have what a person should know of the way to a host told."""
+    for link in links:
+        link.notify = lambda text: listener.tell("note", text=text)
 
 
 def make_rules(request: Request, job: Job) -> Rules:

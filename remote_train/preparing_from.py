@@ -14,7 +14,7 @@ from remote_train.find import refuse_strange_hosts
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
 from remote_train.plan import make_plan
-from remote_train.preparing import Prepared, check_name, make_route, paths_of, tell_reached
+from remote_train.preparing import Prepared, check_name, hear, make_route, paths_of, tell_reached
 from remote_train.preparing import prepare as prepare_project
 from remote_train.reach import reach_first
 from remote_train.records import check_name_free, find_run
@@ -78,6 +78,7 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
         fallback = request.fallback and record["job"]["fallback"]
         request = replace(request, hosts=tuple(record["job"]["hosts"]), fallback=fallback)
     links, local = make_route(request, root, ask)
+    hear(links, listener)
     package, files = recall_package(record, root)
     reached = reach_first(links, local)
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from remote_train.config.ssh_target import read_ssh_target
 from remote_train.errors import ConfigError, HostUnfit, Unreachable
@@ -17,6 +17,7 @@ from remote_train.fencing import enforce, fences_of
 from remote_train.memory import HostMemory, host_memory
 from remote_train.plan import find_unfit
 from remote_train.session import Session, open_session
+from remote_train.transport.choice import find_need
 from remote_train.transport.dial import Dialling, Refused
 from remote_train.transport.local import LocalTransport
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from remote_train.bootstrap import Agent
     from remote_train.config.host_spec import HostSpec
-    from remote_train.transport import Ask
+    from remote_train.config.ssh_target import SshWay
+    from remote_train.transport import Ask, Notify, Transport
+    from remote_train.transport.dial import Dialled
 
 FACTS_SECONDS = 60.0
 
@@ -44,10 +47,21 @@ class HostTarget:
     identity_agent: str | None
     known_hosts_files: tuple[Path, ...]
     host_key_alias: str | None
+    strict: Literal["yes", "ask", "accept-new"] = "ask"
+    """Its StrictHostKeyChecking."""
+    ways: tuple[SshWay, ...] = ()
+    """How ssh itself goes to each address; empty where there is no ssh."""
+    need: str = ""
+    """Why ssh itself has to be used; "": paramiko can do all that is asked for."""
+
+    @property
+    def is_proxied(self) -> bool:
+        """Tell a host that is reached through others: whether it answers is found out by logging in to those."""
+        return any(way.proxied for way in self.ways)
 
 
-def read_target(host: HostSpec) -> tuple[HostTarget, str]:
-    """Return a host's target and its StrictHostKeyChecking; raise ConfigError for options we cannot honour."""
+def read_target(host: HostSpec) -> HostTarget:
+    """Return a host's target; raise ConfigError for options we cannot honour."""
     found = [read_ssh_target(host, address) for address in host.address or (host.name,)]
     first = found[0]
     ports = {target.port for target in found}
@@ -63,8 +77,16 @@ def read_target(host: HostSpec) -> tuple[HostTarget, str]:
         identity_agent=first.identity_agent,
         known_hosts_files=first.known_hosts_files,
         host_key_alias=first.host_key_alias,
+        strict=first.strict_host_key_checking,
+        ways=tuple({target.hostname: target.way for target in found if target.way}.values()),
     )
-    return target, first.strict_host_key_checking
+    if host.transport == "paramiko":
+        return target
+    lacks = tuple(dict.fromkeys(lack for each in found for lack in each.lacks))
+    need = find_need(target, lacks, host.host_key) if target.ways else ""
+    if host.transport == "openssh":
+        need = 'hosts.toml says transport = "openssh"'
+    return replace(target, need=need)
 
 
 class HostLink:
@@ -75,7 +97,11 @@ class HostLink:
         self.agent = agent
         self.pythons = list(pythons)
         self.memory: HostMemory = host_memory(host.name, host.state_dir)
+        self.notify: Notify | None = None
+        """Who is told what a person should know of the way there."""
         self._ask = ask
+        self._may_prompt = ask is not None
+        self._told: set[str] = set()
         self._target: HostTarget | None = None
         self._dialling: Dialling | None = None
 
@@ -89,10 +115,11 @@ class HostLink:
         if self.is_local or self._dialling is not None:
             return
         if self._target is None:
-            self._target, strict = read_target(self.host)
-            if strict != "ask":  # accept-new: only ever adds; yes: an unknown key is refused
-                self._ask = (lambda _question: True) if strict == "accept-new" else None
-        self._dialling = Dialling(self._target)
+            self._target = read_target(self.host)
+            if self._target.strict != "ask":  # accept-new: only ever adds; yes: an unknown key is refused
+                self._ask = (lambda _question: True) if self._target.strict == "accept-new" else None
+        if not (self._target.need and self._target.is_proxied):
+            self._dialling = Dialling(self._target)
 
     def connect(self) -> Session:
         """Return a new session whose `open` is on its way; raise Unreachable or the error after the banner.
@@ -117,19 +144,44 @@ class HostLink:
             raise
 
     def _connect_ssh(self) -> Session:
-        # Imported here, while the sockets wait for their banners: it takes 150 ms.
-        from remote_train.transport.paramiko_ssh import ParamikoTransport  # noqa: PLC0415
-
         if self._dialling is None:
             self.dial()
         dialling, self._dialling = self._dialling, None
-        if dialling is None or self._target is None:
+        target = self._target
+        if target is None:
             raise Unreachable(f"{self.host.name}: not dialled")
-        dialled = dialling.wait()
-        if isinstance(dialled, Refused):
-            raise Unreachable(f"{self.host.name}: {dialled.reason}", reason=dialled.reason)
-        transport = ParamikoTransport(self._target, dialled, ask=self._ask, pin=self.host.host_key)
-        return open_session(transport, self.agent, self.host.python)
+        make = self._make_openssh if target.need else self._make_paramiko
+        dialled = None
+        if dialling is not None:
+            outcome = dialling.wait()
+            if isinstance(outcome, Refused):
+                raise Unreachable(f"{self.host.name}: {outcome.reason}", reason=outcome.reason)
+            dialled = outcome
+        session = open_session(make(target, dialled), self.agent, self.host.python)
+        # ssh may ask for a passphrase or a code once in a command: coming back is for keys and shared connections.
+        self._may_prompt = False
+        return session
+
+    def _say(self, text: str) -> None:
+        """Say it once: every connection finds the same."""
+        if self.notify and text not in self._told:
+            self._told.add(text)
+            self.notify(text)
+
+    def _make_paramiko(self, target: HostTarget, dialled: Dialled | None) -> Transport:
+        # Imported here, while the sockets wait for their banners: it takes 150 ms.
+        from remote_train.transport.paramiko_ssh import ParamikoTransport  # noqa: PLC0415
+
+        return ParamikoTransport(target, dialled, ask=self._ask, pin=self.host.host_key, notify=self._say)
+
+    def _make_openssh(self, target: HostTarget, dialled: Dialled | None) -> Transport:
+        from remote_train.transport.openssh import OpensshTransport  # noqa: PLC0415 - only where it is used
+        from remote_train.transport.openssh_command import Policy  # noqa: PLC0415 - as above
+
+        if self.host.transport is None:
+            self._say(f"{self.host.name}: ssh itself is used: {target.need}")
+        policy = Policy(target.strict, self._may_prompt, self.host.host_key, target.known_hosts_files)
+        return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
 
     def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:
         """Return what the host is like, as remembered from last time unless `fresh`."""

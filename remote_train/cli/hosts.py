@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from remote_train.cli.options import HostsFile, Json, app, make_ask, make_screen, settings
+from remote_train.cli.options import HostsFile, Json, app, make_ask, make_screen, say, settings
 
 hosts = typer.Typer(help="The hosts you can train on.", no_args_is_help=True)
 app.add_typer(hosts, name="hosts")
@@ -51,6 +51,7 @@ def check(
         choose_hosts(wanted, known, read_aliases(Path.home())), read_agent(), make_ask(), Path.cwd()
     )
     for link in links:
+        link.notify = say
         link.dial()
     rows = [check_host(link) for link in links]
     show_checks(rows, as_json=json)

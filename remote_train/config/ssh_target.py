@@ -103,9 +103,15 @@ def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None)
     except ValueError as error:
         raise UsageError(f"host {spec.name}: address {address!r}: {error}") from None
     if place.ssh is None:
+        if spec.transport == "openssh":
+            raise ConfigError(
+                [f'host {spec.name}: transport = "openssh", and there is no `ssh` on PATH'],
+                hint="install the OpenSSH client",
+            )
         return _make_target(spec, address, _make_plain_options(spec, where, place), place)
     options, lacks = _read_options(spec, where, place, place.ssh)
-    way = _make_way(options, (place.ssh, *place.config_arguments), _make_arguments(spec, where))
+    arguments = [*_make_key_arguments(spec, place), *_make_arguments(spec, where)]
+    way = _make_way(options, (place.ssh, *place.config_arguments), arguments)
     return replace(_make_target(spec, address, options, place), lacks=lacks, way=way)
 
 
@@ -147,6 +153,13 @@ def _make_arguments(spec: HostSpec, where: Address) -> list[str]:
     arguments = ["-l", user] if user else []
     arguments += ["-p", str(port)] if port else []
     return [*arguments, "--", where.host]
+
+
+def _make_key_arguments(spec: HostSpec, place: SshPlace) -> list[str]:
+    if spec.identity_file is None:
+        return []
+    path = str(expand_home(spec.identity_file, place)).replace("%", "%%")
+    return ["-o", "IdentitiesOnly=yes", "-i", path]
 
 
 def _drop_system(unsupported: list[str], options: Options, system: Options) -> list[str]:
