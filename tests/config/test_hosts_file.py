@@ -32,7 +32,7 @@ user = "me"
 port = 2022
 identity_file = "~/.ssh/id_gpu"
 host_key = "SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE="
-transport = "paramiko"
+transport = "openssh"
 python = "~/miniconda3/envs/torch-2.4+cu/bin/python"
 state_dir = "/data/state"
 device = "cpu"
@@ -213,6 +213,7 @@ def test_everything_that_is_allowed_arrives(path: Path) -> None:
         port=2022,
         identity_file="~/.ssh/id_gpu",
         host_key="SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE",
+        transport="openssh",
         python="~/miniconda3/envs/torch-2.4+cu/bin/python",
         state_dir="/data/state",
         device="cpu",
