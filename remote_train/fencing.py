@@ -18,6 +18,7 @@ from remote_train.errors import LocalSpace, PullIncomplete, RemoteTrainError
 from remote_train.flocks import is_locked, locked
 from remote_train.host import durable, layout
 from remote_train.memory import safe_name
+from remote_train.private import make_private
 from remote_train.records import LEFTOVER, RESUME_LOCK, Run, client_root, read_json, write_json
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def fence(run: Run, number: int, by: int) -> None:
     folder = fences_of(*place)
     cookie = (run.attempt(number).read(layout.ATTEMPT) or {}).get("cookie")
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         with locked(folder):
             held = read_json(folder / f"{run.id}.json")
             attempts = {**held.get("attempts", {}), str(number): {"by": by, "cookie": cookie}}

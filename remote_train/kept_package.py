@@ -24,7 +24,8 @@ from remote_train.host.disk import drop
 from remote_train.host.durable import write_all
 from remote_train.host.snapshot import clone
 from remote_train.package.packing import GitState, Package
-from remote_train.records import client_root, list_runs, make_private, read_json, write_json
+from remote_train.private import make_private, open_append
+from remote_train.records import client_root, list_runs, read_json, write_json
 from remote_train.upload import Content, ask_missing, hash_path
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _manifest(package: str) -> Path:
 def _alone() -> Iterator[None]:
     """Be the one process of this laptop that adds packages or takes them away."""
     make_private(client_root())
-    with open(client_root() / LOCK, "wb") as lock:  # noqa: PTH123  (only its descriptor is wanted)
+    with open_append(client_root() / LOCK) as lock:  # only its descriptor is wanted
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

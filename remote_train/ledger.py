@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.host.durable import sync_folder
 from remote_train.mirror import hash_file
-from remote_train.records import make_private, read_json, write_json
+from remote_train.private import make_private, open_append
+from remote_train.records import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,7 +120,7 @@ class Ledger:
         self._whole = False
         made = not self._journal.exists()
         make_private(self._path.parent)
-        with self._journal.open("ab") as journal:
+        with open_append(self._journal) as journal:
             journal.write(json.dumps(changes, separators=(",", ":")).encode() + b"\n")
             journal.flush()
             os.fsync(journal.fileno())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_train.errors import LocalSpace, VerificationFailed
 from remote_train.host import layout
+from remote_train.private import open_append
 from remote_train.records import make_local_space
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Mirror:
         file = self._files.get(name)
         if file is None:
             path = self.attempt.output(name)
-            file = self._files[name] = path.open("ab", buffering=0)
+            file = self._files[name] = open_append(path)
         return file
 
     def verify(self, name: str, summary: dict[str, Any]) -> None:
@@ -132,7 +133,7 @@ class Mirror:
         path = self.attempt.output(name)
         try:
             if not path.exists():
-                path.touch()
+                path.touch(mode=0o600)
             limit = self.offsets[name] if name in self.lost else path.stat().st_size
             length, digest = limit, hash_file(path, limit)
         except OSError as error:

@@ -27,6 +27,7 @@ from remote_train.errors import (
 from remote_train.flocks import open_lock, try_lock
 from remote_train.host.durable import write_whole
 from remote_train.landing import PARTIAL
+from remote_train.private import open_append
 from remote_train.records import PULLER_LOCK
 from remote_train.refusals import SourceChanged
 
@@ -123,7 +124,7 @@ class Partial:
         """Note that everything so far is verified."""
         self.good = self.file.tell()
         self._good_digest = self.digest.copy()
-        with self._journal.open("ab") as journal:
+        with open_append(self._journal) as journal:
             journal.write(_make_line([self.good, self.digest.hexdigest()]))
 
     def rewind(self) -> None:

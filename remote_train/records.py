@@ -30,6 +30,7 @@ import platformdirs
 from remote_train.errors import LocalSpace, NameTaken, UsageError
 from remote_train.flocks import is_locked, locked, open_lock, try_lock
 from remote_train.host import durable, layout
+from remote_train.private import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,7 +188,7 @@ class Attempt:
 
     def prepare(self) -> None:
         """Make the folders."""
-        (self.folder / layout.RANKS).mkdir(parents=True, exist_ok=True)
+        make_private(self.folder / layout.RANKS)
 
 
 def find_namesake(home: Path, run_id: str) -> Path | None:
@@ -211,7 +212,7 @@ def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
     check_name_free(home, run_id)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     except FileExistsError:
         hint = "another command is starting it, or the folder is not one of ours; choose another --name"
         raise NameTaken(f"there is a folder named {run_id} in {home}", hint=hint) from None
@@ -230,12 +231,12 @@ def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
 
 def _write_first(run: Run, record: dict[str, Any]) -> None:
     with keeping(run.folder):
-        (run.folder / ".gitignore").write_text("*\n")
+        durable.write_whole(str(run.folder / ".gitignore"), b"*\n", sync=False)
         # The first key marks the folder as ours: such folders are left out of packages.
         whole = {"remote_train_format": RUN_FORMAT, "run": run.id, **record}
         durable.write_record(str(run.folder / "run.json"), whole, sync=False)
         # Now, while there is room: on a full disk it can still be locked.
-        (run.folder / MIRROR_LOCK).touch()
+        (run.folder / MIRROR_LOCK).touch(mode=0o600)
         run.attempt(1).prepare()
 
 
@@ -252,13 +253,6 @@ def is_ours(run: Run) -> bool:
         return Path((client_root() / "index" / run.id).read_text()) == run.folder
     except (OSError, ValueError):
         return False
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder, closed to others like those above it that have to be made."""
-    if not folder.is_dir():
-        make_private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def drop_run(run: Run) -> None:

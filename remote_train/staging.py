@@ -66,7 +66,7 @@ def open_stage(run: Run, place: Path) -> Stage:
     folder = name_partial(place)
     write_json(run.folder / PLACE, {"place": str(place), "folder": str(folder)})
     place.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir()
+    folder.mkdir()  # as the user's own folders are: it becomes the one that was asked for
     return Stage(run, place, folder)
 
 

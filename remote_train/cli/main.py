@@ -53,6 +53,7 @@ COMMAND_LINE_ERROR: type[Exception] = next(
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
     open_closed_streams()
+    os.umask(os.umask(0o077) & 0o077)  # what we make is at least ours to read
     try:
         end_on_signals()
     except RuntimeError as error:  # no thread could be started

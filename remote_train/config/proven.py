@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
+from remote_train.private import make_private
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -43,8 +45,9 @@ def remember(key: str, value: dict[str, Any]) -> None:
     """Keep what a file says; a cache that cannot be written is none."""
     folder = _folder()
     with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         temporary = folder / f"{key}.{os.getpid()}.tmp"
+        temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(value))
         temporary.replace(folder / f"{key}.json")
         _drop_old(folder)

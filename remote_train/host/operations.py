@@ -32,7 +32,7 @@ class Operations:
         self.connection = connection
         self.root = layout.default_root()
         self.unopened: Optional[Refusal] = Refusal("host-unfit", "the connection was not opened")
-        self.umask = os.umask(0o077)
+        self.umask = os.umask(0o077) & 0o077  # the training's own: what it makes is at least its user's
         self.uploads: Dict[int, Any] = {}
         self.followers: List[Follower] = []
         self.listing: Optional[Listing] = None

@@ -49,8 +49,10 @@ def _keep_error(folder: str, rank: int) -> None:
     try:
         with open(os.environ.get("TORCHELASTIC_ERROR_FILE", ""), "rb") as file:
             data = file.read(ERROR_LIMIT)
-        with open(os.path.join(folder, "ranks", "%d.error.json" % rank), "wb") as copy:
-            copy.write(data)
+        place = os.path.join(folder, "ranks", "%d.error.json" % rank)
+        copy = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.write(copy, data)
+        os.close(copy)
     except OSError:  # there is none, or no space for it
         return
 

@@ -38,6 +38,7 @@ def _make_folders(root: str) -> None:
 def open_root(root: str) -> None:
     """Make the state root, or check that an existing one is ours and closed to others."""
     root = os.path.realpath(root)
+    _refuse_open_parents(root)
     ours = os.path.basename(root) == "remote-train" or os.path.isdir(os.path.join(root, layout.RUNS))
     strange = not ours and os.path.isdir(root) and bool(os.listdir(root))
     os.makedirs(root, 0o700, exist_ok=True)
@@ -54,6 +55,22 @@ def open_root(root: str) -> None:
     finally:
         os.close(fd)
     _make_folders(root)
+
+
+def _refuse_open_parents(root: str) -> None:
+    """Raise PermissionError where another user could put a folder of their own in the place of one above the root."""
+    above = os.path.dirname(root)
+    while True:
+        try:
+            mode = os.stat(above).st_mode
+        except FileNotFoundError:
+            mode = 0
+        if mode & 0o002 and not mode & 0o1000:
+            words = "everybody may write into that folder above the state folder: chmod o-w it, or name another state_dir"
+            raise PermissionError(errno.EPERM, words, above)
+        if above == os.path.dirname(above):
+            return
+        above = os.path.dirname(above)
 
 
 def has_blob(root: str, sha256: str, size: int) -> bool:

@@ -164,9 +164,9 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
             os.setsid()
-            os.umask(self.record.get("umask", 0o022))
             os.chdir(os.path.join(self.path(layout.CODE), self.plan.get("cwd", "")))
             self._give_output()
+            os.umask(self.record.get("umask", 0o022))
             self._bind()
             os.execvpe(command[0], command, self.environment)  # noqa: S606  (no shell is the point)
         except OSError as error:

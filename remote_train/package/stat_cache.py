@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from remote_train.errors import PackageError
 from remote_train.package.ignore_rules import escape_glob, render_line
+from remote_train.private import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,9 +121,10 @@ def write_stat_cache(path: Path, cache: StatCache) -> None:
     }
     for name, column in zip(_COLUMNS, cache.columns, strict=True):
         content[name] = binascii.b2a_base64(array("q", column), newline=False).decode("ascii")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(content), encoding="ascii")
         temporary.replace(path)
     finally:
