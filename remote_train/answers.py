@@ -13,7 +13,7 @@ from remote_train.errors import ProtocolError
 from remote_train.host import layout, life
 from remote_train.host.arrivals import MOST_ASKED
 from remote_train.landing import is_place
-from remote_train.measured import GPU, LATEST, MOMENT, benched, peak
+from remote_train.measured import ADAPTER, GPU, LATEST, MOMENT, benched, examined, peak
 from remote_train.shapes import (
     LARGEST,
     SHOWN,
@@ -58,16 +58,6 @@ CPU = table(
         "performance_cpus": items(items(whole(0, 1 << 16), 64), 4096),
         "narrowed": flag,
         "quota": maybe(number(0, 1e6)),
-    },
-)
-ADAPTER = table(
-    {"vendor": text(256), "kind": text(32)},
-    {
-        **dict.fromkeys(("name", "chip", "note", "driver"), maybe(text(256))),
-        **dict.fromkeys(("id", "slot", "gfx"), maybe(text(64))),
-        **dict.fromkeys(("mobile", "primary"), flag),
-        "memory_bytes": maybe(whole()),
-        "cores": maybe(whole()),
     },
 )
 FACTS = table(
@@ -253,6 +243,9 @@ ANSWERS: dict[str, Check] = {
     "cancel": ANYTHING,
     "weights": table({"name": WEIGHTS_NAME, "size": whole(), "mtime_ns": whole(-LARGEST), "source": whole()}),
     "bench": benched,
+    "examine": examined,
+    "clock": table({"time": number(0, LATEST)}),
+    "sink": table({"bytes": whole(), "rate": maybe(number(0, 1e18))}),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(

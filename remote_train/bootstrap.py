@@ -148,13 +148,16 @@ class Verdict:
 
     word: str
     rest: bytes
+    noise: int = 0
+    """Bytes that the host's rc files printed before it."""
 
 
 def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
     """Return the verdict once it stands in `held`; None while only noise does."""
     for match in _VERDICT.finditer(held):
         if match.group(1) == nonce.encode():
-            return Verdict(match.group(2).decode("ascii", "replace"), held[match.end() :])
+            word = match.group(2).decode("ascii", "replace")
+            return Verdict(word, held[match.end() :], match.start())
     return None
 
 

@@ -22,6 +22,8 @@ HELD_CHECKPOINTS = 100
 """Told of one attempt and not heard yet, because the terminal is held up: each only says to look at the list again."""
 DROPPED_CHECKPOINTS = 200_000
 """Of those that came beyond that, on one connection: two days of a training that saves every second. More is a flood."""
+FETCHES = ("get", "burst")
+"""Operations whose answer is followed by one stream, under the credit of files."""
 BESIDE = ("prune", "state")
 """Operations that are asked beside a stream: a malformed answer is the asker's trouble, and the stream goes on."""
 
@@ -45,7 +47,7 @@ class Gate:
         if op == "follow":
             self._followed.add((fields["run"], fields["attempt"]))
             self._streams.update(output["stream"] for output in fields["outputs"])
-        elif op == "get":
+        elif op in FETCHES:
             self._streams.add(fields["stream"])
             self._files.add(fields["stream"])
 
@@ -96,7 +98,7 @@ class Gate:
 
     def _note_closed(self, op: str, fields: dict[str, Any], *, refused: bool) -> None:
         """Note which streams bring nothing more: those of what was refused, and one that was cancelled."""
-        streams = [fields["stream"]] if op == ("get" if refused else "cancel") else []
+        streams = [fields["stream"]] if (op in FETCHES if refused else op == "cancel") else []
         if refused and op == "follow":
             streams = [output["stream"] for output in fields["outputs"]]
         for stream in streams:

@@ -1,9 +1,9 @@
-"""What a host may say of its devices, and of what it measured of them: the part of answers.py that `bench` and peaks are about."""
+"""What a host may say of its devices, its surroundings, and what it measured: the part of answers.py that `bench` and `doctor` are about."""
 
 from __future__ import annotations
 
 from remote_train.metrics.denominator import MEASURED
-from remote_train.shapes import Malformed, items, maybe, named, number, scalar, table, text, whole
+from remote_train.shapes import Malformed, flag, items, maybe, named, number, scalar, table, text, whole
 
 LATEST = 2.5e11
 """Seconds since 1970; a later year than 9999 is none."""
@@ -30,6 +30,38 @@ GPU = table(
         "capability": maybe(capability),
         "memory_bytes": maybe(whole()),
         "bandwidth": maybe(BANDWIDTH),
+    },
+)
+
+ADAPTER = table(
+    {"vendor": text(256), "kind": text(32)},
+    {
+        **dict.fromkeys(("name", "chip", "note", "driver"), maybe(text(256))),
+        **dict.fromkeys(("id", "slot", "gfx"), maybe(text(64))),
+        **dict.fromkeys(("mobile", "primary"), flag),
+        "memory_bytes": maybe(whole()),
+        "cores": maybe(whole()),
+    },
+)
+_AROUND = table(
+    {},
+    {
+        "container": maybe(text(32)),
+        **dict.fromkeys(("wsl", "virtual", "laptop", "dxg", "systemd"), flag),
+        "nvidia_nodes": whole(0, 1 << 16),
+    },
+)
+_USER = table({}, dict.fromkeys(("account", "process"), maybe(text(256))))
+examined = table(
+    {"surroundings": _AROUND},
+    {
+        "memory": table({}, dict.fromkeys(("total", "available"), maybe(whole()))),
+        "load": number(0, 1e6),
+        "account": text(256),
+        "shell": text(256),
+        "kills": maybe(flag),
+        "lingers": flag,
+        "users": named(_USER, 256, text(24)),
     },
 )
 

@@ -99,6 +99,8 @@ class HostLink:
         self.memory: HostMemory = host_memory(host.name, host.state_dir)
         self.notify: Notify | None = None
         """Who is told what a person should know of the way there."""
+        self.seen: dict[str, str] = {}
+        """What the transport of the last connection has seen of the host, as far as it came (`doctor` tells it)."""
         self._ask = ask
         self._may_prompt = ask is not None
         self._told: set[str] = set()
@@ -120,6 +122,16 @@ class HostLink:
                 self._ask = (lambda _question: True) if self._target.strict == "accept-new" else None
         if not (self._target.need and self._target.is_proxied):
             self._dialling = Dialling(self._target)
+
+    def peek(self) -> Dialled | Refused | None:
+        """Return what dialling came to, and leave it to `connect`; None where no address of the host is dialled from here."""
+        self.dial()
+        return None if self._dialling is None else self._dialling.wait()
+
+    @property
+    def target(self) -> HostTarget | None:
+        """What ssh_config made of the host; None before it was dialled, and for this machine."""
+        return self._target
 
     def connect(self) -> Session:
         """Return a new session whose `open` is on its way; raise Unreachable or the error after the banner.
@@ -157,7 +169,11 @@ class HostLink:
             if isinstance(outcome, Refused):
                 raise Unreachable(f"{self.host.name}: {outcome.reason}", reason=outcome.reason)
             dialled = outcome
-        session = open_session(make(target, dialled), self.agent, self.host.python)
+        transport = make(target, dialled)
+        try:
+            session = open_session(transport, self.agent, self.host.python)
+        finally:
+            self.seen = getattr(transport, "seen", {})
         # ssh may ask for a passphrase or a code once in a command: coming back is for keys and shared connections.
         self._may_prompt = False
         return session
@@ -182,6 +198,14 @@ class HostLink:
             self._say(f"{self.host.name}: ssh itself is used: {target.need}")
         policy = Policy(target.strict, self._may_prompt, self.host.host_key, target.known_hosts_files)
         return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
+        dialled = dialling.wait()
+        if isinstance(dialled, Refused):
+            raise Unreachable(f"{self.host.name}: {dialled.reason}", reason=dialled.reason)
+        transport = ParamikoTransport(self._target, dialled, ask=self._ask, pin=self.host.host_key)
+        try:
+            return open_session(transport, self.agent, self.host.python)
+        finally:
+            self.seen = transport.seen
 
     def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:
         """Return what the host is like, as remembered from last time unless `fresh`."""

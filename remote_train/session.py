@@ -40,8 +40,10 @@ SLICE = 1 << 20
 class Session:
     """One live connection to one host's agent."""
 
-    def __init__(self, host: str, channel: Channel, rest: bytes = b"") -> None:
+    def __init__(self, host: str, channel: Channel, rest: bytes = b"", noise: int = 0) -> None:
         self.host = host
+        self.noise = noise
+        """Bytes that the host's rc files printed before our program spoke."""
         self._channel = channel
         self._decoder = wire.Decoder()
         self._numbers = itertools.count(1)
@@ -270,16 +272,16 @@ def open_session(transport: Transport, agent: Agent, python: str | None) -> Sess
     nonce = secrets.token_hex(8)
     channel = transport.open(make_bootstrap(agent.hash, nonce, python))
     try:
-        rest = _await_agent(transport.name, channel, nonce, agent)
+        rest, noise = _await_agent(transport.name, channel, nonce, agent)
     except BaseException:
         channel.close()
         raise
-    return Session(transport.name, channel, rest)
+    return Session(transport.name, channel, rest, noise)
 
 
-def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> bytes:
-    """Skip the noise, bring the agent if it is missing, and return what followed READY."""
-    held = b""
+def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> tuple[bytes, int]:
+    """Skip the noise, bring the agent if it is missing; return what followed READY, and how much noise there was."""
+    held, noise = b"", 0
     uploaded = False
     deadline = time.monotonic() + BOOTSTRAP_SECONDS
     while time.monotonic() < deadline:
@@ -292,8 +294,9 @@ def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> bytes
             if data == b"" or len(held) > NOISE_LIMIT:
                 raise make_unfit(host, held[-4096:], channel.stderr_tail())
             continue
+        noise += verdict.noise
         if verdict.word == "READY":
-            return verdict.rest
+            return verdict.rest, noise
         if verdict.word != "NEED":
             raise make_unfit(host, b"", b"", verdict.word)
         if uploaded:

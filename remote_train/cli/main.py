@@ -16,6 +16,7 @@ from remote_train.cli import (
     benching,
     cleaning,
     comparing,
+    doctor,
     explaining,
     hosts,
     plotting,
@@ -39,7 +40,7 @@ from remote_train.host.disk import FAILING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = (run, runs, explaining, comparing, plotting, resume, pulling, benching, hosts, cleaning)
+COMMANDS = (run, runs, explaining, comparing, plotting, resume, pulling, benching, hosts, doctor, cleaning)
 """Modules whose commands have registered themselves on `app`."""
 
 CUT_OFF = 141

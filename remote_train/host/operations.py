@@ -235,6 +235,10 @@ LATER = {
     "cancel": ("fetching", "cancel"),
     "weights": ("weights", "convert_weights"),
     "bench": ("benching", "bench"),
+    "examine": ("examining", "examine"),
+    "clock": ("examining", "tell_time"),
+    "burst": ("examining", "burst"),
+    "sink": ("examining", "sink"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

@@ -18,6 +18,7 @@ import paramiko  # type: ignore[import-untyped]
 from remote_train.errors import ConnectionLost, HostKeyRefused, HostUnfit, Unreachable
 from remote_train.transport import login
 from remote_train.transport.dial import Dialled, Dialling, Endpoint, Refused
+from remote_train.transport.known_hosts import make_fingerprint
 from remote_train.transport.paramiko_keys import Keys
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS, Ssh, StreamBuffer, translate
 from remote_train.transport.sink import Tail
@@ -61,6 +62,8 @@ class ParamikoTransport:
         self._ask = ask
         self._pin = pin
         self._notify = notify
+        self.seen: dict[str, str] = {}
+        """Of the connection opened last, as far as it came: `address`, `banner`, `host_key`, `login`."""
         self._trusted: set[bytes] = set()
         self._early = True
         self._channel: ParamikoChannel | None = None
@@ -73,6 +76,7 @@ class ParamikoTransport:
         while left:
             dialled = self._dial(left, refusal)
             attempt = self._login(dialled)
+            self.seen = attempt.seen
             try:
                 self._channel = attempt.run(command, early=self._early)
             except HostKeyRefused as error:
@@ -135,6 +139,7 @@ class _Login:
         self._target = identity.target
         self._address = dialled.address
         self._socket = login.LoginSocket(dialled.socket)
+        self.seen = {"address": dialled.address, "banner": dialled.banner}
         self._ask = ask
         self._notify = notify
         self._trusted = trusted
@@ -186,6 +191,7 @@ class _Login:
     def missing_host_key(self, _client: object, _hostname: str, key: Any) -> None:  # noqa: ANN401 - the library's
         """Check the host's key; the library knows none, so that this is always asked (its host key policy)."""
         key_type, blob = key.get_name(), key.asbytes()
+        self.seen["host_key"] = f"{key_type} {make_fingerprint(blob)}"
         refusal = login.make_host_key_error(self._identity, self._address, key_type, blob)
         if refusal is None or blob in self._trusted:
             return
@@ -219,6 +225,7 @@ class _Login:
             else:
                 self._attempts.tried.append(label)
                 if not further:
+                    self.seen["login"] = label
                     return
                 self._attempts.said = "the key is right, and something more is asked for"
                 break

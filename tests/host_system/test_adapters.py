@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_train.answers import ADAPTER
 from remote_train.config.host_spec import HostSpec
 from remote_train.graphics import name_adapter, render_cpu
 from remote_train.host.adapter_table import RANGES
 from remote_train.host.adapters import find_kind, parse_pci_ids
 from remote_train.host.adapters_read import read_adapters, read_linux_adapters
+from remote_train.measured import ADAPTER
 from remote_train.plan import find_unfit
 
 PCI = "sys/bus/pci/devices"
