@@ -98,8 +98,8 @@ def _dial(link: HostLink, chart: Chart) -> None:
 
 def resolve(addresses: Sequence[str], port: int) -> dict[str, tuple[list[str], str, float]]:
     """Return for each address what it resolves to, or why not, and the seconds that took; 5 s for all of them."""
-    found = {address: ([], f"name not resolved within {RESOLVE_SECONDS:g} s", 0.0) for address in addresses}
-    answers: dict[str, tuple[list[str], str, float]] = {**found}
+    late = f"name not resolved within {RESOLVE_SECONDS:g} s"
+    answers: dict[str, tuple[list[str], str, float]] = dict.fromkeys(addresses, ([], late, 0.0))
 
     def ask(address: str) -> None:
         began = time.monotonic()
