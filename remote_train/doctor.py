@@ -43,6 +43,12 @@ LEAST_UP = 32 << 10
 """Bytes that are sent up over the slowest link: they leave at once, and a modem takes seconds for them."""
 PIECE = 64 << 10
 _OPENSSH = re.compile(r"^SSH-2\.0-OpenSSH_(\d+)\.(\d+)")
+_PATCHED = (
+    (re.compile(r"9\.2p1 Debian-2\+deb12u(\d+)"), 3),
+    (re.compile(r"8\.9p1 Ubuntu-3ubuntu0\.(\d+)"), 10),
+    (re.compile(r"9\.6p1 Ubuntu-3ubuntu13\.(\d+)"), 3),
+)
+"""Versions of distributions from which on CVE-2024-6387 is mended: Debian DSA-5724-1, Ubuntu USN-6859-1."""
 
 
 def examine_host(link: HostLink, *, speed: bool = True) -> dict[str, Any]:
@@ -137,6 +143,10 @@ def judge_banner(banner: str) -> str | None:
 
     CVE-2024-6387: OpenSSH 8.5p1 to 9.7p1 on glibc Linux (openssh.com/releasenotes.html, 9.8).
     """
+    for pattern, first in _PATCHED:
+        patched = pattern.search(banner)
+        if patched and int(patched[1]) >= first:
+            return None
     match = _OPENSSH.match(banner)
     if match is None:
         return None
@@ -153,6 +163,7 @@ def judge_banner(banner: str) -> str | None:
 def _log_in(link: HostLink, chart: Chart) -> Session:
     """Connect, and say of host key, login and shell how far that came."""
     chart.step("agent" if link.is_local else "login")
+    link.notify = chart.ok
     began = time.monotonic()
     try:
         session = link.connect()

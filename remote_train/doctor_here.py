@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import remote_train
 from remote_train.config.host_spec import LOCAL
 from remote_train.config.hosts_file import hosts_path, read_hosts
 from remote_train.config.ssh_aliases import read_aliases
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
 PROGRAM_SECONDS = 5.0
 
 
-def examine_laptop(link: HostLink, hosts_file: Path | None) -> dict[str, Any]:
+def examine_laptop(link: HostLink, hosts_file: Path | None, version: str) -> dict[str, Any]:
     """Return the row of this laptop: its own steps first, then those of `local` as a host."""
     chart = Chart("this machine")
     chart.step("remote-train")
-    chart.ok(f"{remote_train.__version__} on Python {platform.python_version()} ({sys.executable})")
+    chart.ok(f"{version} on Python {platform.python_version()} ({sys.executable})")
     _look_at_ssh(chart, os.environ)
     problem = _look_at_config(chart, hosts_file)
     space = _look_at_state(chart)

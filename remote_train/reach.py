@@ -198,14 +198,6 @@ class HostLink:
             self._say(f"{self.host.name}: ssh itself is used: {target.need}")
         policy = Policy(target.strict, self._may_prompt, self.host.host_key, target.known_hosts_files)
         return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
-        dialled = dialling.wait()
-        if isinstance(dialled, Refused):
-            raise Unreachable(f"{self.host.name}: {dialled.reason}", reason=dialled.reason)
-        transport = ParamikoTransport(self._target, dialled, ask=self._ask, pin=self.host.host_key)
-        try:
-            return open_session(transport, self.agent, self.host.python)
-        finally:
-            self.seen = transport.seen
 
     def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:
         """Return what the host is like, as remembered from last time unless `fresh`."""

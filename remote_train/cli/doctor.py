@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+import remote_train
 from remote_train.cli.options import HostsFile, Json, app, make_ask, settings
 
 
@@ -59,7 +60,7 @@ def _examine(names: list[str], hosts_file: Path | None, *, speed: bool) -> list[
 
     if not names:
         link = make_links([make_local()], read_agent(), None, Path.cwd())[0]
-        return [examine_laptop(link, hosts_file)]
+        return [examine_laptop(link, hosts_file, remote_train.__version__)]
     chosen = choose_hosts(tuple(names), read_hosts(hosts_file), read_aliases(Path.home()))
     links = make_links(chosen, read_agent(), make_ask(), Path.cwd())
     return [examine_host(link, speed=speed) for link in links]
