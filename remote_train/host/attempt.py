@@ -29,7 +29,7 @@ def read_state(folder: str) -> Dict[str, Any]:
     """Return `state` and what is known beside it.
 
     With an attempt record: `attempt`, `exit` and `peak` records, `phase`, `supervised`, `why` (of a run that is lost
-    or unsupervised) and `quiet`, the seconds since any output of a run under way grew.
+    or unsupervised), `quiet`, the seconds since any output of a run under way grew, and `queue`, what it waits for.
     """
     record = read_record(os.path.join(folder, layout.ATTEMPT))
     if record is None:
@@ -54,7 +54,13 @@ def read_state(folder: str) -> Dict[str, Any]:
         "supervised": alive,
         "why": _explain(record) if ended is None and not alive else None,
         "quiet": None if state in life.FINAL else measure_quiet(folder),
+        "queue": _read_wait(folder, record) if alive and state == life.STARTING else None,
     }
+
+
+def _read_wait(folder: str, record: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """Return what an attempt waits for in the queue for GPUs, None when it does not wait."""
+    return read_record(os.path.join(folder, layout.QUEUE)) if record.get("phase") == "queued" else None
 
 
 def _supervisor_lives(record: Dict[str, Any]) -> bool:

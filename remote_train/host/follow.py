@@ -35,6 +35,7 @@ class Follower:
         self.quiet_limit = QUIET_SECONDS
         self.restarts = 0
         self.peak_sent = False
+        self.waited = False
         self.over: Optional[Dict[str, Any]] = None
         globs = request.get("checkpoints")
         self.checkpoints = Checkpoints(self, [str(glob) for glob in globs]) if globs else None
@@ -96,7 +97,9 @@ class Follower:
             self._send_peak(read_record(os.path.join(self.folder, layout.PEAK)))
         state = attempt.read_state(self.folder)
         if _make_key(state) != self.last:
-            facts = {key: state.get(key) for key in ("state", "phase", "supervised", "why")}
+            facts = {key: state.get(key) for key in ("state", "phase", "supervised", "why", "queue")}
+            if self.waited and facts["phase"] != "queued":  # only now it is known which GPUs it has
+                facts["record"] = state.get("attempt")
             self.tell("state", **facts)
         self._note(state)
         self._watch_progress(state)
@@ -106,6 +109,7 @@ class Follower:
 
     def _note(self, state: Dict[str, Any]) -> None:
         self.last = _make_key(state)
+        self.waited = state.get("phase") == "queued"
         self._send_peak(state.get("peak"))
         if (
             state["state"] in (*life.FINAL, life.UNKNOWN) or not self.forever
@@ -176,4 +180,4 @@ class Checkpoints:
 
 def _make_key(state: Dict[str, Any]) -> List[Any]:
     """Return what of a state is worth an event when it changes."""
-    return [state["state"], state.get("phase"), state.get("supervised")]
+    return [state["state"], state.get("phase"), state.get("supervised"), state.get("queue")]

@@ -206,7 +206,8 @@ def _processes(nvml: Nvml, device: ctypes.c_void_p) -> List[Dict[str, Any]]:
     found: Dict[int, Dict[str, Any]] = {}
     for kind in ("Graphics", "MPSCompute", "Compute"):
         for pid, used in list_processes(nvml, "nvmlDeviceGet%sRunningProcesses" % kind, device):
-            found[pid] = {"pid": pid, "compute": kind != "Graphics", "memory_bytes": used}
+            draws = kind == "Graphics" or (pid in found and found[pid]["draws"])
+            found[pid] = {"pid": pid, "compute": kind != "Graphics", "draws": draws, "memory_bytes": used}
     return [found[pid] for pid in sorted(found)]
 
 

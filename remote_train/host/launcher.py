@@ -33,6 +33,12 @@ def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[s
     return environment
 
 
+def show_gpus(environment: Dict[str, str], gpus: List[Dict[str, Any]]) -> None:
+    """Have the training see the GPUs that it was given, by UUID; without any nothing is changed."""
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
+
+
 def make_command(plan: Dict[str, Any], folder: str, agent_python: str) -> List[str]:
     """Return the launcher's argument list: plain python, or torchrun with our rank shim."""
     python = str(plan["python"])

@@ -9,11 +9,14 @@ agent.log               what our program there said when it failed by a mistake 
 peaks/                  measured matmul peaks
 persist/PROJECT/…       folders that outlive runs
 runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.json exit.json stop polled lock reserve*
+                        queue.json (why it waits for GPUs)
                         metrics.jsonl (the meter's) report.jsonl (the script's) telemetry.jsonl (the supervisor's)
                         weights/: models of checkpoints alone, made when they are asked for
 trash/                  what was taken away and is being removed
 usage.json              what all of it takes, as counted last
+tickets/N               attempts that use GPUs or wait for some, in order of arrival
 gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
+tickets.lock            held while tickets are looked at
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ TRASH = "trash"
 USAGE = "usage.json"
 GC_LOCK = "gc.lock"
 TIDY_LOCK = "tidy.lock"
+TICKETS = "tickets"
+TICKETS_LOCK = "tickets.lock"
+TICKET = "%012d"
 ATTEMPTS = "attempts"
 
 ATTEMPT = "attempt.json"
@@ -50,6 +56,7 @@ LAUNCHER_LOG = "launcher.log"
 SUPERVISOR_LOG = "supervisor.log"
 CLOCK = "clock.jsonl"
 PEAK = "peak.json"
+QUEUE = "queue.json"
 EXIT = "exit.json"
 STOP = "stop"
 WEIGHTS = "weights"

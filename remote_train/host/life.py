@@ -22,7 +22,7 @@ LOST = "lost"
 STATES = {
     UNKNOWN: "nothing of it is on the host: never claimed, or removed since",
     CREATED: "claimed by a token; nothing of it has run yet",
-    STARTING: "its supervisor lives: it measures a peak, or brings the launcher up",
+    STARTING: "its supervisor lives: it waits for its turn on the GPUs, measures a peak, or brings the launcher up",
     RUNNING: "the launcher runs, or processes of the run outlived their supervisor (unsupervised)",
     STOPPING: "a stop was asked for; the grace runs, then everything of it is killed",
     ENDED: "its exit record is durable; no process of it is left, or the record names who is",

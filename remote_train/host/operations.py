@@ -239,6 +239,7 @@ LATER = {
     "clock": ("examining", "tell_time"),
     "burst": ("examining", "burst"),
     "sink": ("examining", "sink"),
+    "queue": ("waiting", "queue"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

@@ -16,17 +16,36 @@ from remote_train.host.supervisor import Supervisor
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
+
+    from remote_train.host.waiting import Turn
 
 LOG_BYTES = 64 * 1024
 BREATH_SECONDS = 1.0
+
+
+class Held:
+    """What the supervisor takes over: the attempt's lock, and its ticket for GPUs if it has one."""
+
+    def __init__(self, lock: int, turn: Optional[Turn] = None) -> None:
+        self.lock = lock
+        self.turn = turn
+
+    def descriptors(self) -> List[int]:
+        """Return what has to stay open."""
+        return [self.lock] if self.turn is None else [self.lock, self.turn.ticket.fd]
+
+    def let_go(self) -> None:
+        """Close our own: a supervisor that was forked holds them on, without one they are free."""
+        for fd in self.descriptors():
+            os.close(fd)
 
 
 def fork_supervisor(
     folder: str,
     record: Dict[str, Any],
     environment: Dict[str, str],
-    lock: int,
+    held: Held,
     progress: Callable[[], None],
 ) -> Optional[str]:
     """Fork twice; return None once the supervisor's attempt.json is written, its last word or raise OSError if it never is."""
@@ -35,7 +54,7 @@ def fork_supervisor(
         try:
             child = os.fork()
             if child == 0:
-                _fork_again(folder, record, environment, (lock, write_fd))
+                _fork_again(folder, record, environment, (held, write_fd))
         finally:
             os.close(write_fd)
         os.waitpid(child, 0)
@@ -62,7 +81,7 @@ def _read_last_word(folder: str) -> str:
 
 
 def _fork_again(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[Held, int]"
 ) -> None:
     """Fork the supervisor in a session of its own; whatever happens, this process never goes on as a second agent."""
     try:
@@ -81,7 +100,7 @@ def _tell_error(fd: int, error: OSError, folder: str) -> None:
 
 
 def _become_supervisor(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[Held, int]"
 ) -> None:
     code = 1
     try:
@@ -98,7 +117,7 @@ def _become_supervisor(
 
 
 def _announce_supervisor(
-    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[int, int]"
+    folder: str, record: Dict[str, Any], environment: Dict[str, str], keep: "tuple[Held, int]"
 ) -> Supervisor:
     """Write attempt.json and tell the agent; when that fails the agent is told why."""
     try:
@@ -108,8 +127,9 @@ def _announce_supervisor(
         record["pid"] = os.getpid()
         record["start_time"] = _read_start_time()
         supervisor = Supervisor(folder, record, environment, sys.executable)
+        supervisor.turn = keep[0].turn
         supervisor.watch_signals()
-        supervisor.announce("starting")
+        supervisor.announce_first()
     except OSError as error:
         _tell_error(keep[1], error, folder)
         raise
@@ -135,6 +155,7 @@ def _tell_started(fd: int) -> None:
         os.close(fd)
 
 
-def _leave_connection(folder: str, keep: "tuple[int, int]") -> None:
+def _leave_connection(folder: str, keep: "tuple[Held, int]") -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    leave_connection(os.open(os.path.join(folder, layout.SUPERVISOR_LOG), flags, 0o600), keep)
+    kept = [*keep[0].descriptors(), keep[1]]
+    leave_connection(os.open(os.path.join(folder, layout.SUPERVISOR_LOG), flags, 0o600), kept)

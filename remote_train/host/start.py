@@ -12,15 +12,16 @@ import time
 from remote_train.host import disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import list_attempts, read_state
 from remote_train.host.durable import read_record, write_record
-from remote_train.host.launcher import inject, make_environment
+from remote_train.host.launcher import inject, make_environment, show_gpus
 from remote_train.host.peaks_cache import recall_peak
-from remote_train.host.spawn import fork_supervisor
+from remote_train.host.spawn import Held, fork_supervisor
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from remote_train.host.store import Rows
+    from remote_train.host.waiting import Turn
 
 OTHER_STARTER_SECONDS = 300.0
 """How long to wait for an agent that holds the lock and writes the snapshot; it may be a large one."""
@@ -76,33 +77,46 @@ def _start_new(
     lost = store.note_data(root, plan.get("data", {}).values())
     if lost and not _remake_data(root, lost):
         return {"need": "data", "data": lost}
-    gpus = _choose_gpus(plan)
     lock = _claim(folder, request["run"], request["token"], progress)
     if lock is None:
         return read_state(folder)
+    held = Held(lock)
     try:
-        if list_attempts(root, request["run"])[-1:] != [1] or request.get("supersede"):
-            _refuse_obstacle(root, request, progress)
-        disk.keep_reserve(folder)
-        _write_code(root, folder, plan, rows, progress)
-        record = _make_record(root, request, gpus)
-        if restored:
-            record["restored"] = _restore(root, request, folder, progress)
-        secrets = _check_secrets(request.get("secrets", {}))
-        record["secrets"] = sorted(secrets)
-        environment = _make_run_environment(record, gpus, secrets)
-        progress()  # the last look: whoever asked and went, and asks no more, gets no training
-        _check_born(fork_supervisor(folder, record, environment, lock, progress))
+        _begin(root, folder, request, (rows, held), progress)
     except (OSError, Refusal):
         _take_back(folder)
         raise
     finally:
-        os.close(lock)
+        held.let_go()
     state = read_state(folder)
     if state.get("peak") is None:
         # The first metric may come before the supervisor has copied it.
         state["peak"] = recall_peak(root, plan.get("measure"))
     return state
+
+
+def _begin(
+    root: str,
+    folder: str,
+    request: Dict[str, Any],
+    kept: Tuple[Rows, Held],
+    progress: Callable[[], None],
+) -> None:
+    """Start an attempt that is claimed: its place in the queue for GPUs, its snapshot, its supervisor."""
+    rows, held = kept
+    if list_attempts(root, request["run"])[-1:] != [1] or request.get("supersede"):
+        _refuse_obstacle(root, request, progress)
+    held.turn = _take_ticket(root, request)
+    disk.keep_reserve(folder)
+    _write_code(root, folder, request["plan"], rows, progress)
+    record = _make_record(root, request, held.turn)
+    if request["plan"].get("restore"):
+        record["restored"] = _restore(root, request, folder, progress)
+    secrets = _check_secrets(request.get("secrets", {}))
+    record["secrets"] = sorted(secrets)
+    environment = _make_run_environment(record, secrets)
+    progress()  # the last look: whoever asked and went, and asks no more, gets no training
+    _check_born(fork_supervisor(folder, record, environment, held, progress))
 
 
 def _check_restored(root: str, attempt: int, rows: List[Dict[str, Any]]) -> List[str]:
@@ -156,21 +170,18 @@ def _take_back(folder: str) -> None:
         disk.drop_folder(above)
 
 
-def _choose_gpus(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
-    wanted = plan.get("gpus")
-    if not wanted:
-        return []
-    from remote_train.host import gpus  # noqa: PLC0415  (ctypes: only a CUDA start pays for it)
+def _take_ticket(root: str, request: Dict[str, Any]) -> Optional[Turn]:
+    """Return the ticket of an attempt that uses GPUs, with these if they are free."""
+    if not request["plan"].get("gpus"):
+        return None
+    from remote_train.host import waiting  # noqa: PLC0415  (ctypes: only a CUDA start pays for it)
 
-    chosen = gpus.choose_gpus(gpus.list_gpus(), wanted.get("ids") or wanted["count"])
-    if isinstance(chosen, str):
-        raise Refusal("host-unfit", chosen)
-    known = {gpu["uuid"]: gpu for gpu in plan.get("gpu_facts", [])}
-    return [dict(known.get(gpu["uuid"], {}), **_without_unknown(gpu)) for gpu in chosen]
-
-
-def _without_unknown(gpu: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in gpu.items() if value is not None}
+    try:
+        return waiting.take_ticket(root, request)
+    except waiting.GpusUnfit as error:
+        raise Refusal("host-unfit", str(error)) from None
+    except waiting.GpusBusy as error:
+        raise Refusal("host-busy", str(error)) from None
 
 
 def _claim(folder: str, run: str, token: str, progress: Callable[[], None]) -> Optional[int]:
@@ -259,7 +270,7 @@ def _remove_folder(path: str, progress: Callable[[], None]) -> None:
         progress()
 
 
-def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _make_record(root: str, request: Dict[str, Any], turn: Optional[Turn]) -> Dict[str, Any]:
     return {
         "run": request["run"],
         "attempt": request["attempt"],
@@ -270,7 +281,7 @@ def _make_record(root: str, request: Dict[str, Any], gpus: List[Dict[str, Any]])
         "boot_id": system.boot_id(),
         "started": time.time(),
         "plan": request["plan"],
-        "gpus": gpus,
+        "gpus": turn.gpus if turn is not None else [],
         "phase": "starting",
     }
 
@@ -283,9 +294,7 @@ def _check_secrets(secrets: Dict[str, Any]) -> Dict[str, str]:
     return secrets
 
 
-def _make_run_environment(
-    record: Dict[str, Any], gpus: List[Dict[str, Any]], secrets: Dict[str, str]
-) -> Dict[str, str]:
+def _make_run_environment(record: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
     environment = make_environment(dict(os.environ), record["plan"], secrets)
     environment[layout.COOKIE] = record["cookie"]
     environment[layout.RUN_VARIABLE] = "%s/%d" % (record["run"], record["attempt"])
@@ -298,6 +307,5 @@ def _make_run_environment(
     inject(environment)
     if record["plan"]["launcher"] == "python":  # torchrun gives each of its ranks one
         environment[layout.ERROR_VARIABLE] = os.path.join(folder, layout.RANKS, layout.RANK_ERROR % 0)
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in gpus)
+    show_gpus(environment, record["gpus"])
     return environment

@@ -16,7 +16,7 @@ from remote_train.host.affinity import bind, choose_sets, render_sets, work_boun
 from remote_train.host.clock import Clock
 from remote_train.host.durable import write_record
 from remote_train.host.ends import count_oom_kills, make_outcome, measure_others, sync_outputs
-from remote_train.host.launcher import make_command
+from remote_train.host.launcher import make_command, show_gpus
 from remote_train.host.peaks_cache import make_peak_key, recall_peak
 from remote_train.host.stopping import Stopping, await_gpus
 from remote_train.host.telemetry import Telemetry
@@ -24,6 +24,8 @@ from remote_train.host.telemetry import Telemetry
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
+
+    from remote_train.host.waiting import Turn
 
 TICK_SECONDS = 0.5
 BUSY_LOAD = 0.5
@@ -44,13 +46,18 @@ class Supervisor:
         self.plan = record["plan"]
         self.environment = environment
         self.agent_python = python
-        self.started = time.monotonic()
-        environment[layout.BEGAN_VARIABLE] = repr(self.started)
+        self.turn: Optional[Turn] = None
         self.child: Optional[int] = None
         self.wake = -1
-        self.clock = Clock(folder, self.started)
         self.stopping = Stopping(folder, record["cookie"])
-        self.telemetry = Telemetry(folder, self.started)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have the attempt's time begin now: a wait for GPUs does not count."""
+        self.started = time.monotonic()
+        self.environment[layout.BEGAN_VARIABLE] = repr(self.started)
+        self.clock = Clock(self.folder, self.started)
+        self.telemetry = Telemetry(self.folder, self.started)
         self.oom_kills = count_oom_kills()
 
     def path(self, name: str) -> str:
@@ -65,10 +72,39 @@ class Supervisor:
         self.record["phase"] = phase
         write_record(self.path(layout.ATTEMPT), self.record, sync=phase == "running")
 
+    def announce_first(self) -> None:
+        """Write attempt.json for the first time, with GPUs or in their queue."""
+        if self.turn is not None and not self.turn.gpus:
+            from remote_train.host import waiting  # noqa: PLC0415  (imported by whoever took the ticket)
+
+            waiting.note_wait(self.folder, self.turn)
+            self.announce("queued")
+        else:
+            self.announce("starting")
+
+    def _await_turn(self) -> None:
+        """Wait for the GPUs, if the attempt has none yet, and begin with them; return early when a stop is asked for."""
+        if self.turn is None or self.turn.gpus:
+            return
+        from remote_train.host import waiting  # noqa: PLC0415  (imported by whoever took the ticket)
+
+        if waiting.await_turn(self.folder, self.turn, self.stopping.is_asked, self._rest):
+            self.record.update(gpus=self.turn.gpus, queued=self.record["started"], started=time.time())
+            show_gpus(self.environment, self.turn.gpus)
+            self._begin()
+            self._endure(lambda: self.announce("starting"))
+
+    def _rest(self, seconds: float) -> None:
+        """Wait, until a signal comes at the latest."""
+        if select.select([self.wake], [], [], seconds)[0]:
+            os.read(self.wake, 4096)
+
     def run(self) -> None:
-        """Measure what must be measured, train, and write the end."""
+        """Wait for GPUs, measure what must be measured, train, and write the end."""
         try:
-            self._measure()
+            self._await_turn()
+            if not self.stopping.is_asked():
+                self._measure()
             self.child = None if self.stopping.is_asked() else self._spawn()
         except OSError as error:
             self._finish(None, error)
@@ -231,13 +267,20 @@ class Supervisor:
             outputs=sync_outputs(self.folder, self.clock.fail),
             others=measure_others(self.folder),
             survivors=survivors,
-            gpu_held=await_gpus(self.record),
+            gpu_held=self._free_gpus(),
             oom_kills=self._count_oom_kills(),
             seconds=time.monotonic() - self.started,
             ended=time.time(),
         )
         outcome.update(self._explain(start_error))
         self._write_end(outcome)
+
+    def _free_gpus(self) -> Optional[List[Dict[str, Any]]]:
+        """Return what is still held on the attempt's GPUs, and only then let the next in line have them."""
+        held = await_gpus(self.record)
+        if self.turn is not None:
+            self.turn.ticket.give_back()
+        return held
 
     def _count_oom_kills(self) -> Optional[int]:
         """Return how many processes the kernel killed for want of memory on this host while the attempt ran."""

@@ -15,6 +15,32 @@ static int is(const char *what) {
     return plan && strcmp(plan, what) == 0;
 }
 
+/* FAKE_NVIDIA_FILE: what the driver says, read anew at each call, so that a test can change it meanwhile. Lines:
+   gpu INDEX UUID BYTES_IN_USE, and process INDEX PID BYTES KIND, where KIND is C, G or B: computes, draws, both. */
+typedef struct { int there; char uuid[80]; unsigned long long used; } card_t;
+
+static int told(long index, card_t *card, process_t *rows, unsigned int *count, char kind) {
+    const char *path = getenv("FAKE_NVIDIA_FILE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[256], uuid[80], what;
+    int cards = 0;
+    long at; unsigned int pid; unsigned long long bytes;
+    if (card) card->there = 0;
+    if (count) *count = 0;
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "gpu %ld %79s %llu", &at, uuid, &bytes) == 3) {
+            cards++;
+            if (card && at == index) { card->there = 1; strcpy(card->uuid, uuid); card->used = bytes; }
+        } else if (count && sscanf(line, "process %ld %u %llu %c", &at, &pid, &bytes, &what) == 4) {
+            if (at == index && (what == kind || what == 'B')) {
+                rows[*count].pid = pid; rows[*count].used = bytes; (*count)++;
+            }
+        }
+    }
+    if (file) fclose(file);
+    return path ? cards : -1;
+}
+
 int nvmlInit_v2(void) {
     if (is("hang")) for (;;) pause();
     if (is("crash")) abort();
@@ -22,10 +48,16 @@ int nvmlInit_v2(void) {
 }
 const char *nvmlErrorString(int code) { return code == 999 ? "Unknown Error" : "?"; }
 int nvmlSystemGetDriverVersion(char *out, unsigned int size) { snprintf(out, size, "570.86.15"); return 0; }
-int nvmlDeviceGetCount_v2(unsigned int *count) { *count = is("empty") ? 0 : 2; return 0; }
+int nvmlDeviceGetCount_v2(unsigned int *count) {
+    int cards = told(-1, NULL, NULL, NULL, 0);
+    *count = cards >= 0 ? cards : is("empty") ? 0 : 2;
+    return 0;
+}
 int nvmlDeviceGetHandleByIndex_v2(unsigned int index, long **device) { *device = &handles[index]; return 0; }
 int nvmlDeviceGetUUID(long *device, char *out, unsigned int size) {
-    if (*device >= 4) snprintf(out, size, "MIG-0000000%ld", *device);
+    card_t card;
+    if (told(*device, &card, NULL, NULL, 0) >= 0) snprintf(out, size, "%s", card.uuid);
+    else if (*device >= 4) snprintf(out, size, "MIG-0000000%ld", *device);
     else snprintf(out, size, "GPU-0%ld010203-0405-0607-0809-0a0b0c0d0e0f", *device);
     return 0;
 }
@@ -36,6 +68,11 @@ int nvmlDeviceGetName(long *device, char *out, unsigned int size) {
 int nvmlDeviceGetMemoryInfo(long *device, memory_t *memory) {
     if (is("lost") && *device == 1) return 15;
     memory->total = 12884901888ULL; memory->used = *device ? 0 : 1073741824ULL;
+    card_t card;
+    if (told(*device, &card, NULL, NULL, 0) >= 0) {
+        if (!card.there) return 15;
+        memory->used = card.used;
+    }
     memory->free = memory->total - memory->used;
     return 0;
 }
@@ -79,7 +116,7 @@ int nvmlDeviceGetAttributes_v2(long *device, attributes_t *out) { out->sms = 14;
 
 static int list(long *device, unsigned int *count, process_t *rows, int compute) {
     *count = 0;
-    if (*device != 0) return 0;
+    if (told(*device, NULL, rows, count, compute ? 'C' : 'G') >= 0 || *device != 0) return 0;
     const char *pid = getenv("FAKE_NVIDIA_PID"), *until = getenv("FAKE_NVIDIA_UNTIL"); /* held until that file is there */
     if (pid) {
         *count = compute && !(until && access(until, F_OK) == 0);

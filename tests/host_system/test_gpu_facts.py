@@ -49,9 +49,9 @@ FIRST = {
     "bandwidth": 504.048e9,
     "capability": [8, 9],
     "processes": [
-        {"pid": 100, "compute": False, "memory_bytes": 4000000},
-        {"pid": 200, "compute": True, "memory_bytes": None},
-        {"pid": 300, "compute": True, "memory_bytes": 500000000},
+        {"pid": 100, "compute": False, "draws": True, "memory_bytes": 4000000},
+        {"pid": 200, "compute": True, "draws": True, "memory_bytes": None},
+        {"pid": 300, "compute": True, "draws": False, "memory_bytes": 500000000},
     ],
 }
 

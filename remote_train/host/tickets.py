@@ -1,0 +1,146 @@
+"""The tickets of attempts that use GPUs, or wait for some: files that say who came when, wants what and has what.
+
+A ticket lives while its supervisor holds its lock (`flock`): nothing is told by time. Looks and changes happen under
+one lock of the state root, so of starts at the same instant one is first. The ticket of a supervisor that was killed
+keeps no place; but GPUs it had been given stay taken while processes of its run live on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+
+from remote_train.host import layout, life, locks
+from remote_train.host.attempt import read_state
+from remote_train.host.durable import write_all
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+LOCK_SECONDS = 10.0
+"""How long to wait for others that look at the tickets; each takes milliseconds."""
+IDLE = (life.UNKNOWN, life.CREATED, *life.FINAL)
+"""States of an attempt in which nothing of it uses a GPU, if it has no supervisor."""
+
+
+class QueueBusy(OSError):
+    """The tickets could not be looked at: somebody holds their lock for too long."""
+
+
+class Ticket:
+    """A ticket of ours, and the descriptor that holds its lock."""
+
+    def __init__(self, path: str, fd: int, fields: Dict[str, Any]) -> None:
+        self.path = path
+        self.fd = fd
+        self.fields = fields
+
+    @property
+    def number(self) -> int:
+        """Return its place in the order of arrival."""
+        return int(self.fields["number"])
+
+    def write(self, gpus: List[str]) -> None:
+        """Note which GPUs it has now; under the lock of the tickets. In place, since the lock is on this very file."""
+        self.fields["gpus"] = gpus
+        if gpus:
+            self.fields["taken"] = time.time()
+        os.ftruncate(self.fd, 0)
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        write_all(self.fd, json.dumps(self.fields).encode("ascii") + b"\n")
+
+    def give_back(self) -> None:
+        """Let go of GPUs and place. May be called again."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):  # whoever looks next removes it
+                os.unlink(self.path)
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Tickets:
+    """The tickets of a state root while they are locked: `with Tickets(root) as tickets`."""
+
+    def __init__(self, root: str, seconds: float = LOCK_SECONDS) -> None:
+        self.root = root
+        self.folder = os.path.join(root, layout.TICKETS)
+        self._seconds = seconds
+        self._lock: Optional[int] = None
+
+    def __enter__(self) -> Tickets:  # noqa: PYI034  (Self is younger than Python 3.8)
+        os.makedirs(self.folder, 0o700, exist_ok=True)
+        path = os.path.join(self.root, layout.TICKETS_LOCK)
+        self._lock = locks.take(path, fcntl.LOCK_EX, self._seconds)
+        if self._lock is None:
+            raise QueueBusy(11, "its GPU queue has been locked for too long", path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def read_live(self) -> List[Dict[str, Any]]:
+        """Return the tickets that count, in order of arrival, and remove those that do not."""
+        live = []
+        for number in self._numbers():
+            fields = self._read(number)
+            if fields is not None:
+                live.append(fields)
+        return live
+
+    def add(self, run: str, attempt: int, wanted: Any) -> Ticket:  # noqa: ANN401  (JSON)
+        """Return a new ticket, the last in the order, with its lock held."""
+        number = max(self._numbers(), default=0) + 1
+        path = os.path.join(self.folder, layout.TICKET % number)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fields = {"format": layout.FORMAT, "number": number, "run": run, "attempt": attempt, "wanted": wanted}
+        ticket = Ticket(path, fd, dict(fields, since=time.time(), gpus=[]))
+        try:
+            locks.try_lock(fd)
+            ticket.write([])
+        except OSError:
+            ticket.give_back()
+            raise
+        return ticket
+
+    def _numbers(self) -> List[int]:
+        return sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
+
+    def _read(self, number: int) -> Optional[Dict[str, Any]]:
+        path = os.path.join(self.folder, layout.TICKET % number)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fields = _parse(os.read(fd, 65536))
+            if locks.try_lock(fd, fcntl.LOCK_SH) and not (fields and self._is_used(fields)):
+                os.unlink(path)
+                return None
+        finally:
+            os.close(fd)
+        return fields
+
+    def _is_used(self, fields: Dict[str, Any]) -> bool:
+        """Tell whether processes of a run without its supervisor may use the GPUs that it had been given."""
+        if not fields["gpus"]:
+            return False
+        folder = layout.attempt_dir(self.root, fields["run"], fields["attempt"])
+        return read_state(folder)["state"] not in IDLE
+
+
+def _parse(data: bytes) -> Optional[Dict[str, Any]]:
+    """Return the fields of a ticket, None for one that was not written to its end."""
+    try:
+        fields = json.loads(data.decode("utf-8"))
+        whole = layout.is_run_id(fields["run"]) and all(
+            isinstance(fields[key], kind)
+            for key, kind in (("number", int), ("attempt", int), ("gpus", list), ("wanted", (int, list)))
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+    return fields if whole else None

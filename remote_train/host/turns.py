@@ -1,0 +1,109 @@
+"""Whose turn it is on the GPUs of a host. Pure: tickets and GPUs in, a choice out.
+
+The rule: tickets are served in order of arrival, the lowest number first, and a later one goes before an earlier one
+only if it uses no GPU that the earlier one could be given. A ticket for a number of GPUs could be given any of them, so
+it holds up everybody behind it; one that names its GPUs holds up only who wants one of these. So nobody is overtaken
+on a GPU they wait for, and whoever waits is served once those before have ended. A ticket that asks for more than the
+host has now (a GPU fell off the bus) holds up nobody.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence, Set, Tuple
+
+    Gpu = Dict[str, Any]
+    Ticket = Dict[str, Any]
+
+UNSEEN_SHARE = 0.2
+"""Of a GPU's memory in use though no process is listed: more than this is somebody's. A desktop of 2 GB on a card of
+12 GB, seen from inside a container, is 17 %; a training takes more."""
+DESKTOP_SHARE = 0.1
+"""Of a GPU's memory that a process which draws may also compute with: browsers and compositors decode video by CUDA."""
+
+
+def find_users(gpu: Gpu) -> List[Dict[str, Any]]:
+    """Return the listed processes for which a GPU is busy: those that compute, a desktop's aside."""
+    total = gpu.get("memory_bytes") or 0
+    return [
+        process
+        for process in gpu.get("processes") or []
+        if process.get("compute")
+        and not (process.get("draws") and (process.get("memory_bytes") or 0) <= DESKTOP_SHARE * total)
+    ]
+
+
+def is_foreign_busy(gpu: Gpu) -> bool:
+    """Tell whether a GPU is in use, whoever it is by; where no process is seen, by how much memory is taken."""
+    if gpu.get("processes"):
+        return bool(find_users(gpu))
+    used, total = gpu.get("memory_used_bytes") or 0, gpu.get("memory_bytes") or 0
+    return used > UNSEEN_SHARE * total
+
+
+def list_candidates(wanted: Any, gpus: Sequence[Gpu]) -> List[Gpu]:  # noqa: ANN401  (JSON)
+    """Return the GPUs that somebody could be given who wants a number of them, or these indices and UUIDs."""
+    if isinstance(wanted, int):
+        return list(gpus)
+    names = {str(name).strip() for name in wanted}
+    return [gpu for gpu in gpus if str(gpu["index"]) in names or gpu["uuid"] in names]
+
+
+def count_wanted(wanted: Any, gpus: Sequence[Gpu]) -> int:  # noqa: ANN401  (JSON)
+    """Return how many GPUs that are; 0 for names of which one is unknown."""
+    if isinstance(wanted, int):
+        return wanted
+    found = list_candidates(wanted, gpus)
+    known = {name for gpu in found for name in (str(gpu["index"]), gpu["uuid"])}
+    return len(found) if all(str(name).strip() in known for name in wanted) else 0
+
+
+def choose_turn(tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Dict[int, List[str]]:
+    """Return which of the waiting tickets may go now, by number, and the UUIDs of the GPUs that each gets.
+
+    A ticket has `number`, `wanted` and `gpus`: the UUIDs that it holds, none while it waits. Of a GPU `busy` says
+    that somebody else uses it. The freest are given first: least memory in use, then lowest index.
+    """
+    held = {uuid for ticket in tickets for uuid in ticket["gpus"]}
+    free = [gpu for gpu in gpus if gpu["uuid"] not in held and not gpu.get("busy")]
+    free.sort(key=_freeness)
+    reserved: Set[str] = set()
+    chosen: Dict[int, List[str]] = {}
+    for ticket in sorted(tickets, key=_number):
+        if ticket["gpus"]:
+            continue
+        candidates = [gpu["uuid"] for gpu in list_candidates(ticket["wanted"], gpus)]
+        count = count_wanted(ticket["wanted"], gpus)
+        available = [gpu["uuid"] for gpu in free if gpu["uuid"] in candidates and gpu["uuid"] not in reserved]
+        if 0 < count <= len(available):
+            chosen[ticket["number"]] = available[:count]
+            reserved.update(available[:count])
+        elif 0 < count <= len(candidates):
+            reserved.update(candidates)
+    return chosen
+
+
+def _number(ticket: Ticket) -> int:
+    return int(ticket["number"])
+
+
+def _freeness(gpu: Gpu) -> Tuple[int, int]:
+    return gpu.get("memory_used_bytes") or 0, gpu["index"]
+
+
+def list_rivals(ticket: Ticket, tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> List[Ticket]:
+    """Return the tickets that hold or wait for a GPU that this one could be given, in order, itself among them."""
+    mine = {gpu["uuid"] for gpu in list_candidates(ticket["wanted"], gpus)}
+    found = []
+    for other in sorted(tickets, key=_number):
+        theirs = set(other["gpus"]) or {gpu["uuid"] for gpu in list_candidates(other["wanted"], gpus)}
+        if other["number"] == ticket["number"] or mine & theirs:
+            found.append(other)
+    return found
+
+
+def find_place(ticket: Ticket, tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Tuple[int, int]:
+    """Return the place of a waiting ticket, 1 for who is next, and how many wait for what it waits for."""
+    waiting = [other["number"] for other in list_rivals(ticket, tickets, gpus) if not other["gpus"]]
+    return waiting.index(ticket["number"]) + 1, len(waiting)

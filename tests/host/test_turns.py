@@ -1,0 +1,155 @@
+"""Whose turn it is: order of arrival on each GPU, in generated queues and in the cases that people meet."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from remote_train.host.gpu_users import describe_wait
+from remote_train.host.turns import (
+    choose_turn,
+    count_wanted,
+    find_place,
+    is_foreign_busy,
+    list_candidates,
+)
+
+GB = 10**9
+
+
+def make_gpus(count: int, busy: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    return [
+        {"index": index, "uuid": f"GPU-{index}", "memory_used_bytes": 0, "busy": index in busy}
+        for index in range(count)
+    ]
+
+
+def ticket(number: int, wanted: object, *gpus: int) -> dict[str, Any]:
+    held = [f"GPU-{index}" for index in gpus]
+    return {"number": number, "run": f"run{number}", "since": 0.0, "wanted": wanted, "gpus": held}
+
+
+@pytest.mark.parametrize(
+    ("tickets", "busy", "chosen"),
+    [
+        ([ticket(1, 1), ticket(2, 1)], (), {1: [0], 2: [1]}),
+        ([ticket(1, 1, 0), ticket(2, 1)], (1,), {}),
+        # the first wants two, one is free: nobody behind it may have that one
+        ([ticket(1, 1, 0), ticket(2, 2), ticket(3, 1), ticket(4, ["1"])], (), {}),
+        # the first waits for GPU 0 by name: who can do with GPU 1 goes before it
+        ([ticket(1, ["0"], 0), ticket(2, ["0"]), ticket(3, 1)], (), {3: [1]}),
+        ([ticket(1, ["0"], 0), ticket(2, ["GPU-0"]), ticket(3, ["0"]), ticket(4, ["1"])], (), {4: [1]}),
+        ([ticket(1, 3), ticket(2, 1)], (), {2: [0]}),  # more than there are (any more) hold up nobody
+        ([ticket(1, ["7"]), ticket(2, 2)], (), {2: [0, 1]}),
+        ([ticket(2, 1), ticket(1, 2)], (), {1: [0, 1]}),  # by number, in whatever order they are read
+    ],
+)
+def test_the_order(tickets: list[dict[str, Any]], busy: tuple[int, ...], chosen: dict[int, list[int]]) -> None:
+    wanted = {number: [f"GPU-{index}" for index in indices] for number, indices in chosen.items()}
+    assert choose_turn(tickets, make_gpus(2, busy)) == wanted
+
+
+def test_the_freest_comes_first() -> None:
+    gpus = make_gpus(2)
+    gpus[0]["memory_used_bytes"] = GB
+    assert choose_turn([ticket(1, 1)], gpus) == {1: ["GPU-1"]}
+
+
+def make_case(chance: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return tickets of which some hold GPUs, and the GPUs."""
+    count = chance.randint(1, 6)
+    gpus = make_gpus(count, tuple(index for index in range(count) if chance.random() < 0.2))
+    free = [gpu["index"] for gpu in gpus]
+    tickets = []
+    for number in range(1, chance.randint(1, 9)):
+        some = chance.sample(range(count), chance.randint(1, count))
+        wanted: object = len(some) if chance.random() < 0.5 else [str(index) for index in some]
+        holds = chance.random() < 0.4
+        given = [index for index in some if index in free][: len(some)] if holds else []
+        if len(given) < len(some):
+            given = []
+        free = [index for index in free if index not in given]
+        tickets.append(ticket(number, wanted, *given))
+    return tickets, gpus
+
+
+def test_generated_queues_share_nothing_and_overtake_nobody() -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(3000):
+        tickets, gpus = make_case(chance)
+        chosen = choose_turn(tickets, gpus)
+        given = [uuid for uuids in chosen.values() for uuid in uuids]
+        held = [uuid for each in tickets for uuid in each["gpus"]]
+        assert len(set(given + held)) == len(given + held)
+        assert not {gpu["uuid"] for gpu in gpus if gpu["busy"]} & set(given)
+        for each in tickets:
+            mine = {gpu["uuid"] for gpu in list_candidates(each["wanted"], gpus)}
+            if each["number"] in chosen:
+                assert set(chosen[each["number"]]) <= mine
+                assert len(chosen[each["number"]]) == count_wanted(each["wanted"], gpus)
+            elif not each["gpus"]:  # it waits: nobody later may have what it could be given
+                later = [uuids for number, uuids in chosen.items() if number > each["number"]]
+                assert not mine & {uuid for uuids in later for uuid in uuids}
+
+
+def test_generated_queues_come_to_an_end_in_order() -> None:
+    """Whoever waits is served once those before have ended: nobody starves, however many come behind."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(300):
+        tickets, gpus = make_case(chance)
+        gpus = [dict(gpu, busy=False) for gpu in gpus]
+        first = next((each for each in tickets if not each["gpus"]), None)
+        if first is None:
+            continue
+        last = 100
+        for _ in range(len(tickets) + 1):  # each round one that holds GPUs ends, and two come
+            for number, uuids in choose_turn(tickets, gpus).items():
+                next(each for each in tickets if each["number"] == number)["gpus"] = uuids
+            if first["gpus"]:
+                break
+            ends = next(each for each in tickets if each["gpus"] and each["number"] < 100)
+            tickets.remove(ends)
+            tickets += [ticket(last := last + 1, 1), ticket(last := last + 1, ["0"])]
+        assert first["gpus"]
+
+
+def test_the_place_counts_those_that_wait_for_the_same() -> None:
+    tickets = [ticket(1, 1, 0), ticket(2, ["0"]), ticket(3, ["1"], 1), ticket(4, ["0"]), ticket(5, 1)]
+    gpus = make_gpus(2)
+
+    assert find_place(tickets[1], tickets, gpus) == (1, 3)
+    assert find_place(tickets[3], tickets, gpus) == (2, 3)
+    assert find_place(tickets[4], tickets, gpus) == (3, 3)
+    wait = describe_wait(tickets[3], tickets, gpus)
+    assert (wait["gpus"], wait["place"], wait["of"]) == ([0], 2, 3)
+    assert [item["run"] for item in wait["ahead"]] == ["run2"]
+    assert wait["users"] == [{"gpu": 0, "run": "run1", "since": 0.0}]
+
+
+def process(*, compute: bool, draws: bool, used: float | None) -> dict[str, Any]:
+    return {"pid": 1, "compute": compute, "draws": draws, "memory_bytes": used}
+
+
+@pytest.mark.parametrize(
+    ("processes", "used", "busy"),
+    [
+        ([], 0.4 * GB, False),  # what the driver takes for itself
+        ([], 2 * GB, False),  # a desktop, seen from a container
+        ([], 3 * GB, True),  # somebody whom a container does not show
+        ([process(compute=False, draws=True, used=1 * GB)], 5 * GB, False),  # Xorg, and much in textures
+        ([process(compute=True, draws=True, used=0.3 * GB)], 1 * GB, False),  # a browser that decodes video
+        ([process(compute=True, draws=True, used=None)], 1 * GB, False),
+        ([process(compute=True, draws=True, used=6 * GB)], 7 * GB, True),  # a renderer
+        ([process(compute=True, draws=False, used=0.1 * GB)], 1 * GB, True),
+        ([process(compute=True, draws=False, used=None)], 1 * GB, True),
+    ],
+)
+def test_what_is_busy(processes: list[dict[str, Any]], used: float, busy: bool) -> None:
+    gpu = {"memory_bytes": 12 * GB, "memory_used_bytes": used, "processes": processes}
+    assert is_foreign_busy(gpu) is busy
