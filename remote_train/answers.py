@@ -13,7 +13,7 @@ from remote_train.errors import ProtocolError
 from remote_train.host import layout, life
 from remote_train.host.arrivals import MOST_ASKED
 from remote_train.landing import is_place
-from remote_train.measured import ADAPTER, GPU, LATEST, MOMENT, benched, examined, peak
+from remote_train.measured import ADAPTER, GPU, LATEST, MOMENT, benched, examined, peak, queued
 from remote_train.shapes import (
     LARGEST,
     SHOWN,
@@ -96,6 +96,7 @@ RECORD = table({"plan": PLAN}, {"started": MOMENT, "gpus": maybe(items(GPU, 1024
 
 
 _KNOWN: dict[str, Check] = {
+    "queue": maybe(queued),
     "phase": maybe(text(32)),
     "supervised": maybe(flag),
     "why": maybe(text()),
@@ -246,6 +247,7 @@ ANSWERS: dict[str, Check] = {
     "examine": examined,
     "clock": table({"time": number(0, LATEST)}),
     "sink": table({"bytes": whole(), "rate": maybe(number(0, 1e18))}),
+    "queue": table({"free": flag, "queue": queued, "said": text()}),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(
@@ -269,7 +271,7 @@ def place(value: object) -> None:
 
 
 EVENTS: dict[str, Check] = {
-    "state": table({"state": STATE}, _KNOWN),
+    "state": table({"state": STATE}, {**_KNOWN, "record": maybe(RECORD)}),
     "quiet": table({"seconds": MOMENT}),
     "restarted": table({"restarts": whole(0, 1 << 31)}),
     "peak": table({"peak": peak}),

@@ -42,6 +42,7 @@ class Attached:
         self.keeping: Keeping | None = None
         """What copies the package behind the launch."""
         following.on_data = self._take
+        following.on_record = self._take_record
         following.aside = self
 
     @property
@@ -66,6 +67,11 @@ class Attached:
         """Tell when the host's disk took nothing of the output."""
         for gap in gaps:
             self.listener.tell("warn", text=render_gap(self.link.host.name, gap))
+
+    def _take_record(self, record: dict[str, Any]) -> None:
+        """Begin metrics anew once it is known which GPUs an attempt that waited was given; it has written nothing yet."""
+        if self.watch is not None and self.watch.waits and record.get("gpus"):
+            self.watch_from(record, self.watch.measured)
 
     def _take(self, name: str, data: bytes) -> None:
         if name == "clock":

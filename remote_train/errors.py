@@ -8,6 +8,7 @@
     ├─ HostKeyRefused     11   unknown, changed or revoked
     ├─ LoginRefused       12
     ├─ HostUnfit          13   also a local Python without torch
+    │  └─ HostBusy        13   its GPUs are in use, and `--on-busy` says not to wait
     ├─ HostSpace          14
     ├─ RunStopped         15   ended by `stop`
     ├─ PackageError       20
@@ -94,6 +95,12 @@ class HostUnfit(RemoteTrainError):
 
     exit_code = 13
     kind = "host-unfit"
+
+
+class HostBusy(HostUnfit):
+    """Its GPUs are in use, and the run was not to wait for them."""
+
+    kind = "host-busy"
 
 
 class HostSpace(RemoteTrainError):

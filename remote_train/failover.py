@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempts import counts_no_more, is_superseded, newest_of
@@ -19,6 +19,7 @@ from remote_train.config.host_spec import LOCAL
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
+    HostBusy,
     HostKeyRefused,
     HostUnfit,
     LoginRefused,
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from remote_train.api import Training
+    from remote_train.launching import Started
     from remote_train.listener import Listener
     from remote_train.records import Run
+
+    Refusal = RemoteTrainError | ConnectionLost
 
 SECONDS = 60.0
 """How long a host may be silent."""
@@ -135,34 +139,54 @@ class Failover:
         before = newest_of(run.read())
         route = choose_route(run.read(), lost=lost)
         self.listener.tell("failover", run=run.id, attempt=self.training.attempt, reason=reason, hosts=route)
+        wish = ResumeWish(
+            give_up=self.seconds, reason=reason, lost=True, anew=lost, known=self.secrets, on_busy="fail"
+        )
+        refusal = self._try_route(route, wish, before)
+        if isinstance(refusal, NothingGained):
+            self._say_stay(refusal)
+        elif refusal is not None:
+            self._say_nowhere(lost=lost)
+        return refusal is None
+
+    def _try_route(self, route: list[str], wish: ResumeWish, before: int) -> Refusal | None:
+        """Try hosts in order, and wait for the first that is busy when none is free; return the last refusal, None for none.
+
+        A busy host can be reached: it is waited for rather than fallen back from.
+        """
+        patient = (self.training.run.read().get("job") or {}).get("on_busy", "queue") == "queue"
+        last: Refusal | None = Unreachable("there is no other host")
+        busy: list[str] = []
         for name in route:
-            wish = ResumeWish(
-                host=None if name == LOCAL else name,
-                local=name == LOCAL,
-                give_up=self.seconds,
-                reason=reason,
-                lost=True,
-                anew=lost,
-                known=self.secrets,
-            )
-            try:
-                started = resume(run, wish, self.listener, None)
-            except (RemoteTrainError, ConnectionLost) as refusal:
-                if newest_of(run.read()) != before:  # it may have been started: nobody may start another then
-                    raise
-                if isinstance(refusal, NothingGained):
-                    self._say_stay(refusal)
-                    return False
-                self.listener.tell("passed_over", reason=str(refusal))
-                if isinstance(refusal, DECIDED):
-                    break
+            if name == LOCAL and busy:
                 continue
-            self.training.link, self.training.started = started.prepared.reached.link, started
-            self.training.again = False
-            self._chase()
-            return True
-        self._say_nowhere(lost=lost)
-        return False
+            local = name == LOCAL
+            last = self._try(replace(wish, host=None if local else name, local=local), before)
+            if last is None or isinstance(last, (NothingGained, *DECIDED)):
+                return last
+            busy += [name] if isinstance(last, HostBusy) else []
+        return self._try(replace(wish, host=busy[0], on_busy="queue"), before) if busy and patient else last
+
+    def _try(self, wish: ResumeWish, before: int) -> Refusal | None:
+        """Start the next attempt on one host; return what stood in the way, None when it is started."""
+        try:
+            started = resume(self.training.run, wish, self.listener, None)
+        except (RemoteTrainError, ConnectionLost) as refusal:
+            if (
+                newest_of(self.training.run.read()) != before
+            ):  # it may have been started: nobody may start another
+                raise
+            if not isinstance(refusal, NothingGained):
+                self.listener.tell("passed_over", reason=str(refusal))
+            return refusal
+        self._move(started)
+        return None
+
+    def _move(self, started: Started) -> None:
+        """Follow the attempt that was started."""
+        self.training.link, self.training.started = started.prepared.reached.link, started
+        self.training.again = False
+        self._chase()
 
     def _say_stay(self, why: NothingGained) -> None:
         """Tell, once, why the run is left where it is."""

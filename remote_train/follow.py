@@ -95,6 +95,8 @@ class Following:
         self.listener = listener
         self.mirror = Mirror(wish.run.attempt(wish.attempt), wish.outputs, writing=writing)
         self.on_data: Callable[[str, bytes], None] | None = None
+        self.on_record: Callable[[dict[str, Any]], object] = bool
+        """Called with the host's record of the attempt, whenever it comes."""
         self.on_checkpoint: Callable[[], object] = int
         """Called when a checkpoint was committed."""
         self.on_session: Callable[[Session], object] = bool
@@ -162,13 +164,14 @@ class Following:
         record = state.get("attempt")
         if record:
             self.mirror.keep(layout.ATTEMPT, record)
+            self.on_record(record)
             if state.get("peak"):
                 self.mirror.keep(layout.PEAK, state["peak"])
         self._tell_state(state)
 
     def _tell_state(self, facts: dict[str, Any]) -> None:
-        said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why")}
-        self.listener.tell("state", run=self.wish.run.id, **said)
+        said = {key: facts.get(key) for key in ("state", "phase", "supervised", "why", "queue")}
+        self.listener.tell("state", run=self.wish.run.id, host=self.link.host.name, **said)
 
     def attach(self, session: Session | None = None) -> None:
         """Begin on this connection, or one of our own; one that breaks meanwhile is only a lost one."""
@@ -258,6 +261,9 @@ class Following:
             self.mirror.keep(layout.PEAK, facts["peak"])
             self.listener.tell("peak", peak=facts["peak"])
         elif event.kind == "state":
+            if isinstance(facts.get("record"), dict):  # it waited, and only now is known what it was given
+                self.mirror.keep(layout.ATTEMPT, facts["record"])
+                self.on_record(facts["record"])
             self._tell_state(facts)
         elif event.kind == "checkpoint":
             self.on_checkpoint()

@@ -25,6 +25,7 @@ PLAIN = (
     "module",
     "args",
     "gpus",
+    "on_busy",
     "processes",
     "launcher",
     "max_restarts",
@@ -32,7 +33,7 @@ PLAIN = (
     "env",
     "data",
 )
-LATER = ("meter",)
+LATER = ("meter", "on_busy")
 """What jobs of older versions do not say."""
 
 Row = dict[str, Any]

@@ -271,6 +271,8 @@ def make_message(
 ) -> dict[str, Any]:
     """Return the start request of an attempt; one that is not the first says what is known of those before it."""
     message = make_start_message(run.id, token, plan.as_message(), facts, prepared.secret_env)
+    if plan.gpus and prepared.job.on_busy != "queue":
+        message["on_busy"] = prepared.job.on_busy
     if prepared.attempt == 1:
         return message
     older = range(1, prepared.attempt)

@@ -66,6 +66,26 @@ examined = table(
 )
 
 
+_QUEUED_USER = table(
+    {"gpu": whole(0, 1 << 16)},
+    {
+        **dict.fromkeys(("run", "account", "process"), maybe(text(64))),
+        **dict.fromkeys(("pid", "memory_bytes"), maybe(whole())),
+        "since": maybe(MOMENT),
+    },
+)
+queued = table(
+    {"place": whole(1, 1 << 20), "of": whole(1, 1 << 20)},
+    {
+        "gpus": items(whole(0, 1 << 16), 1024),
+        "count": whole(0, 1 << 16),
+        "ahead": items(table({"run": text(64), "since": MOMENT}), 64),
+        "users": items(_QUEUED_USER, 64),
+    },
+)
+"""Why an attempt waits for GPUs: see host/gpu_users.py."""
+
+
 def peak(value: object) -> None:
     """Accept a measured peak: rates by dtype and what they were measured with."""
     table({}, {"shapes": named(maybe(whole()), 64, text(64))})(value)

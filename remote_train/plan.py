@@ -48,6 +48,8 @@ class Job:
     args: tuple[str, ...]
     family: Family | None
     gpus: str = "1"
+    on_busy: str = "queue"
+    """Where the GPUs are in use: wait in the `queue`, take the `next` host, or `fail`."""
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0

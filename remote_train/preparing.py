@@ -51,6 +51,8 @@ class Request:
     name: str | None = None
     gpus: str | None = None
     """None: one, or those of the run that it is made from."""
+    on_busy: str | None = None
+    """None: wait in the queue, or as the run that it is made from."""
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0
@@ -109,7 +111,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     if links and not links[0].is_local:
         listener.tell("reaching", hosts=[link.host.name for link in links])
     pool = ThreadPoolExecutor(1, thread_name_prefix="reach")
-    reaching = pool.submit(reach_first, links, local)
+    reaching = pool.submit(reach_first, links, local, (job.gpus, job.on_busy))
     pool.shutdown(wait=False)  # a Ctrl-C does not wait for a host that is silent
     try:
         package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))
@@ -143,6 +145,7 @@ def _make_job(request: Request, spec: ProjectSpec, place: ProjectPlace, env: dic
         args=request.args,
         family=_find_family(request, spec, place),
         gpus=request.gpus or "1",
+        on_busy=request.on_busy or "queue",
         processes=request.processes,
         launcher=request.launcher,
         max_restarts=request.max_restarts,

@@ -80,7 +80,7 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     links, local = make_route(request, root, ask)
     hear(links, listener)
     package, files = recall_package(record, root)
-    reached = reach_first(links, local)
+    reached = reach_first(links, local, (job.gpus, job.on_busy))
     try:
         tell_reached(reached, listener)
         files.refuse_lost(reached.session)
@@ -112,6 +112,7 @@ def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
         job,
         args=(*job.args, *request.args),
         gpus=request.gpus or job.gpus,
+        on_busy=request.on_busy or job.on_busy,
         processes=request.processes or job.processes,
         launcher=request.launcher or job.launcher,
         max_restarts=request.max_restarts or job.max_restarts,

@@ -22,6 +22,7 @@ from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
 from remote_train.plan import find_unfit
+from remote_train.turn_words import render_place, render_wait
 from remote_train.watch import read_last_metric
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def keep_state(run: Run, state: dict[str, Any]) -> dict[str, Any]:
     for name, key in ((layout.ATTEMPT, "attempt"), (layout.PEAK, "peak"), (layout.EXIT, "exit")):
         if isinstance(state.get(key), dict):
             mirror.write(name, state[key])
-    known = {key: state.get(key) for key in ("exit", "why", "quiet", "supervised")}
+    known = {key: state.get(key) for key in ("exit", "why", "quiet", "supervised", "queue")}
     return update_newest(run, number, state=state["state"], **known)
 
 
@@ -127,7 +128,8 @@ def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
     return {
         "run": run.id,
         "host": record["host"],
-        "state": record["state"] if trouble is None else f"{record['state']}?",
+        "state": describe_state(record) + ("" if trouble is None else "?"),
+        "queue": record.get("queue") if record["state"] not in OVER else None,
         "trouble": trouble,
         "step": metric.step if metric else None,
         "steps": progress[1] if progress else None,
@@ -137,6 +139,12 @@ def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
         "duration": end - record["created"] if end else None,
         "exit": render_exit(ended) if ended else None,
     }
+
+
+def describe_state(record: dict[str, Any]) -> str:
+    """Return a run's state in a word or two; of one that waits for GPUs its place."""
+    waits = record["state"] == "starting" and record.get("queue")
+    return render_place(record["queue"]) if waits else str(record["state"])
 
 
 def render_exit(ended: dict[str, Any]) -> str:
@@ -164,7 +172,8 @@ def describe(run: Run) -> dict[str, Any]:
         "run": run.id,
         "project": record["project"],
         "host": record["host"],
-        "state": record["state"],
+        "state": describe_state(record),
+        "queue": record.get("queue") if record["state"] not in OVER else None,
         "exit": render_exit(ended) if ended else None,
         "notes": render_notes(record),
         "pruned": record.get("pruned"),
@@ -228,6 +237,8 @@ def render_notes(record: dict[str, Any]) -> list[str]:
         notes.append(f"{record.get('why') or 'it is gone'}; how it ended is not known")
     elif record["state"] not in OVER and record.get("supervised") is False and record.get("why"):
         notes.append(f"{record['why']}: it runs on, and how it ends will not be known")
+    if record["state"] == "starting" and record.get("queue"):
+        notes.append(render_wait(record["queue"], record["host"]))
     if record["state"] not in OVER and (record.get("quiet") or 0) >= QUIET_SECONDS:
         notes.append(f"no output for {record['quiet'] / 60:.0f} minutes: it may hang")
     if first.get("rank") is not None and len(ended.get("outputs", {})) > 1:

@@ -12,6 +12,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
     for kind in (
         errors.UsageError,
         errors.HostUnfit,
+        errors.HostBusy,
         errors.HostSpace,
         errors.NameTaken,
         errors.StartFailed,
@@ -23,6 +24,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
 }
 
 _HINTS = {
+    "host-busy": "leave --on-busy out and the run waits in the queue; --host NAME asks another host",
     "host-space": "free space there, or set `state_dir` for the host in hosts.toml",
     "name-taken": "choose another --name, or leave it out",
     "pull-incomplete": "leave out --weights to bring it whole",
@@ -43,6 +45,7 @@ _ANYWHERE = {"host-unfit", "host-space", "run-lost", "protocol"}
 _ONLY_IN = {
     "usage": {"start"},
     "name-taken": {"start"},
+    "host-busy": {"start"},
     "start-failed": {"start"},
     "verification-failed": {"manifest", "blobs", "stored", "get", "follow"},
     "pull-incomplete": {"weights"},

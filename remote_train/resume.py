@@ -86,6 +86,8 @@ class ResumeWish:
     reason: str = "resume"
     lost: bool = False
     """The host of the last attempt is not asked any more, and what goes on there counts no more."""
+    on_busy: str | None = None
+    """None: as the run was started."""
     anew: bool = False
     """Without a checkpoint it begins anew, even if the last attempt may still run."""
 
@@ -259,6 +261,7 @@ class _Going:
         rows = checkpoint.make_rows() if checkpoint else ()
         meter = job.meter and self.wish.meter
         job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows, meter=meter)
+        job = replace(job, on_busy=self.wish.on_busy or job.on_busy)
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place

@@ -70,6 +70,8 @@ class Watch:
         self.device = choose_device(
             self.plan["device"], self.plan["cpu"], record.get("gpus") or [], self.plan["processes"]
         )
+        self.waits = self.plan["device"] == "cuda" and not record.get("gpus")
+        """Which GPUs it is given is not known yet."""
         dtype = choose_usual_dtype(self.device)
         context = Context(
             attempt=attempt,

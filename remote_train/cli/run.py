@@ -72,6 +72,18 @@ class RunCommand(TyperCommand):
         return None
 
 
+def _check_launcher(launcher: str | None) -> str | None:
+    if launcher not in (None, "torchrun", "python"):
+        raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
+    return launcher
+
+
+def _check_on_busy(on_busy: str | None) -> str | None:
+    if on_busy not in (None, "queue", "next", "fail"):
+        raise typer.BadParameter(f"{on_busy!r} is none of queue, next, fail", param_hint="--on-busy")
+    return on_busy
+
+
 @app.command(cls=RunCommand, context_settings={"allow_interspersed_args": False})
 def run(
     script: Annotated[
@@ -103,6 +115,15 @@ def run(
         str | None,
         typer.Option("--gpus", metavar="N|all|IDS", help="GPUs to use, the freest first. [default: 1]"),
     ] = None,
+    on_busy: Annotated[
+        str | None,
+        typer.Option(
+            "--on-busy",
+            metavar="queue|next|fail",
+            callback=_check_on_busy,
+            help="When the GPUs are in use: wait for them, try the next host, or end. [default: queue]",
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--nproc-per-node", metavar="N", min=1, help="Processes. [default: one per GPU]"),
@@ -110,7 +131,10 @@ def run(
     launcher: Annotated[
         str | None,
         typer.Option(
-            "--launcher", metavar="torchrun|python", help="[default: torchrun for CUDA or several processes]"
+            "--launcher",
+            metavar="torchrun|python",
+            callback=_check_launcher,
+            help="[default: torchrun for CUDA or several processes]",
         ),
     ] = None,
     max_restarts: Annotated[
@@ -160,7 +184,6 @@ def run(
 
     settings.json = json
     patience = check_failover(wanted=failover, after=failover_after, pull=not no_pull, stays=not detach)
-    _check_launcher(launcher)
     request = Request(
         script=None if module is not None or script == BARE else script,
         module=module,
@@ -170,6 +193,7 @@ def run(
         fallback=not no_fallback,
         name=name,
         gpus=gpus,
+        on_busy=on_busy,
         processes=processes,
         launcher=launcher,
         max_restarts=max_restarts,
@@ -203,11 +227,6 @@ def run(
         wishes = {"shown": {0}, "pull": not no_pull, "give_up": choose_give_up(give_up)}
         with _keeping_package(started):
             stay(open_training, screen, listener, failover=patience, **wishes)
-
-
-def _check_launcher(launcher: str | None) -> None:
-    if launcher not in (None, "torchrun", "python"):
-        raise typer.BadParameter(f"{launcher!r} is neither torchrun nor python", param_hint="--launcher")
 
 
 @contextlib.contextmanager

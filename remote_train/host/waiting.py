@@ -1,6 +1,6 @@
 """Wait for GPUs: the agent takes a ticket at the start, the supervisor waits with it for as long as it takes.
 
-A look at the tickets costs a millisecond and comes every second. The driver is asked only when no run of ours is in
+A look at the tickets costs a millisecond and comes twice a second. The driver is asked only when no run of ours is in
 the way any more, every few seconds then, and in a process of its own, for it can hang.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Gpus = List[Dict[str, Any]]
 
-TICKET_SECONDS = 1.0
+TICKET_SECONDS = 0.5
 DRIVER_SECONDS = 3.0
 """Between two questions to the driver while somebody else uses a GPU that would be ours."""
 IDLE_SECONDS = 60.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.show.display import Display
 from remote_train.show.screen import Screen
 from remote_train.show.words import render_bytes, render_metric, render_seconds
+from remote_train.turn_words import render_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +50,7 @@ class LiveListener:
         self._partial: dict[int, bytes] = {}
         self._line_at = 0.0
         self._explained = False
+        self._wait: str | None = None
         self._watch: Watch | None = None
 
     def output(self, rank: int, data: bytes) -> None:
@@ -128,7 +130,12 @@ class LiveListener:
         self.screen.go_live(facts["log"])
 
     def state(self, facts: Mapping[str, Any]) -> None:
-        """Say what a silent phase is for."""
+        """Say what a silent phase is for, and a place in the queue whenever it changes."""
+        wait = render_wait(facts["queue"], facts["host"]) if facts.get("queue") else None
+        if wait != self._wait:
+            self._wait = wait
+            if wait or facts["state"] in ("starting", "running"):
+                self.screen.say(wait or f"it is its turn on {facts['host']}")
         if facts.get("phase") == "measuring" and facts.get("state") == "starting":
             self.screen.say("measuring the matmul peak of this device; MFU is divided by it")
         if facts.get("state") == "running" and facts.get("supervised") is False:

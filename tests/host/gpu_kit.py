@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,8 @@ from remote_train.host.durable import read_record
 from tests.host_system.test_gpu_facts import build
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.host.account_kit import Account
 
 TRAINING = """

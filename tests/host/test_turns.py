@@ -46,7 +46,9 @@ def ticket(number: int, wanted: object, *gpus: int) -> dict[str, Any]:
         ([ticket(2, 1), ticket(1, 2)], (), {1: [0, 1]}),  # by number, in whatever order they are read
     ],
 )
-def test_the_order(tickets: list[dict[str, Any]], busy: tuple[int, ...], chosen: dict[int, list[int]]) -> None:
+def test_the_order(
+    tickets: list[dict[str, Any]], busy: tuple[int, ...], chosen: dict[int, list[int]]
+) -> None:
     wanted = {number: [f"GPU-{index}" for index in indices] for number, indices in chosen.items()}
     assert choose_turn(tickets, make_gpus(2, busy)) == wanted
 
