@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from remote_train.config.ssh_target import read_ssh_target
-from remote_train.errors import ConfigError, HostBusy, HostUnfit, Unreachable, UsageError
+from remote_train.errors import ConfigError, HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.memory import HostMemory, host_memory
-from remote_train.plan import find_unfit, parse_gpus
-from remote_train.refusals import hint_of
+from remote_train.occupied import Occupied
+from remote_train.plan import find_unfit
 from remote_train.session import Session, open_session
 from remote_train.transport.choice import find_need
 from remote_train.transport.dial import Dialling, Refused
@@ -261,7 +261,7 @@ def reach_first(
         link.dial()
     absent: list[str] = []
     unfit: list[str] = []
-    busy = _Busy(*wish, asks=len(links) > 1)
+    busy = Occupied(*wish, asks=len(links) > 1)
     try:
         for link in links:
             reached = _try(link, absent, unfit)
@@ -280,54 +280,6 @@ def reach_first(
     if local is None:
         raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
     return _reach_local(local, absent)
-
-
-class _Busy:
-    """Hosts whose GPUs are in use: they come after free ones."""
-
-    def __init__(self, gpus: str, on_busy: str, *, asks: bool) -> None:
-        self._gpus = gpus
-        self._on_busy = on_busy
-        self._asks = asks
-        self.found: list[tuple[Reached, str]] = []
-
-    def takes(self, reached: Reached) -> bool:
-        """Tell whether a host is to be taken now; one that is busy is kept for later, unless that ends the command."""
-        said = find_busy(reached, self._gpus) if self._asks and self._on_busy != "fail" else None
-        if said is not None:
-            self.found.append((reached, said))
-            return False
-        reached.reasons += [said for _, said in self.found]
-        self.close()
-        return True
-
-    def choose(self, reasons: list[str]) -> Reached:
-        """Return the first of them, to wait there; raise HostBusy where nobody wants to wait."""
-        if self._on_busy == "next":
-            self.close()
-            raise HostBusy(
-                "\n".join([*(said for _, said in self.found), *reasons]), hint=hint_of("host-busy")
-            )
-        first, _ = self.found.pop(0)
-        self.close()
-        return first
-
-    def close(self) -> None:
-        """Let go of them."""
-        for reached, _ in self.found:
-            reached.session.close()
-
-
-def find_busy(reached: Reached, gpus: str) -> str | None:
-    """Return who uses the GPUs that are wanted on a host, None where they are free or it has none such."""
-    if reached.link.host.device != "cuda":
-        return None
-    try:
-        wanted = parse_gpus(gpus, reached.facts)
-    except (HostUnfit, UsageError):  # the plan says so
-        return None
-    answer = reached.session.request("queue", gpus=wanted)
-    return None if answer["free"] else f"{reached.link.host.name}: {answer['said']}"
 
 
 def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
