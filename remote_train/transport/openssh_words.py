@@ -37,6 +37,7 @@ METHODS = re.compile(r"debug1: Authentications that can continue: (\S+)")
 OFFERED = re.compile(
     r"debug1: Offering public key: (?P<what>.+) (?P<kind>\S+) SHA256:\S+(?P<source>( \w+)*)$"
 )
+ACCEPTED = re.compile(r"debug1: Server accepts key: ")
 OFFENDING = re.compile(r"Offending .*key in (?P<where>.+:\d+)$")
 HAS_CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed")
 IS_REVOKED = re.compile(
@@ -56,8 +57,9 @@ UNREACHABLE = re.compile(
 )
 NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: open failed: ")
 CLOSED_EARLY = re.compile(
-    r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: "
+    r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
+STEPS = {"banner": BANNER, "logged_in": LOGGED_IN, "ended": ENDED, "accepted": ACCEPTED}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Story:
     logged_in: bool = False
     ended: bool = False
     """The host said how the command ended."""
+    accepted: bool = False
+    """A key of ours is right, whether or not it could be used then."""
     methods: tuple[str, ...] = ()
     offered: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -80,9 +84,7 @@ def parse_story(lines: Iterable[str]) -> Story:
     key, methods, offered, words = "", (), [], []
     seen: set[str] = set()
     for line in lines:
-        for name, pattern in (("banner", BANNER), ("in", LOGGED_IN), ("ended", ENDED)):
-            if pattern.match(line):
-                seen.add(name)
+        seen.update(name for name, pattern in STEPS.items() if pattern.match(line))
         if found := KEY.match(line):
             key = f"{found[1]} {found[2]}"
         elif found := METHODS.match(line):
@@ -91,7 +93,8 @@ def parse_story(lines: Iterable[str]) -> Story:
             offered.append(f"{found['what']} ({found['kind']}{found['source'].replace(' explicit', '')})")
         elif not line.startswith("debug1: ") and line.strip("@ \r\n"):
             words.append(line.strip())
-    return Story("banner" in seen, key, "in" in seen, "ended" in seen, methods, tuple(offered), tuple(words))
+    steps = {name: name in seen for name in STEPS}
+    return Story(key=key, methods=methods, offered=tuple(offered), words=tuple(words), **steps)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,12 @@ def _explain_login(failure: Failure) -> Exception | None:
         return LoginRefused(f"{target.name}: a host on the way to it: {said[:WORDS]}")
     attempts = login.Attempts(list(story.offered), [], list(story.methods), said[:WORDS])
     error = login.make_login_error(target, attempts)
-    if attempts.methods and "publickey" not in attempts.methods:
+    if story.accepted:
+        error.hint = (
+            "the key is right and could not be used: `ssh-add` it first, without a terminal nobody can be asked for "
+            "its passphrase"
+        )
+    elif attempts.methods and "publickey" not in attempts.methods:
         error.hint = f"log in once by hand: ssh {target.name}; without a terminal only a key or a ticket can"
     return error
 

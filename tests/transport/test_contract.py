@@ -58,7 +58,16 @@ def copy_stderr(pipe: Pipe, stderr: BinaryIO) -> None:
         pipe.warn(data)
 
 
-@pytest.fixture(params=["paramiko", "paramiko step by step", "openssh", "openssh shared", "local", "fake"])
+@pytest.fixture(
+    params=[
+        "paramiko",
+        "paramiko step by step",
+        "openssh",
+        pytest.param("openssh shared", marks=pytest.mark.slow),
+        "local",
+        "fake",
+    ]
+)
 def transport(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Transport]:

@@ -131,6 +131,7 @@ def test_a_session_or_an_ssh_that_is_killed_is_a_lost_connection(transport: Open
     assert read_to_end(transport.open("echo again")) == b"again\n"
 
 
+@pytest.mark.slow
 def test_a_frozen_connection_is_closed_all_the_same(sshd: Sshd) -> None:
     channel = openssh(sshd).open("echo $PPID; exec cat")
     session = int(channel.receive(30) or b"")

@@ -1,0 +1,130 @@
+"""The whole product over the user's own ssh: chosen in hosts.toml, or by what ssh_config or known_hosts ask for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.machines import Box, Laptop, known_line, write_project
+from tests.e2e.terminal import open_terminal
+from tests.sshd import make_key, public_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.sshd, pytest.mark.timeout(100)]
+
+SCRIPT = "import pathlib\npathlib.Path('out').mkdir()\npathlib.Path('out/ckpt.pt').write_bytes(bytes(3 << 20))\nprint('done')\n"
+OPENSSH, PARAMIKO = '"openssh"', '"paramiko"'
+PROJECT = 'checkpoints = ["out/*.pt"]\n'
+
+
+def test_run_logs_and_pull(laptop: Laptop, box: Box, project: Path) -> None:
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(transport=OPENSSH)}')
+    write_project(project, {"train.py": SCRIPT, "remote-train.toml": PROJECT})
+    spy = {"PYTHONPROFILEIMPORTTIME": "1"}
+
+    done = laptop.ok(project, "run", "--no-pull", "train.py", env=spy)
+
+    assert done.out == b"done\n"
+    assert "remote_train.transport.openssh" in done.err
+    assert "paramiko" not in done.err, "nobody pays for what is not used"
+    assert laptop.ok(project, "logs").out == b"done\n"
+    laptop.ok(project, "pull")
+    (pulled,) = (project / "runs").glob("*/files/out/ckpt.pt")
+    assert pulled.read_bytes() == bytes(3 << 20)
+
+
+def test_a_host_that_paramiko_cannot_do_gets_ssh_and_one_line_says_so(
+    laptop: Laptop, box: Box, project: Path
+) -> None:
+    write_project(project, {"train.py": "print('in')\n"})
+    config = laptop.home / ".ssh" / "config"
+    config.write_text(config.read_text() + "  Ciphers aes256-gcm@openssh.com\n")
+
+    done = laptop.ok(project, "run", "train.py")
+
+    assert done.out == b"in\n"
+    assert done.err.count("box: ssh itself is used: ssh_config says Ciphers aes256-gcm@openssh.com") == 1
+    assert "kex: client->server cipher: aes256-gcm@openssh.com" in box.sshd.read_log()
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(transport=PARAMIKO)}')
+    refused = laptop.type(project, "run", "train.py").expect(2)
+    assert "Ciphers aes256-gcm@openssh.com" in refused.err
+    assert 'transport = "openssh"' in refused.err
+
+
+@pytest.mark.slow
+def test_a_changed_key_is_exit_11_and_never_a_cpu_run(
+    laptop: Laptop, box: Box, project: Path, tmp_path: Path
+) -> None:
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(transport=OPENSSH)}')
+    write_project(project, {"train.py": "print('in')\n"})
+    laptop.trust(f"[127.0.0.1]:{box.sshd.port} {public_line(make_key(tmp_path / 'other'))}")
+
+    done = laptop.type(project, "run", "train.py").expect(11)
+
+    assert done.err.count("SHA256:") == 2
+    assert "userauth" not in box.sshd.read_log()
+
+
+@pytest.fixture
+def guarded(laptop: Laptop, box: Box, project: Path) -> Path:
+    """A project whose host takes one key, which has a passphrase."""
+    key = make_key(laptop.home / "guarded", passphrase="open sesame")
+    (box.sshd.folder / "authorized_keys").write_text(public_line(key) + "\n")
+    keys = {"transport": '"openssh"', "identity_file": f'"{key}"'}
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(**keys)}')
+    return write_project(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
+
+
+def test_a_person_is_asked_by_ssh_and_ctrl_c_does_not_reach_it_afterwards(
+    laptop: Laptop, box: Box, guarded: Path
+) -> None:
+    with open_terminal(laptop, guarded, "run", "train.py") as terminal:
+        terminal.wait_for("Enter passphrase for key")
+        terminal.key(b"open sesame\n")
+        terminal.wait_for("up")
+        assert "open sesame" not in terminal.text
+        ssh = find_ssh(str(box.sshd.port))
+        assert os.getpgid(ssh) == ssh
+        assert os.tcgetpgrp(terminal.master) != ssh, "the terminal is ours again"
+        terminal.key(b"\x03")
+        assert terminal.end() == 130
+        assert "remote-train logs -f" in terminal.text
+    (run,) = [path.name for path in (guarded / "runs").iterdir()]
+    assert box.processes(run) != [], "the run goes on"
+    refused = laptop.type(guarded, "stop").expect(12)
+    assert "without a terminal nobody can be asked for its passphrase" in refused.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_the_question_ends_the_command(laptop: Laptop, box: Box, guarded: Path) -> None:
+    with open_terminal(laptop, guarded, "run", "train.py") as terminal:
+        terminal.wait_for("Enter passphrase for key")
+        terminal.key(b"\x03")
+        assert terminal.end() == 130
+    assert not list((box.root / "runs").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_new_key_is_asked_about_at_the_terminal(laptop: Laptop, box: Box, project: Path) -> None:
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(transport=OPENSSH)}')
+    write_project(project, {"train.py": "print('in there')\n"})
+    laptop.trust()
+    with open_terminal(laptop, project, "run", "train.py") as terminal:
+        terminal.wait_for("Are you sure you want to continue connecting")
+        terminal.key(b"yes\n")
+        terminal.wait_for("in there")
+        assert terminal.end() == 0
+    assert known_line(box.sshd) in (laptop.home / ".ssh" / "known_hosts").read_text()
+
+
+def find_ssh(port: str) -> int:
+    """The one ssh of this machine that was started for a port."""
+    (found,) = subprocess.run(
+        ["pgrep", "-f", f"^[^ ]*ssh .*-p {port} "], capture_output=True, text=True, check=True
+    ).stdout.split()
+    return int(found)
