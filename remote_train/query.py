@@ -15,7 +15,7 @@ from remote_train.attempts import (
     update_newest,
 )
 from remote_train.checkpoints import list_checkpoints
-from remote_train.errors import ConnectionLost, RemoteTrainError, Unreachable
+from remote_train.errors import ConnectionLost, HostKeyRefused, RemoteTrainError, Unreachable
 from remote_train.explaining import explain_run
 from remote_train.fencing import is_pending, list_pending
 from remote_train.host import layout
@@ -295,10 +295,16 @@ def _describe_refusal(error: RemoteTrainError | ConnectionLost) -> dict[str, Any
     if isinstance(error, Unreachable):
         verdict, next_step = f"unreachable: {error.message}", "is it on, and is the address right?"
         return {"exit_code": error.exit_code, "reachable": False, "verdict": verdict, "next": next_step}
-    return {
+    row = {
         "exit_code": error.exit_code,
         "reachable": True,
         "login": False,
         "verdict": error.message,
         "next": error.hint,
     }
+    if isinstance(error, HostKeyRefused):
+        row |= {
+            "host_key": error.facts.get("verdict"),
+            "fingerprint": str(error.facts.get("offered")).split()[-1],
+        }
+    return row

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.cli.options import say
@@ -87,9 +86,12 @@ def show_explanation(found: dict[str, Any], *, as_json: bool) -> None:
 
 def show_hosts(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print `hosts list`."""
-    from remote_train.show.tables import render_hosts
+    from remote_train.show.host_lists import render_hosts
 
     _print(render_hosts, rows, "host", as_json=as_json)
+    for row in rows:
+        if row.get("trouble") and not as_json:
+            say(f"{row['name']}: {row['trouble']}")
 
 
 def show_checks(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -99,29 +101,19 @@ def show_checks(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     _print(render_checks, rows, "check", as_json=as_json)
 
 
-def list_known_hosts(hosts_file: Path | None) -> list[dict[str, Any]]:
-    """Return the rows of `hosts list`."""
-    from remote_train.config.hosts_file import read_hosts
-    from remote_train.config.ssh_aliases import read_aliases
+def show_imports(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print `hosts import`."""
+    from remote_train.show.host_lists import render_imports
 
-    known = read_hosts(hosts_file)
-    rows = [
-        {
-            "name": host.name,
-            "address": list(host.address) or [host.name],
-            "user": host.user,
-            "device": host.device,
-            "source": str(known.path),
-            "default": host.name in known.default,
-        }
-        for host in known.hosts.values()
-        if not host.is_local
-    ]
-    aliases = [alias for alias in read_aliases(Path.home()) if alias not in known.hosts]
-    rows += [
-        {"name": alias, "address": [alias], "device": "cuda", "source": "~/.ssh/config"} for alias in aliases
-    ]
-    return [*rows, {"name": "local", "address": [], "device": "cpu", "source": "this machine"}]
+    _print(render_imports, rows, "import", as_json=as_json)
+
+
+def show_change(kind: str, row: dict[str, Any], words: str, *, as_json: bool) -> None:
+    """Tell what was changed."""
+    if as_json:
+        write_event(sys.stdout.buffer, kind, row)
+    else:
+        say(words)
 
 
 def show_plan(prepared: Prepared, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands about hosts and the project file: hosts list, hosts check, init."""
+"""Commands about hosts and the project file that only look: hosts list, hosts check, init."""
 
 from __future__ import annotations
 
@@ -9,23 +9,45 @@ import typer
 
 from remote_train.cli.options import HostsFile, Json, app, make_ask, make_screen, say, settings
 
+
+def complete_names(incomplete: str) -> list[str]:
+    """Return the names of hosts that begin so, for the shell's completion."""
+    from remote_train.config.hosts_file import read_hosts
+    from remote_train.config.ssh_aliases import read_aliases
+    from remote_train.errors import ConfigError
+
+    try:
+        known = [*read_hosts(None).hosts, *read_aliases(Path.home())]
+    except ConfigError:  # the command itself will say it
+        return []
+    return [name for name in dict.fromkeys(known) if name.startswith(incomplete)]
+
+
+HostName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Of hosts.toml or ~/.ssh/config.", autocompletion=complete_names),
+]
 hosts = typer.Typer(help="The hosts you can train on.", no_args_is_help=True)
 app.add_typer(hosts, name="hosts")
 
 
 @hosts.command("list")
-def list_hosts(hosts_file: HostsFile = None, json: Json = False) -> None:
+def list_all(hosts_file: HostsFile = None, json: Json = False) -> None:
     """List the hosts of hosts.toml and ~/.ssh/config."""
-    from remote_train.cli.answers import list_known_hosts, show_hosts
+    from remote_train.cli.answers import show_hosts
+    from remote_train.listing import list_hosts
 
     settings.json = json
-    show_hosts(list_known_hosts(hosts_file), as_json=json)
+    show_hosts(list_hosts(hosts_file), as_json=json)
 
 
 @hosts.command("check")
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: every host of hosts.toml.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Default: every host of hosts.toml.", autocompletion=complete_names
+        ),
     ] = None,
     hosts_file: HostsFile = None,
     json: Json = False,

@@ -18,6 +18,7 @@ from remote_train.cli import (
     comparing,
     doctor,
     explaining,
+    host_changes,
     hosts,
     plotting,
     pulling,
@@ -40,7 +41,20 @@ from remote_train.host.disk import FAILING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = (run, runs, explaining, comparing, plotting, resume, pulling, benching, hosts, doctor, cleaning)
+COMMANDS = (
+    run,
+    runs,
+    explaining,
+    comparing,
+    plotting,
+    resume,
+    pulling,
+    benching,
+    hosts,
+    host_changes,
+    doctor,
+    cleaning,
+)
 """Modules whose commands have registered themselves on `app`."""
 
 CUT_OFF = 141

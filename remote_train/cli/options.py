@@ -12,6 +12,8 @@ import typer
 import remote_train
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remote_train.listener import Listener
     from remote_train.show.display import Display
 
@@ -137,6 +139,13 @@ class AtTerminal:
 def make_ask() -> AtTerminal | None:
     """Return a way to ask the person at the terminal; None where nobody can answer."""
     return AtTerminal() if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+
+def make_type_in() -> Callable[[str], str] | None:
+    """Return a way to have the person at the terminal type a line; None where nobody can."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda words: str(typer.prompt(words, default="", show_default=False, err=True))
 
 
 def choose_give_up(given: float | None) -> float | None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
+    from remote_train.config.toml_file import TomlFile
+
 NOT_YET = dict.fromkeys(("proxy_jump", "conda", "uv", "scheduler"), "not supported yet")
 _DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 _HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
@@ -79,8 +81,13 @@ def _check_host_key(pin: str) -> str:
     return pin.rstrip("=")
 
 
+def is_program(path: str) -> bool:
+    """Tell whether a program of a host can be named in hosts.toml: its path may stand in a shell's command line."""
+    return bool(_HOST_PROGRAM.fullmatch(path))
+
+
 def _check_program(path: str) -> str:
-    if not _HOST_PROGRAM.fullmatch(path):
+    if not is_program(path):
         raise ValueError(f"{render_shown(path)}: only letters, digits and _ . / ~ + - may stand in it")
     return path
 
@@ -155,7 +162,11 @@ class HostsModel(BaseModel):
 
 def read_hosts_file(path: Path, aliases: Collection[str]) -> Hosts:
     """Read hosts.toml; `aliases` are names that ~/.ssh/config knows. Raises ConfigError with every fault."""
-    file = read_toml(path, private=True)
+    return make_hosts(read_toml(path, private=True), aliases)
+
+
+def make_hosts(file: TomlFile, aliases: Collection[str]) -> Hosts:
+    """Make the hosts of a file that is read, or that is to be written. Raises ConfigError with every fault."""
     model, details = read_model(HostsModel, file.data)
     problems = make_problems(HostsModel, details, NOT_YET)
     problems += [*_find_bad_defaults(file.data, aliases), *_find_two_pythons(file.data)]
@@ -165,7 +176,7 @@ def read_hosts_file(path: Path, aliases: Collection[str]) -> Hosts:
     return Hosts(
         default=tuple(dict.fromkeys(model.default)),
         hosts={name: _make_spec(name, host) for name, host in model.hosts.items()},
-        path=path,
+        path=file.path,
     )
 
 

@@ -22,8 +22,16 @@ _LINE = re.compile(r"\s*(?P<keyword>[A-Za-z]+)(?:\s*=\s*|\s+)(?P<rest>.*?)\s*")
 
 def read_aliases(home: Path) -> tuple[str, ...]:
     """Read the aliases in the order they stand; files that cannot be read are left to `ssh -G` to report."""
-    found = _read_names(home / ".ssh" / "config", home, set())
-    return tuple(dict.fromkeys(found))
+    return tuple(name for name in _read_words(home) if not any(mark in name for mark in "*?!"))
+
+
+def read_patterns(home: Path) -> tuple[str, ...]:
+    """Read the patterns of Host lines, which name no one host, in the order they stand."""
+    return tuple(name for name in _read_words(home) if any(mark in name for mark in "*?") and name[0] != "!")
+
+
+def _read_words(home: Path) -> dict[str, None]:
+    return dict.fromkeys(_read_names(home / ".ssh" / "config", home, set()))
 
 
 def _read_names(path: Path, home: Path, seen: set[Path]) -> Iterator[str]:
@@ -33,7 +41,7 @@ def _read_names(path: Path, home: Path, seen: set[Path]) -> Iterator[str]:
     seen.add(path)
     for keyword, words in parse_ssh_lines(_read_text(path)):
         if keyword == "host":
-            yield from (word for word in words if not any(mark in word for mark in "*?!"))
+            yield from words
             continue
         for included in (found for word in words for found in _find_included(word, home)):
             yield from _read_names(included, home, seen)

@@ -56,7 +56,11 @@ def read_toml(path: Path, *, private: bool = False) -> TomlFile:
 
     A private file must belong to this user or to root and be writable by its owner only. Raises ConfigError.
     """
-    text = _decode(path, _read_bytes(path, private=private))
+    return parse_toml(path, _decode(path, _read_bytes(path, private=private)))
+
+
+def parse_toml(path: Path, text: str) -> TomlFile:
+    """Parse the text of a file, or one that is to become it. Raises ConfigError."""
     try:
         data = tomllib.loads(text)
         return TomlFile(path, data, parse_key_lines(text))

@@ -41,8 +41,19 @@ Pair = tuple[str, str]  # label, value; the label is empty on the further lines 
 _UNCUT = 1_000_000  # columns of the plain form: wider than any line
 _STATE_STYLES = {"running": "green", "queued": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 _RUN_HEADERS = ("RUN", "HOST", "STATE", "STEP", "LOSS", "MFU", "STARTED", "DURATION", "EXIT")
-_HOST_HEADERS = ("HOST", "ADDRESS", "USER", "DEVICE", "SOURCE", "DEFAULT")
-_LEAST_WANTED = ("STARTED", "EXIT", "LOSS", "DURATION", "STEP", "MFU", "SOURCE", "USER", "DEVICE")
+_LEAST_WANTED = (
+    "STARTED",
+    "EXIT",
+    "LOSS",
+    "DURATION",
+    "STEP",
+    "MFU",
+    "SOURCE",
+    "PIN",
+    "TRANSPORT",
+    "USER",
+    "DEVICE",
+)
 _GAP = 2  # columns between columns
 
 
@@ -60,21 +71,21 @@ def render_runs(rows: Sequence[Row], look: Look) -> str:
 
     A narrow terminal shows fewer columns; run and state are always there.
     """
-    return _render_table(_RUN_HEADERS, [_make_run_cells(row) for row in rows], look)
+    return render_table(_RUN_HEADERS, [_make_run_cells(row) for row in rows], look)
 
 
 def _make_run_cells(row: Row) -> dict[str, str]:
-    step, steps = _show_value(row.get("step")), row.get("steps")
+    step, steps = show_value(row.get("step")), row.get("steps")
     return {
-        "RUN": _show_value(row.get("run")),
-        "HOST": _show_value(row.get("host")),
-        "STATE": _show_value(row.get("state")),
-        "STEP": step if steps is None else f"{step}/{_show_value(steps)}",
+        "RUN": show_value(row.get("run")),
+        "HOST": show_value(row.get("host")),
+        "STATE": show_value(row.get("state")),
+        "STEP": step if steps is None else f"{step}/{show_value(steps)}",
         "LOSS": _show_number(row, "loss", render_loss),
         "MFU": _show_number(row, "mfu", render_mfu_cell),
         "STARTED": _show_number(row, "started", render_time),
         "DURATION": _show_number(row, "duration", render_seconds),
-        "EXIT": _show_value(row.get("exit")),
+        "EXIT": show_value(row.get("exit")),
     }
 
 
@@ -113,13 +124,15 @@ def _list_pruned(run: Row) -> list[Pair]:
     when = get_number(run, "pruned")
     if when is None:
         return []
-    line = f"from {_show_value(run.get('host'))} on {render_time(when)}; its records and what was pulled are here"
+    line = (
+        f"from {show_value(run.get('host'))} on {render_time(when)}; its records and what was pulled are here"
+    )
     return [("removed", line)]
 
 
 def _render_attempts(rows: Sequence[Row]) -> list[str]:
     """Return a line for each attempt: its number, its host, since when, how it ended, what it went on from."""
-    columns = [[_show_value(row.get(key)) for row in rows] for key in ("attempt", "host")]
+    columns = [[show_value(row.get(key)) for row in rows] for key in ("attempt", "host")]
     columns.append([_show_number(row, "began", render_time) for row in rows])
     columns.append([_render_standing(row) for row in rows])
     columns.append([_render_origin(row) for row in rows])
@@ -134,9 +147,9 @@ def _render_attempts(rows: Sequence[Row]) -> list[str]:
 def _render_standing(row: Row) -> str:
     if row.get("pending"):
         return "does not count any more; the first contact stops it"
-    words = _show_value(row.get("state"))
+    words = show_value(row.get("state"))
     ended = row.get("exit")
-    words = words if ended is None else f"{words}: {_show_value(ended)}"
+    words = words if ended is None else f"{words}: {show_value(ended)}"
     if not row.get("superseded"):
         return words
     # Seen last before the fence; that it is over there the host has said since.
@@ -147,18 +160,18 @@ def _render_origin(row: Row) -> str:
     if row.get("attempt") == 1:
         return ""
     reason = row.get("reason")
-    why = "" if reason in (None, "resume") else f": {_show_value(reason)}"
+    why = "" if reason in (None, "resume") else f": {show_value(reason)}"
     if row.get("checkpoint") is None:
         return f"began anew{why}"
-    step = "" if row.get("step") is None else f", about step {_show_value(row['step'])}"
-    return f"from {_show_value(row['checkpoint'])}{step}{why}"
+    step = "" if row.get("step") is None else f", about step {show_value(row['step'])}"
+    return f"from {show_value(row['checkpoint'])}{step}{why}"
 
 
 def _list_commit(run: Row) -> list[Pair]:
     if run.get("commit") is None:
         return []
     dirty = ", with uncommitted changes" if run.get("dirty") else ""
-    return [("commit", _show_value(run["commit"]) + dirty)]
+    return [("commit", show_value(run["commit"]) + dirty)]
 
 
 def _list_record(record: Row, run: Row) -> list[Pair]:
@@ -176,22 +189,8 @@ def _list_record(record: Row, run: Row) -> list[Pair]:
 def _list_paths(paths: object) -> list[Pair]:
     if not isinstance(paths, Mapping):
         return []
-    lines = [
-        f"{_show_value(label)}: {_show_value(path)}" for label, path in paths.items() if path is not None
-    ]
+    lines = [f"{show_value(label)}: {show_value(path)}" for label, path in paths.items() if path is not None]
     return _label_lines("paths", lines)
-
-
-def render_hosts(rows: Sequence[Row], look: Look) -> str:
-    """Return `hosts list`: rows of name, address (one or several), user, device, source, default (bool)."""
-    return _render_table(_HOST_HEADERS, [_make_host_cells(row) for row in rows], look)
-
-
-def _make_host_cells(row: Row) -> dict[str, str]:
-    cells = {key: _show_value(row.get(key)) for key in ("address", "user", "device", "source")}
-    default = "yes" if row.get("default") else ""
-    named = {"HOST": _show_value(row.get("name")), "DEFAULT": default}
-    return named | {key.upper(): cell for key, cell in cells.items()}
 
 
 def render_checks(rows: Sequence[Row], look: Look) -> str:
@@ -224,17 +223,17 @@ def _list_facts(facts: Row) -> list[Pair]:
 
 
 def _render_python(python: Row) -> str:
-    path, version, torch = (_show_value(python.get(key)) for key in ("path", "version", "torch"))
+    path, version, torch = (show_value(python.get(key)) for key in ("path", "version", "torch"))
     if python.get("error") is not None:
-        return f"{path}: {_show_value(python['error'])}"
+        return f"{path}: {show_value(python['error'])}"
     cuda = python.get("torch_cuda")
-    built = "CPU only" if cuda is None else f"CUDA {_show_value(cuda)}"
+    built = "CPU only" if cuda is None else f"CUDA {show_value(cuda)}"
     return f"{path} {version}, " + ("no torch" if python.get("torch") is None else f"torch {torch} ({built})")
 
 
 def _render_gpu(gpu: Row) -> str:
     used, total = get_number(gpu, "memory_used_bytes"), get_number(gpu, "memory_bytes")
-    parts = [f"{_show_value(gpu.get('index'))}: {_show_value(gpu.get('name'))}"]
+    parts = [f"{show_value(gpu.get('index'))}: {show_value(gpu.get('name'))}"]
     parts += [] if total is None else [render_bytes(total)]
     parts += [] if used is None else [f"{render_bytes(used)} in use"]
     return ", ".join([*parts, _render_users(gpu)])
@@ -248,7 +247,7 @@ def _render_users(gpu: Row) -> str:
 
 def _render_process(process: Row) -> str:
     held = get_number(process, "memory_bytes")
-    return f"pid {_show_value(process.get('pid'))}" + ("" if held is None else f" ({render_bytes(held)})")
+    return f"pid {show_value(process.get('pid'))}" + ("" if held is None else f" ({render_bytes(held)})")
 
 
 def _select_mappings(value: object) -> list[Row]:
@@ -262,7 +261,7 @@ def _list_values(row: Row, keys: Iterable[str]) -> list[Pair]:
     for key in keys:
         value = row.get(key)
         items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-        pairs += _label_lines(key, list(map(_show_value, items)))
+        pairs += _label_lines(key, list(map(show_value, items)))
     return pairs
 
 
@@ -270,13 +269,14 @@ def _label_lines(label: str, lines: Sequence[str]) -> list[Pair]:
     return [("" if index else label, line) for index, line in enumerate(lines)]
 
 
-def _show_value(value: object) -> str:
+def show_value(value: object) -> str:
+    """Return a value as a cell shows it, neutralised."""
     if value is None:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_show_value, value)) or DASH
+        return ", ".join(map(show_value, value)) or DASH
     return neutral_text(str(value))
 
 
@@ -285,7 +285,8 @@ def _show_number(row: Row, key: str, render: Callable[[float], str]) -> str:
     return DASH if value is None else render(value)
 
 
-def _render_table(headers: Sequence[str], rows: Sequence[Mapping[str, str]], look: Look) -> str:
+def render_table(headers: Sequence[str], rows: Sequence[Mapping[str, str]], look: Look) -> str:
+    """Return a table; what a terminal has no room for is left out, the least wanted first."""
     shown = _choose_columns(headers, rows, look.width) if look.terminal else list(headers)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for header in shown:

@@ -143,6 +143,11 @@ def parse_line(line: str, where: str, names: Sequence[str]) -> Entry | str | Non
     return Entry(where, marker, key_type, key) if key else f"{where}: not a host key, line skipped"
 
 
+def split_line(line: str) -> tuple[str, str]:
+    """Return the first field of a line without a marker, and the rest of it."""
+    return _first_word(line.strip(" \t\r"))
+
+
 def _first_word(text: str) -> tuple[str, str]:
     word, rest = re.match(r"([^ \t]*)[ \t]*(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     return word, rest

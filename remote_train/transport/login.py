@@ -90,8 +90,8 @@ def make_refusal(identity: HostIdentity, address: str, verdict: Verdict, offered
     """Return the refusal that a verdict leads to; `offered` is the key's type and fingerprint."""
     who = identity.target.name + (f" ({address})" if address != identity.target.name else "")
     if verdict.kind == "changed" and not verdict.known:
-        message = f"the key of {who} is not the pinned one: it offers {offered}, host_key is {identity.pin}"
-        hint = f'if its key was really replaced: host_key = "{offered.split()[1]}" in hosts.toml'
+        message = f"the key of {who} is not the pinned one: it offers {offered}, host_key in hosts.toml is {identity.pin}"
+        hint = f"someone may be listening in; if you know why it changed: {_trust(identity)}"
     else:
         words = {"revoked": _word_revoked, "changed": _word_changed, "unknown": _word_unknown}
         message, hint = words[verdict.kind](who, offered, verdict, identity)
@@ -108,13 +108,8 @@ def _word_revoked(who: str, offered: str, verdict: Verdict, identity: HostIdenti
 
 def _word_changed(who: str, offered: str, verdict: Verdict, identity: HostIdentity) -> tuple[str, str]:
     entry = verdict.known[0]
-    file = entry.where.rpartition(":")[0]
-    remove = f"ssh-keygen -R {shlex.quote(identity.names[0])} -f {shlex.quote(file)}"
     message = f"the key of {who} has changed: it offers {offered}, {entry.where} has {entry.key_type} {make_fingerprint(entry.key)}"
-    return (
-        message,
-        f"someone may be listening in; if you know why it changed: {remove}, then {_ssh(identity)}",
-    )
+    return message, f"someone may be listening in; if you know why it changed: {_trust(identity)}"
 
 
 def _word_unknown(who: str, offered: str, verdict: Verdict, identity: HostIdentity) -> tuple[str, str]:
@@ -124,8 +119,11 @@ def _word_unknown(who: str, offered: str, verdict: Verdict, identity: HostIdenti
             f"; {verdict.where} trusts a certificate authority for it, which this transport cannot check"
         )
         return message, 'transport = "openssh" for this host in hosts.toml'
-    pin = f'host_key = "{offered.split()[1]}" in hosts.toml'
-    return message, f"connect once with {_ssh(identity)}, which asks and remembers it, or put {pin}"
+    return message, f"compare it with what the host itself says, then: {_trust(identity)}"
+
+
+def _trust(identity: HostIdentity) -> str:
+    return shlex.join(["remote-train", "hosts", "trust", identity.target.name])
 
 
 def _ssh(identity: HostIdentity) -> str:

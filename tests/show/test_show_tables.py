@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyte
 import pytest
 
-from remote_train.show.tables import Look, render_checks, render_hosts, render_run, render_runs
+from remote_train.show.host_lists import render_hosts
+from remote_train.show.tables import Look, render_checks, render_run, render_runs
 from remote_train.show.words import measure_cells
 
 PLAIN = Look(width=20, terminal=False, colour=True)  # neither counts without a terminal
@@ -233,9 +234,10 @@ def test_hosts_list() -> None:
         {"name": "local"},
     ]
     lines = render_hosts(rows, PLAIN).splitlines()
-    assert lines[0].split() == ["HOST", "ADDRESS", "USER", "DEVICE", "SOURCE", "DEFAULT"]
-    assert lines[1].split() == ["4070ti", "192.168.1.36,", "box", "me", "cuda", "-", "yes"]
-    assert lines[2].split() == ["local", "-", "-", "-", "-"]
+    headers = "HOST ADDRESS USER JUMP TRANSPORT PIN DEVICE SOURCE DEFAULT"
+    assert lines[0].split() == headers.split()
+    assert lines[1].split() == ["4070ti", "192.168.1.36,", "box", "me", "-", "-", "-", "cuda", "-", "yes"]
+    assert lines[2].split() == ["local", "-", "-", "-", "-", "-", "-", "-"]
 
 
 def test_hosts_check_names_who_uses_each_card() -> None:

@@ -60,7 +60,7 @@ def test_a_changed_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
     for words in (make_fingerprint(key_bytes(other)), make_fingerprint(key_bytes(sshd.host_keys[0]))):
         assert words in error.message
     assert f"{sshd.known_hosts}:2" in error.message
-    assert f"ssh-keygen -R '[127.0.0.1]:{sshd.port}' -f {sshd.known_hosts}" in (error.hint or "")
+    assert "remote-train hosts trust box" in (error.hint or "")
 
 
 def test_a_revoked_key_is_refused_though_it_is_also_known_and_pinned(sshd: Sshd) -> None:
@@ -76,8 +76,7 @@ def test_an_unknown_key_is_refused_without_a_person(sshd: Sshd) -> None:
     error = refused_key(sshd)
     fingerprint = make_fingerprint(key_bytes(sshd.host_keys[0]))
     assert f"is not known: it offers ssh-ed25519 {fingerprint}" in error.message
-    assert f"ssh -p {sshd.port}" in (error.hint or "")
-    assert f'host_key = "{fingerprint}"' in (error.hint or "")
+    assert "remote-train hosts trust box" in (error.hint or "")
     assert not sshd.known_hosts.exists()
 
 
@@ -147,7 +146,7 @@ def test_a_pin_beats_the_files(sshd: Sshd, tmp_path: Path) -> None:
     right = make_fingerprint(key_bytes(sshd.host_keys[0]))
     error = refused_key(sshd, pin=make_fingerprint(key_bytes(make_key(tmp_path / "k"))))
     assert "not the pinned one" in error.message
-    assert right in (error.hint or "")
+    assert right in error.message
     sshd.known_hosts.unlink()
     assert run(sshd.target(), pin=right) == b"in\n"
 

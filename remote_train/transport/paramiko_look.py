@@ -1,0 +1,55 @@
+"""Look at the key that a host offers, on the same way as a login and no further: nothing of ours is sent to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import HostKeyRefused
+from remote_train.transport import login
+from remote_train.transport.paramiko_ssh import _Login
+from remote_train.transport.paramiko_tuning import Ssh
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remote_train.transport import SshTarget
+    from remote_train.transport.dial import Dialled
+
+
+class KeySeen(HostKeyRefused):
+    """Ends a login where its authentication would begin; the host has proved that it holds this key."""
+
+    def __init__(self, key_type: str, key: bytes) -> None:
+        super().__init__("only looked at")
+        self.key_type = key_type
+        self.key = key
+
+
+class _Look(_Login):
+    """A login that trusts nobody; `kinds` are the types of key to ask for before those that are known."""
+
+    kinds: tuple[str, ...] = ()
+
+    def make_ssh(self, sock: login.LoginSocket, **_: object) -> Ssh:
+        """Return the transport for the connection (the library's transport_factory)."""
+        self._ssh = Ssh(sock, (*self.kinds, *self._identity.key_types))
+        return self._ssh
+
+    def missing_host_key(self, _client: object, _hostname: str, key: Any) -> None:  # noqa: ANN401 - the library's
+        """Stop here (the library's host key policy, asked before it authenticates)."""
+        raise KeySeen(key.get_name(), key.asbytes())
+
+
+def read_offered_key(target: SshTarget, dialled: Dialled, kinds: Sequence[str] = ()) -> KeySeen:
+    """Return the key that a login would have to trust: of one of `kinds`, else of a type that known_hosts has for it.
+
+    Raises ConnectionLost and the errors that a login can meet before its authentication.
+    """
+    identity = login.read_identity(target, None, None)
+    look = _Look(identity, dialled, None, None, set())
+    look.kinds = tuple(kinds)
+    try:
+        look.run("", early=False).close()
+    except KeySeen as seen:
+        return seen
+    raise AssertionError("a look never logs in")

@@ -1,0 +1,169 @@
+"""`hosts trust`: look at the key that a host offers, without logging in, and have a person say whether it is right.
+
+An unknown key takes a yes. A changed one takes its new fingerprint, typed or given: no answer that a hand could give by
+habit replaces a key. A revoked one is never taken.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from remote_train.config.hosts_edit import set_pin
+from remote_train.config.hosts_write import write_changed
+from remote_train.errors import HostKeyRefused, Unreachable
+from remote_train.reach import HostTarget, read_target
+from remote_train.transport import login
+from remote_train.transport.dial import Dialled, Dialling, Endpoint
+from remote_train.transport.known_hosts import make_fingerprint, match_pin
+from remote_train.transport.known_hosts_edit import replace_known_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from remote_train.config.host_spec import HostSpec
+    from remote_train.transport import Ask
+
+    TypeIn = Callable[[str], str]
+
+KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
+"""Types that a stated fingerprint may be of; one connection each, where the usual one brought another."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The key that one address of a host has proved to hold, and why a login would refuse it; None: it would not."""
+
+    address: str
+    key_type: str
+    key: bytes
+    refusal: HostKeyRefused | None
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ssh-keygen -l` prints it."""
+        return make_fingerprint(self.key)
+
+    @property
+    def verdict(self) -> str:
+        """What the files, or the pin, say of it."""
+        return str(self.refusal.facts["verdict"]) if self.refusal else "match"
+
+
+@dataclass(frozen=True)
+class Trusting:
+    """One host whose key is in question, and who can be asked about it."""
+
+    host: HostSpec
+    hosts_file: Path | None = None
+    ask: Ask | None = None
+    type_in: TypeIn | None = None
+
+    def trust(self, stated: str | None) -> dict[str, Any]:
+        """Have the host's key trusted from now on, and return what was done; `stated` is the fingerprint it must have.
+
+        Raises Unreachable, or HostKeyRefused with both fingerprints when nobody says that the key is right.
+        """
+        target = read_target(self.host)
+        offers = list(self.look(target))
+        offer = self._choose(target, offers, stated)
+        row: dict[str, Any] = {
+            "host": self.host.name,
+            "key_type": offer.key_type,
+            "fingerprint": offer.fingerprint,
+        }
+        row |= {
+            "verdict": offer.verdict,
+            "addresses": [each.address for each in offers if each.key == offer.key],
+        }
+        if offer.refusal is None:
+            return {**row, "files": []}
+        self._decide(offer, offer.refusal, stated)
+        return {
+            **row,
+            "was": offer.refusal.facts.get("known") or self.host.host_key,
+            "files": self._write(target, offer),
+        }
+
+    def look(self, target: HostTarget, kinds: Sequence[str] = ()) -> Iterator[Offer]:
+        """Look at the key of each address that answers, asking for `kinds` first; Unreachable when none does."""
+        from remote_train.transport.paramiko_look import read_offered_key  # noqa: PLC0415 - 150 ms
+
+        identity = login.read_identity(target, self.host.host_key, None)
+        diallings = [(each, Dialling(Endpoint((each,), target.port))) for each in target.addresses]
+        outcomes = [(address, dialling.wait()) for address, dialling in diallings]
+        found = [(address, outcome) for address, outcome in outcomes if isinstance(outcome, Dialled)]
+        if not found:
+            raise Unreachable(
+                f"{self.host.name}: " + "; ".join(o.reason for _, o in outcomes if not isinstance(o, Dialled))
+            )
+        for address, dialled in found:
+            seen = read_offered_key(target, dialled, kinds)
+            refusal = login.make_host_key_error(identity, address, seen.key_type, seen.key)
+            yield Offer(address, seen.key_type, seen.key, refusal)
+
+    def find_stated(self, target: HostTarget, stated: str) -> Offer | None:
+        """Look for the key of this fingerprint among a host's keys of other types; None: it has none such."""
+        for kind in KEY_TYPES:
+            for offer in self.look(target, (kind,)):
+                if match_pin(stated, offer.key):
+                    return offer
+        return None
+
+    def _choose(self, target: HostTarget, offers: Sequence[Offer], stated: str | None) -> Offer:
+        """Choose the key in question: the stated one, else the only one that is offered."""
+        if stated is not None:
+            offer = next((each for each in offers if match_pin(stated, each.key)), None)
+            offer = offer or self.find_stated(target, stated)
+            if offer is None:
+                raise self._refuse(f"{self._list(offers)}; not {stated}", offers, "nothing was changed")
+        elif len({offer.key for offer in offers}) > 1:
+            hint = f"one of them may be another machine: {self._command('SHA256:…')} takes the right one"
+            raise self._refuse(f"its addresses offer different keys: {self._list(offers)}", offers, hint)
+        else:
+            offer = offers[0]
+        if offer.refusal is not None and offer.verdict == "revoked":
+            raise offer.refusal
+        return offer
+
+    def _decide(self, offer: Offer, refusal: HostKeyRefused, stated: str | None) -> None:
+        """Return when somebody has said that the key is right; raise the refusal otherwise."""
+        if stated is not None:  # and found: it is the key that was asked for
+            return
+        hint = f"compare it with what the host itself says, then: {self._command(offer.fingerprint)}"
+        asking = self.ask if offer.verdict == "unknown" else self.type_in
+        if asking is None:
+            raise HostKeyRefused(refusal.message, hint=hint, **refusal.facts)
+        sentence = f"{refusal.message[:1].upper()}{refusal.message[1:]}."
+        if offer.verdict == "unknown":
+            accepted = bool(self.ask and self.ask(f"{sentence}\nTrust it?"))
+        else:
+            words = f"{sentence}\nSomebody may be listening in. To replace the old key, type the new fingerprint, as the host's owner tells it"
+            accepted = bool(self.type_in and self.type_in(words).strip().rstrip("=") == offer.fingerprint)
+        if not accepted:
+            raise HostKeyRefused(refusal.message, hint="nothing was changed", **refusal.facts, declined=True)
+
+    def _write(self, target: HostTarget, offer: Offer) -> list[str]:
+        """Write the key where it is looked up: the pin, where the host has one, else known_hosts."""
+        if self.host.host_key is not None:
+            edit = partial(set_pin, name=self.host.name, pin=offer.fingerprint)
+            return [str(write_changed(self.hosts_file, edit, os.environ))]
+        names = login.HostIdentity(target, ()).names
+        return [
+            str(path)
+            for path in replace_known_host(target.known_hosts_files, names, offer.key_type, offer.key)
+        ]
+
+    def _refuse(self, message: str, offers: Sequence[Offer], hint: str) -> HostKeyRefused:
+        offered = [f"{each.key_type} {each.fingerprint}" for each in offers]
+        return HostKeyRefused(f"{self.host.name}: {message}", hint=hint, verdict="unknown", offered=offered)
+
+    def _list(self, offers: Sequence[Offer]) -> str:
+        return ", ".join(f"{each.address} offers {each.key_type} {each.fingerprint}" for each in offers)
+
+    def _command(self, fingerprint: str) -> str:
+        return f"remote-train hosts trust {shlex.quote(self.host.name)} --key {fingerprint}"
