@@ -82,6 +82,9 @@ def _dial(link: HostLink, chart: Chart) -> None:
     if target is None:
         return
     chart.ok(f"{target.user} at {', '.join(target.addresses)} port {target.port}")
+    if target.is_proxied:
+        chart.ok("through other hosts, which resolve its name and reach it")
+        return
     chart.step("address")
     for address, (found, why, seconds) in resolve(target.addresses, target.port).items():
         if found:

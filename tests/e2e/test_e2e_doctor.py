@@ -89,6 +89,20 @@ def test_where_it_stops_is_said_with_the_code_that_run_gives(
     assert "next: connect once with" in key
 
 
+def test_a_host_behind_another_is_not_looked_for_from_here(laptop: Laptop, box: Box, project: Path) -> None:
+    config = laptop.home / ".ssh" / "config"
+    hop = f"Host hop\n  HostName 127.0.0.1\n  Port {box.sshd.port}\n  IdentityFile {box.sshd.user_key}\n"
+    inner = f"Host inner\n  HostName localhost\n  HostKeyAlias [127.0.0.1]:{box.sshd.port}\n  ProxyJump hop\n"
+    config.write_text(hop + inner + config.read_text())
+    laptop.write_hosts(f"[hosts.inner]\n{box.describe(address='')}")
+    event = laptop.type(project, "doctor", "inner", "--no-speed", "--json").event("doctor")
+    seen = steps(event)
+
+    assert "address" not in seen
+    assert seen["ssh_config"]["lines"][1] == "through other hosts, which resolve its name and reach it"
+    assert event["exit_code"] == 0, event
+
+
 def test_this_laptop_and_a_hosts_toml_that_is_wrong(laptop: Laptop, project: Path) -> None:
     event = laptop.ok(project, "doctor", "--json").event("doctor")
     seen = steps(event)
