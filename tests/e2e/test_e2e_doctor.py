@@ -86,7 +86,7 @@ def test_where_it_stops_is_said_with_the_code_that_run_gives(
     laptop.trust()
     key = laptop.type(project, "doctor", "box").expect(11).out.decode()
     assert "NO host key" in key
-    assert "next: connect once with" in key
+    assert "remote-train hosts trust box" in key.splitlines()[-1]
 
 
 def test_a_host_behind_another_is_not_looked_for_from_here(laptop: Laptop, box: Box, project: Path) -> None:
