@@ -241,7 +241,8 @@ def _keeping_package(started: Started) -> Iterator[None]:
 
 def leave(started: Started, screen: Display, listener: Listener) -> None:
     """Say that a run is under way, and stay for what goes on behind it, not long."""
-    screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
+    how = "waits for its turn" if started.state.get("queue") else "runs"
+    screen.say(f"it {how}; `remote-train logs -f {started.run.id}` follows it")
     started.wait_behind(listener)
     if started.keeping is not None:
         started.keeping.tell_lost(listener)

@@ -109,9 +109,10 @@ def test_the_queue_is_served_in_order_when_every_laptop_is_gone(host: Host) -> N
     assert host.tickets() == []
 
 
-def test_twenty_starts_at_once_never_share_a_gpu(host: Host) -> None:
-    names = [f"run{number}" for number in range(20)]
-    with ThreadPoolExecutor(20) as pool:
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_starts_at_the_same_instant_never_share_a_gpu(host: Host, count: int) -> None:
+    names = [f"run{number}" for number in range(count)]
+    with ThreadPoolExecutor(count) as pool:
         runs = list(pool.map(host.start, names))
 
     done: set[str] = set()
