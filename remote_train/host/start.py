@@ -64,6 +64,7 @@ def _start_new(
     root: str, folder: str, request: Dict[str, Any], progress: Callable[[], None]
 ) -> Dict[str, Any]:
     plan = request["plan"]
+    _check_secrets(request.get("secrets", {}))
     rows = store.read_package(root, plan["package"])
     if rows is None:
         return {"need": "manifest"}
@@ -112,7 +113,7 @@ def _begin(
     record = _make_record(root, request, held.turn)
     if request["plan"].get("restore"):
         record["restored"] = _restore(root, request, folder, progress)
-    secrets = _check_secrets(request.get("secrets", {}))
+    secrets: Dict[str, str] = request.get("secrets", {})
     record["secrets"] = sorted(secrets)
     environment = _make_run_environment(record, secrets)
     progress()  # the last look: whoever asked and went, and asks no more, gets no training
@@ -286,12 +287,13 @@ def _make_record(root: str, request: Dict[str, Any], turn: Optional[Turn]) -> Di
     }
 
 
-def _check_secrets(secrets: Dict[str, Any]) -> Dict[str, str]:
-    """Return the secrets of a request; raise ValueError, without a value in it, for what no environment can hold."""
+def _check_secrets(secrets: Any) -> None:  # noqa: ANN401  (as it came)
+    """Raise ValueError, without a value in it, for secrets that no environment can hold."""
+    if not isinstance(secrets, dict):
+        raise ValueError("secrets are variables and their texts")  # noqa: TRY004  (a malformed request, like below)
     for name, value in secrets.items():
         if not name or "=" in name or "\0" in name or not isinstance(value, str) or "\0" in value:
             raise ValueError("a secret is a variable and its text")
-    return secrets
 
 
 def _make_run_environment(record: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:

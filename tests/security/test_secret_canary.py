@@ -1,0 +1,176 @@
+"""A canary for a secret, looked for in every command line, file, package, record, traceback and terminal of whole runs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from tests.e2e.machines import PYTHON, Box, Laptop, read_until, write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.host.account_kit import Account
+
+CANARY = "canary-4e1f/+9b27'c8d0"
+FORMS = (CANARY.encode(), base64.b64encode(CANARY.encode())[:-4], b"canary-4e1f%2F")
+TRAIN = """
+import os, pathlib, sys, time
+assert len(os.environ["TOKEN_OF_MINE"]) == int(sys.argv[1]), "it is not there"
+pathlib.Path("out").mkdir(exist_ok=True)
+pathlib.Path("out/ckpt.pt").write_bytes(b"step one")
+if sys.argv[-1] == "--init_from=resume":
+    print("going on", flush=True)
+    time.sleep(600)
+raise RuntimeError("the training fails here")
+"""
+PROJECT = 'resume_args = ["--init_from=resume"]\ncheckpoints = ["out/*.pt"]\n'
+
+
+class Sampler:
+    """Reads the command lines of all processes, and the environments of those of one home, as fast as it can."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = f"HOME={home}".encode()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go)
+        self.rounds = 0
+        self.commands: set[bytes] = set()
+        self.knowing: set[tuple[bytes, bool]] = set()
+        """Programs of that home with the canary in their environment, and whether they carry a run's cookie."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while not self._over.is_set():
+            self.rounds += 1
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    with contextlib.suppress(OSError):
+                        self._look(entry)
+
+    def _look(self, entry: Path) -> None:
+        command = (entry / "cmdline").read_bytes()
+        self.commands.add(command)
+        environment = (entry / "environ").read_bytes()
+        if self._home in environment.split(b"\0") and CANARY.encode() in environment:
+            self.knowing.add((command, b"REMOTE_TRAIN_COOKIE=" in environment))
+
+
+def find_canary(*roots: Path) -> Iterator[tuple[str, str]]:
+    """Yield each file that holds the canary, or is named by it, and the name of the form."""
+    for path in (path for root in roots for path in (root, *root.rglob("*"))):
+        texts = [str(path).encode()]
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                texts.append(path.read_bytes())
+        for form in FORMS:
+            if any(form in text for text in texts):
+                yield str(path), form.decode()
+
+
+def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(f'{{"token": "{CANARY}"}}')
+    (tmp_path / "b").write_bytes(base64.b64encode(CANARY.encode()))
+    assert len(list(find_canary(tmp_path))) == 2
+
+
+@pytest.mark.sshd
+@pytest.mark.slow
+def test_the_canary_is_nowhere_over_a_whole_life(
+    tmp_path: Path, laptop: Laptop, box: Box, project: Path
+) -> None:
+    """A plan, a run that fails, tracebacks of our own, a resume that is stopped, and what commands say of it."""
+    write_project(project, {"train.py": TRAIN, "remote-train.toml": PROJECT}, git=True)
+    mine = {"TOKEN_OF_MINE": CANARY}
+    said: list[bytes] = []
+
+    def type_it(code: int, *args: str) -> bytes:
+        done = laptop.type(project, *args, env=mine)
+        assert done.code == code, (args, done)
+        said.extend((done.out, done.err.encode()))
+        return done.out
+
+    with Sampler(box.home) as sampler:
+        ours = ("run", "--secret", "TOKEN_OF_MINE", "train.py", str(len(CANARY)))
+        type_it(0, "run", "--secret", "TOKEN_OF_MINE", "--dry-run", "--json", *ours[-2:])
+        type_it(0, "run", "--secret", "TOKEN_OF_MINE", "--dry-run", *ours[-2:])
+        type_it(1, "run", "--json", *ours[1:])
+        type_it(
+            1, "--debug", "run", "--host", "box", *ours[1:]
+        )  # a traceback of ours, of an error with a next step
+        type_it(1, "--debug", *ours)
+        laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(state_dir=repr("/proc/1/no"))}')
+        type_it(1, "--debug", *ours)
+        laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe()}')
+        going = laptop.popen(project, "resume", env=mine)
+        read_until(going.stdout, b"going on")
+        type_it(0, "stop", "--grace", "1")
+        out, err = going.communicate(timeout=60)
+        said.extend((out, err))
+        for command in ("show", "ps", "metrics", "logs", "pull", "explain"):
+            done = laptop.type(project, command, env=mine)
+            said.extend((done.out, done.err.encode()))
+        done = laptop.type(project, "show", "--json", env=mine)
+        said.append(done.out)
+
+    assert sampler.rounds > 100
+    assert any(b"remote-train" in command for command in sampler.commands)
+    assert [c for c in sampler.commands if any(form in c for form in FORMS)] == []
+    assert [words for words in said if any(form in words for form in FORMS)] == []
+    assert list(find_canary(tmp_path)) == []
+    # On the host it is known to the training alone.
+    assert sampler.knowing
+    assert all(cookie and b"train.py" in command for command, cookie in sampler.knowing), sampler.knowing
+
+
+def test_it_is_in_the_trainings_environment_and_not_in_the_supervisors(account: Account) -> None:
+    script = "import os, time; print('has', os.environ['TOKEN_OF_MINE'] == __import__('sys').argv[1][::-1], flush=True); time.sleep(600)"
+    started = account.start(script, CANARY[::-1], secrets={"TOKEN_OF_MINE": CANARY})
+    assert started.says(b"has") == b"True"
+    record = started.record
+    assert record["secrets"] == ["TOKEN_OF_MINE"]
+    assert CANARY.encode() in Path(f"/proc/{record['child']}/environ").read_bytes()
+    assert CANARY.encode() not in Path(f"/proc/{record['pid']}/environ").read_bytes()
+    assert list(find_canary(account.root)) == []
+
+
+def test_the_probe_of_a_peak_does_not_get_it(account: Account) -> None:
+    python, seen = account.home / "python", account.home / "seen"
+    python.write_text(f'#!/bin/sh\nenv > "{seen}.$$"\ncase "$1" in -c) exit 1;; esac\nexec "{PYTHON}" "$@"\n')
+    python.chmod(0o700)
+    measure = {"device": "cpu", "name": "a CPU", "threads": 1, "torch": "2.0"}
+    changes: dict[str, Any] = {
+        "python": str(python),
+        "measure": measure,
+        "secrets": {"TOKEN_OF_MINE": CANARY},
+    }
+    assert account.start("pass", **changes).end()["code"] == 0
+    environments = sorted(path.read_text() for path in account.home.glob("seen.*"))
+    assert len(environments) == 2
+    assert sum(CANARY in text for text in environments) == 1
+    assert all("TOKEN_OF_MINE" not in text for text in environments if "REMOTE_TRAIN_COOKIE" not in text)
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [{"A": "a\0b"}, {"A=B": CANARY}, {"": CANARY}, {"A": [CANARY]}, {"A": {CANARY: 1}}, [CANARY], CANARY],
+)
+def test_secrets_that_are_none_are_refused_without_their_value(account: Account, secrets: object) -> None:
+    session = account.connect()
+    package = account.ship(session, {"train.py": "pass"})
+    with pytest.raises(Exception, match=r"malformed request: .*secret") as caught:
+        session.request("start", **account.message(package, "train.py", secrets=secrets))
+    assert CANARY not in str(caught.value)
+    assert list(find_canary(account.root)) == []
