@@ -11,6 +11,7 @@ import socket
 import statistics
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import (
@@ -166,7 +167,7 @@ def judge_banner(banner: str) -> str | None:
 def _log_in(link: HostLink, chart: Chart) -> Session:
     """Connect, and say of host key, login and shell how far that came."""
     chart.step("agent" if link.is_local else "login")
-    link.notify = chart.ok
+    link.notify = partial(_note_way, chart)
     began = time.monotonic()
     try:
         session = link.connect()
@@ -186,6 +187,13 @@ def _log_in(link: HostLink, chart: Chart) -> Session:
     chart.step("agent")
     chart.ok(f"our program runs there ({seconds:.2f} s)" if link.is_local else "our program runs there")
     return session
+
+
+def _note_way(chart: Chart, notice: str) -> None:
+    """Take what the way there has to say, before the login is through."""
+    chart.step("note")
+    chart.ok(notice)
+    chart.step("login")
 
 
 def _note_key(link: HostLink, chart: Chart) -> None:

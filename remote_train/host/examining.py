@@ -8,6 +8,7 @@ import time
 
 from remote_train.host import surroundings
 from remote_train.host.commands import finish_commands, start_command
+from remote_train.host.gpu_users import describe_process
 from remote_train.host.wire import CHUNK, DATA, make_end, make_frame
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -57,7 +58,7 @@ def _look(pids: Sequence[int]) -> Dict[str, Any]:
         "shell": shell[:256],
         "kills": _ask_logind() if around["systemd"] else None,
         "lingers": surroundings.lingers("/", name),
-        "users": {str(pid): _describe(pid) for pid in pids},
+        "users": {str(pid): describe_process(pid) for pid in pids},
     }
 
 
@@ -68,23 +69,6 @@ def _ask_logind() -> Optional[bool]:
         if answer[:1] == ["b"] and len(answer) == 2:
             return answer[1] == "true"
     return surroundings.read_kill_setting("/")
-
-
-def _describe(pid: int) -> Dict[str, Optional[str]]:
-    """Return account and name of a process; None for what cannot be seen: in a container pids are not ours."""
-    import pwd  # noqa: PLC0415  (as above)
-
-    try:
-        owner = os.stat("/proc/%d" % pid).st_uid
-        with open("/proc/%d/comm" % pid, encoding="utf-8", errors="replace") as file:
-            name = file.read(64).strip()
-    except OSError:
-        return {"account": None, "process": None}
-    try:
-        account = pwd.getpwuid(owner).pw_name[:64]
-    except KeyError:
-        account = "uid %d" % owner
-    return {"account": account, "process": name}
 
 
 def tell_time(_operations: Operations, _request: Dict[str, Any]) -> Dict[str, Any]:
