@@ -70,6 +70,10 @@ class Way(Protocol):
     def keywords(self) -> frozenset[str]:
         """The options that this ssh knows, in lower case."""
 
+    @property
+    def jumps(self) -> Sequence[Sequence[str]]:
+        """The hosts of ProxyJump, the nearest first: the arguments that name each."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -93,6 +97,8 @@ def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
     if not way.patient:
         seconds = CONNECT_SECONDS if not way.proxied else PROXIED_SECONDS
         options += [] if way.proxied and policy.prompts else [f"ConnectTimeout={seconds}"]
+    if way.jumps:
+        options.append(f"ProxyCommand={make_jump_command(way, policy)}")
     if policy.pin:
         options += make_pin_options(policy.pin, policy.known_hosts_files)
     if policy.alias:
@@ -105,6 +111,26 @@ def _choose_strictness(policy: Policy) -> list[str]:
     """Never weaker than asking; without a person there is nobody to ask."""
     strict = "yes" if policy.pin or (policy.strict == "ask" and not policy.prompts) else policy.strict
     return [f"StrictHostKeyChecking={strict}", f"BatchMode={'no' if policy.prompts else 'yes'}"]
+
+
+def make_jump_command(way: Way, policy: Policy) -> str:
+    """Return a ProxyCommand that does what ProxyJump does, and holds every host on the way to our policy too.
+
+    ssh would start those by itself, with what ssh_config says alone: StrictHostKeyChecking no, and questions.
+    """
+    strict = "ask" if policy.prompts and policy.strict != "yes" else "yes"
+    batch = "no" if policy.prompts else "yes"
+    options = [f"StrictHostKeyChecking={strict}", f"BatchMode={batch}", *NEVER, "LogLevel=INFO"]
+    given = [word for option in options for word in ("-o", option)]
+    command = ""
+    for jump in way.jumps:
+        through = ["-o", f"ProxyCommand={command}"] if command else []
+        # The last ssh replaces %h and %p by where it wants to go; every other % is meant for those within.
+        words = [*way.program, "-T", *given, *through, "-W"]
+        inner = " ".join(shlex.quote(word.replace("%", "%%")) for word in words)
+        named = " ".join(shlex.quote(word.replace("%", "%%")) for word in jump)
+        command = f"{inner} '[%h]:%p' {named}"
+    return command
 
 
 def make_pin_options(pin: str, files: Sequence[Path]) -> list[str]:
