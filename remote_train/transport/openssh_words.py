@@ -156,6 +156,9 @@ def _explain_key(failure: Failure) -> Exception | None:
         refusal.hint = "connect to that host once with ssh, which tells you what to do about its key"
         refusal.args = (refusal.message,)
         return refusal
+    pinned = verdict.kind == "changed" and failure.identity.pin
+    if verdict.kind in {"changed", "revoked"} and not (verdict.known or pinned):
+        return _refuse_in_its_words(failure, verdict.kind)
     refusal = login.make_refusal(failure.identity, failure.address, verdict, story.key)
     if why := _find(BAD_CERTIFICATE, words):
         refusal.message += f"; ssh says: {why}"
@@ -170,7 +173,7 @@ def _judge(failure: Failure) -> Verdict | None:
     fingerprint = failure.story.key.partition(" ")[2]
     if _find(IS_REVOKED, words):
         same = [e for e in entries if e.marker == "revoked" and make_fingerprint(e.key) == fingerprint]
-        return Verdict("revoked", tuple(same) or (Entry("a file of revoked keys", "revoked", "", b""),))
+        return Verdict("revoked", tuple(same))
     if _find(HAS_CHANGED, words):
         return Verdict("changed", _find_offending(failure, entries))
     if _find(NOT_KNOWN, words):
@@ -179,9 +182,24 @@ def _judge(failure: Failure) -> Verdict | None:
 
 
 def _find_offending(failure: Failure, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Find the line that ssh names; it may be none of these files: a KnownHostsCommand's, or the system's."""
     places = [found["where"] for line in failure.words if (found := OFFENDING.search(line))]
-    known = [e for e in entries if e.where in places] or [e for e in entries if not e.marker]
-    return tuple(known) or tuple(Entry(place, "", "", b"") for place in places)
+    return tuple(e for e in entries if e.where in places)
+
+
+def _refuse_in_its_words(failure: Failure, kind: str) -> HostKeyRefused:
+    """Return the refusal of a key of whose reason we have only ssh's word."""
+    said = _find(IS_REVOKED if kind == "revoked" else OFFENDING, failure.words) or _last(failure.words)
+    what = "is revoked" if kind == "revoked" else "has changed"
+    name = failure.identity.target.name
+    return HostKeyRefused(
+        f"the key of {name} {what}: it offers {failure.story.key}; ssh says: {said[:WORDS]}",
+        hint=f"do not connect; ask whoever runs {name}",
+        verdict=kind,
+        offered=failure.story.key,
+        known=[],
+        where="",
+    )
 
 
 def _explain_login(failure: Failure) -> Exception | None:

@@ -185,7 +185,7 @@ def test_a_changed_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
             f"{sshd.known_hosts}:2",
         ):
             assert words in error.message
-        assert f"ssh-keygen -R '[127.0.0.1]:{sshd.port}'" in (error.hint or "")
+        assert "remote-train hosts trust box" in (error.hint or "")
         assert error.facts["verdict"] == "changed"
 
 
