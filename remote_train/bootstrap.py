@@ -21,7 +21,10 @@ from remote_train.errors import HostSpace, HostUnfit, UsageError
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-NOISE_LIMIT = 64 * 1024
+NOISE_LIMIT = 1 << 20
+"""Bytes that rc files may print before our program."""
+NOISE_KEPT = 8192
+"""Bytes of it that are looked at again: more than any verdict has."""
 SUBFOLDERS = ("inject", "meter")
 """Of `remote_train/host`: what is loaded in the training's own Python."""
 WORDS = 300
@@ -163,18 +166,50 @@ def parse_verdict(held: bytes, nonce: str) -> Verdict | None:
 
 def make_unfit(host: str, noise: bytes, stderr: bytes, word: str | None = None) -> HostUnfit | HostSpace:
     """Return the error for a host that did not bring our agent up, in its own words."""
-    if word is not None and word.startswith("FAIL disk "):
-        hint = "free space there; our program and its runs live in ~/.local/state/remote-train"
-        return HostSpace(f"{host}: {word.removeprefix('FAIL disk ')}", hint=hint)
     if word is not None:
-        return HostUnfit(
-            f"{host}: {word.removeprefix('FAIL ')[:WORDS]}", hint="set `python` for it in hosts.toml"
-        )
+        return _make_failed(host, word)
     if b"Unknown option: -I" in stderr:
         return make_unfit(host, b"", b"", "its Python is older than 3.4, 3.8 is needed")
-    said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
-    words = said[-1][:WORDS] if said else "nothing"
+    words = _last_words(noise, stderr)
+    hint = f"try `ssh {host} python3 --version`"
+    if words == "nothing":
+        hint += "; rc files or a ForceCommand there may end the session"
+    return HostUnfit(f"{host}: logged in, but our agent did not come up; the host said: {words}", hint=hint)
+
+
+def make_waiting(host: str, seconds: float, noise: bytes, stderr: bytes) -> HostUnfit:
+    """Return the error for a host that lets us in and then waits."""
     return HostUnfit(
-        f"{host}: logged in, but our agent did not come up; the host said: {words}",
-        hint=f"try `ssh {host} python3 --version`",
+        f"{host}: logged in, but our agent still had not started after {seconds:g} s; "
+        f"the host said: {_last_words(noise, stderr)}",
+        hint="an rc file there may wait for input or start another shell, or its Python hangs: "
+        f"try `ssh {host} python3 --version </dev/null`",
     )
+
+
+def make_endless(host: str, noise: bytes) -> HostUnfit:
+    """Return the error for a host that prints without end before our agent starts."""
+    return HostUnfit(
+        f"{host}: logged in, but it prints without end before our agent starts; "
+        f"the host said: {_last_words(noise, b'')}",
+        hint=f"look at the rc files there: `ssh {host} true` should print nothing",
+    )
+
+
+def _make_failed(host: str, word: str) -> HostUnfit | HostSpace:
+    """Return the error for what our own program said there."""
+    word = word.removeprefix("FAIL ")
+    if word.startswith("disk "):
+        hint = (
+            "it needs room, and to be writable; our program and its runs live in ~/.local/state/remote-train"
+        )
+        return HostSpace(f"{host}: {word.removeprefix('disk ')}", hint=hint)
+    hint = "set `python` for it in hosts.toml"
+    if "state folder" in word or "not ours" in word:
+        hint = "our program lives in ~/.local/state/remote-train there, which that account alone must be able to write"
+    return HostUnfit(f"{host}: {word[:WORDS]}", hint=hint)
+
+
+def _last_words(noise: bytes, stderr: bytes) -> str:
+    said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
+    return said[-1][:WORDS] if said else "nothing"

@@ -16,7 +16,16 @@ import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from remote_train.bootstrap import NOISE_LIMIT, Agent, make_bootstrap, make_unfit, parse_verdict
+from remote_train.bootstrap import (
+    NOISE_KEPT,
+    NOISE_LIMIT,
+    Agent,
+    make_bootstrap,
+    make_endless,
+    make_unfit,
+    make_waiting,
+    parse_verdict,
+)
 from remote_train.errors import AgentEnded, ConnectionLost, ProtocolError, RemoteTrainError
 from remote_train.gate import Gate
 from remote_train.host import wire
@@ -291,8 +300,12 @@ def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> tuple
         held += data
         verdict = parse_verdict(held, nonce)
         if verdict is None:
-            if data == b"" or len(held) > NOISE_LIMIT:
-                raise make_unfit(host, held[-4096:], channel.stderr_tail())
+            noise += len(data)
+            held = held[-NOISE_KEPT:]
+            if noise > NOISE_LIMIT:
+                raise make_endless(host, held)
+            if data == b"":
+                raise make_unfit(host, held, channel.stderr_tail())
             continue
         noise += verdict.noise
         if verdict.word == "READY":
@@ -303,7 +316,7 @@ def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> tuple
             raise ProtocolError(f"{host} asks for our agent again and again")
         _bring_agent(host, channel, agent)
         uploaded, held = True, verdict.rest
-    raise make_unfit(host, held[-4096:], channel.stderr_tail() or b"nothing within 30 s of the login")
+    raise make_waiting(host, BOOTSTRAP_SECONDS, held, channel.stderr_tail())
 
 
 def _bring_agent(host: str, channel: Channel, agent: Agent) -> None:

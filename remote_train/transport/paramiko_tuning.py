@@ -211,4 +211,6 @@ def translate(error: Exception, name: str) -> RemoteTrainError | ConnectionLost:
             f"{name} could not prove that it holds its key", hint="do not trust this connection"
         )
     message = f"{name} {words}" + (f" ({error})" if str(error) else "")
+    if issubclass(make, HostUnfit):
+        return make(message, hint=f"`ssh {name} true` has to work first")
     return ConfigError([message]) if issubclass(make, ConfigError) else make(message)
