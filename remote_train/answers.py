@@ -49,7 +49,7 @@ TFLOPS = number(1e-9, 1e9)
 PYTHON = table(
     {"path": text()},
     dict.fromkeys(("version", "torch", "torch_cuda"), maybe(text(256)))
-    | {"torch_file": maybe(text()), "error": maybe(text(TEXT))},
+    | {"torch_file": maybe(text()), "error": maybe(text(TEXT)), "conda": maybe(text())},
 )
 CPU = table(
     {"model": text(256), "usable": whole(1, 1 << 20)},
@@ -73,6 +73,9 @@ FACTS = table(
         "gpu_error": maybe(text(TEXT)),
         "thread_env": named(text(256), 16, text(64)),
         "disk_free_bytes": maybe(whole()),
+        "driver": maybe(text(64)),
+        "driver_cuda": maybe(text(16)),
+        "now": maybe(MOMENT),
     },
 )
 PLAN = table(

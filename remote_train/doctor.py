@@ -26,7 +26,7 @@ from remote_train.errors import (
 from remote_train.findings import Chart, judge, list_facts, list_surroundings, render_rate
 from remote_train.host.examining import find_rate
 from remote_train.inbox import Data, End
-from remote_train.plan import find_unfit
+from remote_train.preflight import find_unfit
 from remote_train.transport.dial import Refused
 
 if TYPE_CHECKING:

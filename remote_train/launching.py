@@ -26,7 +26,8 @@ from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, name_checkpoint
 from remote_train.host import layout
 from remote_train.jobs import make_job_record, make_run_id
 from remote_train.package.manifest import render_size
-from remote_train.plan import find_unfit, make_plan
+from remote_train.plan import make_plan
+from remote_train.preflight import find_unfit
 from remote_train.preparing import Prepared, Request, paths_of
 from remote_train.preparing_from import prepare
 from remote_train.reconnect import Losses, Patience, reconnect

@@ -14,7 +14,6 @@ from remote_train.affinity import choose_affinity, render_affinity
 from remote_train.config.families import merge_device_args
 from remote_train.config.nearest import render_nearest
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
-from remote_train.graphics import explain_no_cuda
 from remote_train.host.globs import make_pattern
 from remote_train.metrics.denominator import choose_device, choose_device_peak
 
@@ -98,6 +97,10 @@ class Plan:
     """The CPUs that each process is bound to, by its local rank; () leaves them alone."""
     restore: tuple[Mapping[str, Any], ...] = ()
     """Put into the snapshot: path, mode, size, sha256, and the attempt on the same host to copy from (None: a blob)."""
+    conda: str | None = None
+    """The folder of the conda environment that its Python is of: the training gets what activation sets."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell that the host runs before the training, in whose environment it then runs."""
     notes: tuple[str, ...] = ()
 
     def as_message(self) -> dict[str, Any]:
@@ -107,22 +110,6 @@ class Plan:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def find_unfit(host: HostSpec, facts: Facts) -> str | None:
-    """Return why this host cannot run the job's device, None when it can."""
-    python = facts["python"]
-    if python.get("version") is None:
-        return f"its Python {python['path']} does not work: {python.get('error') or 'not found'}"
-    if python.get("torch") is None:
-        return f"{python['path']} (Python {python['version']}) has no torch"
-    if host.device == "cpu":
-        return None
-    if not facts["gpus"]:
-        return f"no CUDA device: {explain_no_cuda(facts)}"
-    if python.get("torch_cuda") is None:
-        return f"torch {python['torch']} in {python['path']} is built without CUDA"
-    return None
 
 
 def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Sequence[str] | None) -> Plan:
@@ -144,7 +131,6 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
     if affinity:
         notes.append(render_affinity(facts["cpu"], affinity))
     links = make_links(job, host)
-    cpu = {"model": facts["cpu"]["model"], "threads": threads, "cores": facts["cpu"]["usable"]}
     plan = Plan(
         host=host.name,
         device=device,
@@ -162,7 +148,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         package=package,
         checkpoints=choose_checkpoints(job),
         measure=None,
-        cpu=cpu,
+        cpu={"model": facts["cpu"]["model"], "threads": threads, "cores": facts["cpu"]["usable"]},
         torch=facts["python"]["torch"],
         peak_tflops=dict(host.peak_tflops),
         gpu_facts=tuple({key: gpu.get(key) for key in GPU_KEYS} for gpu in facts["gpus"]) if gpus else (),
@@ -171,6 +157,8 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         meter=job.meter,
         affinity=affinity,
         restore=job.restore,
+        conda=facts["python"].get("conda"),
+        setup=host.setup,
         notes=tuple(notes),
     )
     return _with_measure(plan, facts)

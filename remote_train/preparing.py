@@ -18,12 +18,19 @@ from remote_train.config.ssh_aliases import read_aliases
 from remote_train.consent import choose_environment
 from remote_train.datasets import choose_places, hash_places, parse_place, walk_places
 from remote_train.errors import UsageError
+from remote_train.fitness import check_room, describe_reached
 from remote_train.host import layout
 from remote_train.memory import stat_cache_path, told_path
 from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
 from remote_train.plan import Job, Plan, make_plan
-from remote_train.reach import HostLink, Reached, candidate_pythons, make_links, reach_first
+from remote_train.reach import (
+    HostLink,
+    Reached,
+    candidate_pythons,
+    make_links,
+    reach_first,
+)
 from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
@@ -124,6 +131,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         raise
     tell_reached(reached, listener)
     try:
+        check_room(reached, package.total_bytes)
         data = hash_places(place.root, listings, folders, reached.link.host)
         tell_data(place.root, data, listener)
         job = replace(job, shipped={item.place: item.reference for item in data})
@@ -182,7 +190,7 @@ def _let_go(reaching: Future[Reached]) -> None:
 
 def tell_reached(reached: Reached, listener: Listener) -> None:
     """Tell who trains, and why not the first that was asked for."""
-    listener.tell("reached", host=reached.link.host.name)
+    listener.tell("reached", **describe_reached(reached.link, reached.facts))
     if reached.fell_back:
         listener.tell("fallback", reasons=reached.reasons)
         return

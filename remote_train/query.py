@@ -21,7 +21,7 @@ from remote_train.fencing import is_pending, list_pending
 from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
-from remote_train.plan import find_unfit
+from remote_train.preflight import find_unfit, find_warnings, render_verdict
 from remote_train.turn_words import render_place, render_wait
 from remote_train.watch import read_last_metric
 
@@ -276,12 +276,14 @@ def check_host(link: HostLink) -> dict[str, Any]:
     finally:
         session.close()
     why = find_unfit(link.host, facts)
+    summary = render_verdict(link.host.name, link.host.device, facts, fresh=True)
     if link.host.device == "cpu":
         facts = {**facts, "gpu_error": None}  # nobody asked for one
     return {
         **row,
         "facts": facts,
-        "verdict": why or "ready",
+        "verdict": why or f"ready: {summary.partition(': ')[2]}",
+        "warnings": find_warnings(link.host.name, facts, link.looked),
         "next": "see `python` and `device` in hosts.toml" if why else None,
         "ok": why is None,
         "exit_code": row["exit_code"] if why else 0,

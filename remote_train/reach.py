@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from remote_train.config.ssh_target import read_ssh_target
 from remote_train.errors import ConfigError, HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
+from remote_train.fitness import unfit_hint
 from remote_train.memory import HostMemory, host_memory
 from remote_train.occupied import Occupied
-from remote_train.plan import find_unfit
+from remote_train.preflight import find_unfit
 from remote_train.session import Session, open_session
 from remote_train.transport.choice import find_need
 from remote_train.transport.dial import Dialling, Refused
@@ -102,6 +104,8 @@ class HostLink:
         """Who is told what a person should know of the way there."""
         self.seen: dict[str, str] = {}
         """What the transport of the last connection has seen of the host, as far as it came (`doctor` tells it)."""
+        self.looked: float | None = None
+        """When what is known of it was looked at, by this machine's clock; None while that is remembered."""
         self._ask = ask
         self._may_prompt = ask is not None
         self._told: set[str] = set()
@@ -172,7 +176,7 @@ class HostLink:
             dialled = outcome
         transport = make(target, dialled)
         try:
-            session = open_session(transport, self.agent, self.host.python)
+            session = open_session(transport, self.agent, own_python(self.host))
         finally:
             self.seen = getattr(transport, "seen", {})
         # ssh may ask for a passphrase or a code once in a command: coming back is for keys and shared connections.
@@ -205,6 +209,7 @@ class HostLink:
         facts = None if fresh else self.memory.read_facts(self.pythons)
         if facts is None:
             facts = session.wait(session.submit("facts", pythons=self.pythons), FACTS_SECONDS)
+            self.looked = time.time()
             self.memory.write_facts(self.pythons, facts)
         return facts
 
@@ -238,9 +243,16 @@ class Reached:
     """It is this machine, because none of the hosts asked for can be reached."""
 
 
+def own_python(host: HostSpec) -> str | None:
+    """Return the Python of a host that our program is to run on, None for its python3."""
+    return f"{host.conda}/bin/python" if host.conda and "/" in host.conda else host.python
+
+
 def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
     """Return the interpreters to try for training, best first."""
     if not host.is_local:
+        if host.conda:
+            return [f"conda:{host.conda}"]
         return [host.python] if host.python else ["python3", "python"]
     places = [str(project_root / ".venv")]
     places += [os.environ[key] for key in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(key)]
@@ -276,7 +288,7 @@ def reach_first(
     if busy.found:
         return busy.choose(unfit + absent)
     if unfit:
-        raise HostUnfit("\n".join(unfit + absent), hint=_unfit_hint(unfit))
+        raise HostUnfit("\n".join(unfit + absent), hint=unfit_hint(unfit))
     if local is None:
         raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
     return _reach_local(local, absent)
@@ -309,14 +321,6 @@ def _name_others(session: Session, facts: dict[str, Any]) -> str:
         return ""
     found = [str(item.get("path")) for item in session.request("search").get("pythons", [])]
     return f"; torch was found in {', '.join(found[:3])}" if found else ""
-
-
-def _unfit_hint(unfit: Sequence[str]) -> str:
-    if any("torch was found" in why for why in unfit):
-        return "set `python` for that host in hosts.toml"
-    if all("has no torch" in why or "does not work" in why for why in unfit):
-        return "set `python` for that host in hosts.toml to one that has torch, or install it there"
-    return 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
 
 
 def _reach_local(local: HostLink, reasons: list[str]) -> Reached:

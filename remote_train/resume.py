@@ -24,6 +24,7 @@ from remote_train.errors import (
 )
 from remote_train.fencing import lift
 from remote_train.find import link_of, make_link, read_hosts_file
+from remote_train.fitness import describe_reached
 from remote_train.flocks import open_lock, try_lock
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
@@ -301,7 +302,7 @@ class _Going:
             raise HostUnfit(
                 f"{self.link.host.name}: {why}", hint="go on elsewhere with --host NAME, or --local"
             )
-        self.listener.tell("reached", host=self.link.host.name)
+        self.listener.tell("reached", **describe_reached(self.link, facts))
         return Reached(self.link, session, facts)
 
     def _connect(self) -> Session:

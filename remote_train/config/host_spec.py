@@ -29,6 +29,10 @@ class HostSpec:
     """None: paramiko, unless this host needs what only ssh itself can do."""
     python: str | None = None
     """A name or path on the host; safe to stand in a shell's command line."""
+    conda: str | None = None
+    """A conda environment on the host: its name, or its folder, absolute or beginning with ~/ ."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell, run on the host before the training."""
     state_dir: str | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     env: dict[str, str] = field(default_factory=dict)

@@ -59,7 +59,7 @@ def read_hosts(path: Path | None, environ: Mapping[str, str] | None = None) -> H
 
 def _make_hosts(held: dict[str, Any], place: Path) -> Hosts:
     hosts = {
-        name: HostSpec(**{**fields, "address": tuple(fields["address"])})
+        name: HostSpec(**{**fields, "address": tuple(fields["address"]), "setup": tuple(fields["setup"])})
         for name, fields in held["hosts"].items()
     }
     return Hosts(default=tuple(held["default"]), hosts=hosts, path=place)

@@ -41,9 +41,12 @@ if TYPE_CHECKING:
 
     from remote_train.config.toml_file import TomlFile
 
-NOT_YET = dict.fromkeys(("proxy_jump", "conda", "uv", "scheduler"), "not supported yet")
+NOT_YET = dict.fromkeys(("proxy_jump", "uv", "scheduler"), "not supported yet")
 _DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 _HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+MOST_SETUP_LINES = 50
+MOST_SETUP_LENGTH = 4096
+_PYTHON_KEYS = ("python", "venv", "conda")
 _HOST_PROGRAM = re.compile(r"[A-Za-z0-9_./~+][A-Za-z0-9_./~+-]*")
 
 
@@ -101,6 +104,34 @@ def _check_place(path: str) -> str:
     return path
 
 
+def _check_conda(name: str) -> str:
+    _check_program(name)
+    if "/" in name and not name.startswith(("/", "~/")):
+        raise ValueError(
+            f"must be a name, or a path that is absolute or begins with ~/, not {render_shown(name)}"
+        )
+    return name.rstrip("/") or name
+
+
+def _check_setup_line(line: str) -> str:
+    check_no_nul(line)
+    if not line.strip():
+        raise ValueError("must not be empty")
+    if len(line) > MOST_SETUP_LENGTH:
+        raise ValueError(
+            f"has {len(line)} characters, {MOST_SETUP_LENGTH} at most: put them into a file on the host"
+        )
+    return line
+
+
+def _check_setup(lines: list[str]) -> list[str]:
+    if len(lines) > MOST_SETUP_LINES:
+        raise ValueError(
+            f"has {len(lines)} lines, {MOST_SETUP_LINES} at most: put them into a file on the host"
+        )
+    return lines
+
+
 def _check_addresses(addresses: list[str]) -> list[str]:
     if not addresses:
         raise ValueError("must name at least one address; leave it out to use the host's own name")
@@ -140,6 +171,10 @@ class HostModel(BaseModel):
     transport: Literal["paramiko", "openssh"] | None = None
     python: _Program | None = None
     venv: _Program | None = None
+    conda: Annotated[str, AfterValidator(_check_conda)] | None = None
+    setup: Annotated[
+        list[Annotated[str, AfterValidator(_check_setup_line)]], AfterValidator(_check_setup)
+    ] = []
     state_dir: _Place | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     env: dict[
@@ -183,10 +218,10 @@ def make_hosts(file: TomlFile, aliases: Collection[str]) -> Hosts:
 def _make_spec(name: str, host: HostModel) -> HostSpec:
     if name == LOCAL:
         return replace(make_local(), peak_tflops=host.peak_tflops)
-    fields = host.model_dump(exclude={"address", "venv"})
+    fields = host.model_dump(exclude={"address", "venv", "setup"})
     if host.venv is not None:
         fields["python"] = f"{host.venv.rstrip('/')}/bin/python"
-    return HostSpec(name=name, address=tuple(host.address) or (name,), **fields)
+    return HostSpec(name=name, address=tuple(host.address) or (name,), setup=tuple(host.setup), **fields)
 
 
 def _find_bad_defaults(data: dict[str, Any], aliases: Collection[str]) -> Iterator[Problem]:
@@ -212,8 +247,9 @@ def _find_default_fault(name: str, known: list[str]) -> str | None:
 def _find_two_pythons(data: dict[str, Any]) -> Iterator[Problem]:
     hosts = data.get("hosts")
     for name, host in hosts.items() if isinstance(hosts, dict) else ():
-        if isinstance(host, dict) and "python" in host and "venv" in host:
-            yield ("hosts", name, "venv"), "python and venv both say which Python to use; keep one"
+        said = [key for key in _PYTHON_KEYS if isinstance(host, dict) and host.get(key) not in (None, False)]
+        for key in said[1:]:
+            yield ("hosts", name, key), f"{said[0]} and {key} both say which Python to use; keep one"
 
 
 def _find_more_of_local(data: dict[str, Any]) -> Iterator[Problem]:

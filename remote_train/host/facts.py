@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from typing import Any, Dict, Sequence
 
 from remote_train.host import gpus, system
@@ -63,6 +64,7 @@ def _read_machine(state_root: str) -> Dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "disk_free_bytes": _disk_free(os.path.abspath(os.path.expanduser(state_root))),
         "thread_env": read_thread_words(),
+        "now": time.time(),
     }
 
 
@@ -82,7 +84,7 @@ def start_gpu_reader() -> Command:
 
 
 def _no_gpus(why: str) -> Dict[str, Any]:
-    return {"gpus": [], "driver": None, "gpu_error": why}
+    return {"gpus": [], "driver": None, "driver_cuda": None, "gpu_error": why}
 
 
 def parse_gpus(outcome: Outcome) -> Dict[str, Any]:

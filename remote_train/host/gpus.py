@@ -109,10 +109,11 @@ def read_gpus() -> Dict[str, Any]:
 
 
 def _read_nvml() -> Dict[str, Any]:
-    answer: Dict[str, Any] = {"gpus": [], "driver": None, "gpu_error": None}
+    answer: Dict[str, Any] = {"gpus": [], "driver": None, "driver_cuda": None, "gpu_error": None}
     try:
         nvml = Nvml()
         answer["driver"] = nvml.text("nvmlSystemGetDriverVersion")
+        answer["driver_cuda"] = _driver_cuda(nvml)
         count = nvml.number("nvmlDeviceGetCount_v2")
     except GpuError as error:
         answer["gpu_error"] = str(error)
@@ -127,6 +128,14 @@ def _read_nvml() -> Dict[str, Any]:
     )  # the agent forks the supervisor next: it shall not hold the driver open
     answer["gpu_error"] = "; ".join(problems) or (None if count else "the NVIDIA driver sees no GPU")
     return answer
+
+
+def _driver_cuda(nvml: Nvml) -> Optional[str]:
+    """Return the newest CUDA that the driver runs, like 12.8 (nvml.h: 1000 x major + 10 x minor)."""
+    version = ctypes.c_int()
+    if not call_quietly(nvml, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(version)):
+        return None
+    return "%d.%d" % (version.value // 1000, version.value % 1000 // 10)
 
 
 def _try_device(nvml: Nvml, index: int) -> Tuple[List[Dict[str, Any]], List[str]]:

@@ -26,6 +26,10 @@ def inject(environment: Dict[str, str]) -> None:
 def make_environment(base: Dict[str, str], plan: Dict[str, Any], secrets: Dict[str, str]) -> Dict[str, str]:
     """Return the training's environment: the login's, the plan's over it, its defaults where neither speaks."""
     environment = {key: value for key, value in base.items() if not key.startswith("SSH_")}
+    if plan.get("conda"):
+        from remote_train.host import conda  # noqa: PLC0415  (only an environment of conda pays for it)
+
+        conda.activate(environment, str(plan["conda"]))
     environment.update(plan.get("env", {}))
     environment.update(secrets)
     for key, value in plan.get("default_env", {}).items():

@@ -10,6 +10,7 @@ import re
 import shutil
 from typing import Any, Dict, List, Optional, Sequence
 
+from remote_train.host import conda
 from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
 
 OLDEST = (3, 8)
@@ -35,7 +36,6 @@ _VERSION = re.compile(r"^__version__\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.M
 _CUDA = re.compile(r"^cuda\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 _MORE_PLACES = ("~/.venv", "~/venv", "~/.pyenv/versions/*")
-_CONDAS = ("~/miniconda3", "~/mambaforge", "~/miniforge3", "~/anaconda3", "~/micromamba", "/opt/conda")
 _MOST_PLACES = 60
 
 
@@ -46,7 +46,18 @@ def start_candidates(candidates: Sequence[str]) -> List[Command]:
 
 def finish_candidates(candidates: Sequence[str], outcomes: Sequence[Outcome]) -> List[Dict[str, Any]]:
     """Return path, version, torch, torch_cuda, torch_file and error of each candidate, in their order."""
-    return [_describe(find_candidate(name), end) for name, end in zip(candidates, outcomes)]
+    return [_describe_candidate(name, end) for name, end in zip(candidates, outcomes)]
+
+
+def _describe_candidate(name: str, outcome: Outcome) -> Dict[str, Any]:
+    path = find_candidate(name)
+    python = _describe(path, outcome)
+    if name.startswith(conda.PREFIX):
+        if path == name:
+            python["error"] = conda.explain_missing(name[len(conda.PREFIX) :])
+        else:
+            python["conda"] = os.path.dirname(os.path.dirname(path))
+    return python
 
 
 def read_pythons(candidates: Sequence[str]) -> List[Dict[str, Any]]:
@@ -59,6 +70,9 @@ def find_candidate(name: str) -> str:
 
     A virtual environment's python is a link, and only under its own name is it that environment.
     """
+    if name.startswith(conda.PREFIX):
+        prefix = conda.find_environment(name[len(conda.PREFIX) :])
+        return os.path.join(prefix, "bin", "python") if prefix else name
     path = os.path.expanduser(name)
     if os.sep not in path:
         return shutil.which(path) or path
@@ -113,7 +127,7 @@ def read_torch(path: str) -> Dict[str, Optional[str]]:
 
 def search_pythons() -> List[Dict[str, str]]:
     """Return `path` and `torch` of interpreters in the usual places, for a hint; starts none of them."""
-    patterns = [*_MORE_PLACES, *_CONDAS, *(base + "/envs/*" for base in _CONDAS)]
+    patterns = [*_MORE_PLACES, *conda.ROOTS, *(base + "/envs/*" for base in conda.ROOTS)]
     places = [place for pattern in patterns for place in sorted(glob.glob(os.path.expanduser(pattern)))]
     found = []
     for place in places[:_MOST_PLACES]:

@@ -103,6 +103,7 @@ class Supervisor:
         """Wait for GPUs, measure what must be measured, train, and write the end."""
         try:
             self._await_turn()
+            self._set_up()
             if not self.stopping.is_asked():
                 self._measure()
             self.child = None if self.stopping.is_asked() else self._spawn()
@@ -143,6 +144,18 @@ class Supervisor:
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self.stopping.terminated = self.stopping.terminated or number == signal.SIGTERM
+
+    def _set_up(self) -> None:
+        """Run what the user has the host run before a training, and train in the environment that it leaves."""
+        if self.stopping.is_asked() or not (self.plan.get("setup") or self.plan.get("conda")):
+            return
+        from remote_train.host import setup  # noqa: PLC0415  (imports subprocess: only this path pays)
+
+        if setup.is_wanted(self.plan):
+            self._endure(lambda: self.announce("setup"))
+            self.environment = setup.run_setup(
+                self.folder, self.record, self.environment, self.stopping.is_asked
+            )
 
     def _measure(self) -> None:
         wanted = self.plan.get("measure")
@@ -291,6 +304,8 @@ class Supervisor:
         """Return why the training could not be started, if it could not, and which kind of error that is."""
         if error is None:
             return {"start_error": None, "start_kind": None}
+        if error.errno is None:  # of a line of setup, in words
+            return {"start_error": str(error), "start_kind": "start-failed"}
         told = disk.describe_error(error, str(self.plan["python"]))
         return {
             "start_error": told["message"],

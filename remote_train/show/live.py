@@ -91,9 +91,13 @@ class LiveListener:
         """Say who is waited for; a host that is silent takes seconds."""
         self.screen.status(f"reaching {', '.join(facts['hosts'])}")
 
-    def reached(self, _facts: Mapping[str, Any]) -> None:
-        """Take that away."""
+    def reached(self, facts: Mapping[str, Any]) -> None:
+        """Say what the host is like, in a line."""
         self.screen.status(None)
+        if facts.get("verdict"):
+            self.screen.say(str(facts["verdict"]))
+        for text in facts.get("warnings", ()):
+            self.screen.warn(text)
 
     def passed_over(self, facts: Mapping[str, Any]) -> None:
         """Say why a host that was asked for first does not train."""
@@ -138,6 +142,8 @@ class LiveListener:
                 self.screen.say(wait or f"it is its turn on {facts['host']}")
         if facts.get("phase") == "measuring" and facts.get("state") == "starting":
             self.screen.say("measuring the matmul peak of this device; MFU is divided by it")
+        if facts.get("phase") == "setup" and facts.get("state") == "starting":
+            self.screen.say("running the setup lines of hosts.toml there")
         if facts.get("state") == "running" and facts.get("supervised") is False:
             self.screen.warn(f"{facts['why']}: the training runs on, and how it ends will not be known")
 

@@ -206,7 +206,7 @@ def _render_check(row: Row, look: Look) -> str:
     pairs = [
         *_list_values(row, ("host", "address", "reachable", "login")),
         *(_list_facts(facts) if isinstance(facts, Mapping) else []),
-        *_list_values(row, ("verdict", "next")),
+        *_list_values(row, ("verdict", "warnings", "next")),
     ]
     return _render(_make_grid(pairs, verdict="green" if row.get("ok") else "red"), look)
 

@@ -11,7 +11,8 @@ from remote_train.config.families import Family
 from remote_train.config.host_spec import HostSpec, make_local
 from remote_train.config.project_spec import ProjectSpec
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
-from remote_train.plan import Job, find_unfit, make_argv, make_plan, make_threads, parse_gpus
+from remote_train.plan import Job, make_argv, make_plan, make_threads, parse_gpus
+from remote_train.preflight import find_unfit
 
 GPUS = [
     {

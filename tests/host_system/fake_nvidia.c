@@ -48,6 +48,7 @@ int nvmlInit_v2(void) {
 }
 const char *nvmlErrorString(int code) { return code == 999 ? "Unknown Error" : "?"; }
 int nvmlSystemGetDriverVersion(char *out, unsigned int size) { snprintf(out, size, "570.86.15"); return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12080; return is("bare") ? 3 : 0; }
 int nvmlDeviceGetCount_v2(unsigned int *count) {
     int cards = told(-1, NULL, NULL, NULL, 0);
     *count = cards >= 0 ? cards : is("empty") ? 0 : 2;

@@ -14,7 +14,7 @@ from remote_train.host.adapter_table import RANGES
 from remote_train.host.adapters import find_kind, parse_pci_ids
 from remote_train.host.adapters_read import read_adapters, read_linux_adapters
 from remote_train.measured import ADAPTER
-from remote_train.plan import find_unfit
+from remote_train.preflight import find_unfit
 
 PCI = "sys/bus/pci/devices"
 IDS = """\

@@ -119,6 +119,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert gpus.read_gpus() == {
         "gpus": [],
         "driver": None,
+        "driver_cuda": None,
         "gpu_error": f"no NVIDIA driver: {missing} not found",
     }
 

@@ -215,12 +215,14 @@ def test_facts_have_the_agreed_shape(tmp_path: Path) -> None:
             "machine",
             "hostname",
             "boot_id",
+            "now",
+            "adapters",
             "cpu",
             "memory_bytes",
             "disk_free_bytes",
             "thread_env",
         ),
-        *("python", "pythons", "gpus", "driver", "gpu_error", "fingerprint"),
+        *("python", "pythons", "gpus", "driver", "driver_cuda", "gpu_error", "fingerprint"),
     }
     assert {"model", "physical", "performance", "logical", "usable"} <= set(found["cpu"])
     assert found["memory_bytes"] > 1 << 20
