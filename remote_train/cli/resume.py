@@ -20,7 +20,7 @@ from remote_train.cli.options import (
     make_screen,
     settings,
 )
-from remote_train.cli.run import BARE, stay
+from remote_train.cli.run import BARE, leave, stay
 
 if TYPE_CHECKING:
     from remote_train.api import Training
@@ -93,8 +93,7 @@ def resume(
         listener = make_listener(screen)
         started = start(find_run_of(name, hosts_file, make_ask()), wish, listener, make_ask())
         if detach:
-            screen.say(f"it runs; `remote-train logs -f {started.run.id}` follows it")
-            started.wait_behind(listener)
+            leave(started, screen, listener)
             return
 
         def open_training() -> Training:
