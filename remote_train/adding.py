@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from remote_train.bootstrap import read_agent
 from remote_train.config.addresses import find_name_fault, parse_address
 from remote_train.config.host_spec import LOCAL
+from remote_train.config.host_target import read_target
 from remote_train.config.hosts_edit import set_host
 from remote_train.config.hosts_write import read_changed, write_changed
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import ConnectionLost, HostKeyRefused, RemoteTrainError, UsageError
 from remote_train.query import check_host
-from remote_train.reach import make_links, read_target
+from remote_train.reach import make_links
 from remote_train.transport.known_hosts_edit import replace_known_host
 from remote_train.transport.login import HostIdentity
 from remote_train.trusting import Trusting

@@ -17,7 +17,6 @@ from remote_train.host import layout, life
 from remote_train.kept_package import drop_packages
 from remote_train.listener import Silent
 from remote_train.query import keep_state, name_newest
-from remote_train.reach import HostLink
 from remote_train.records import client_root, list_runs
 from remote_train.retention import (
     Offer,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from remote_train.attempts import Place
     from remote_train.listener import Listener
+    from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.session import Session
 
@@ -61,7 +61,7 @@ class Cleaning:
         self._session = session
         self._place = (link.host.name, link.host.state_dir)
         # Nobody is asked for a password or about a host key behind a run that is under way.
-        self._link = HostLink(link.host, link.agent, None, link.pythons)
+        self._link = link.unasked()
         self._left = BRING_BYTES
         self._bringing = False
         self._trouble: str | None = None

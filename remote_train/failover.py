@@ -31,7 +31,6 @@ from remote_train.errors import (
 from remote_train.fencing import list_pending
 from remote_train.find import link_of, read_hosts_file
 from remote_train.finish import make_superseded
-from remote_train.reach import HostLink
 from remote_train.reconnect import choose_pause, pause
 from remote_train.restorable import NothingGained
 from remote_train.resume import ResumeWish, resume
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from remote_train.api import Training
     from remote_train.launching import Started
     from remote_train.listener import Listener
+    from remote_train.reach import HostLink
     from remote_train.records import Run
 
     Refusal = RemoteTrainError | ConnectionLost
@@ -274,7 +274,7 @@ def chase(run: Run, number: int, link: HostLink, listener: Listener) -> None:
 
     A host that refuses us is left to the next command.
     """
-    link = HostLink(link.host, link.agent, None, link.pythons)
+    link = link.unasked()
     failures = 0
     while is_fenced(run, number):
         try:

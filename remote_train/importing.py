@@ -9,12 +9,12 @@ from typing import Any
 
 from remote_train.config.addresses import find_name_fault
 from remote_train.config.host_spec import LOCAL, HostSpec
+from remote_train.config.host_target import read_target
 from remote_train.config.hosts_edit import add_names
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.hosts_write import write_changed
 from remote_train.config.ssh_aliases import read_aliases, read_patterns
 from remote_train.errors import ConfigError
-from remote_train.reach import read_target
 
 FORGES = (
     "github.com", "ssh.github.com", "gitlab.com", "altssh.gitlab.com", "bitbucket.org", "altssh.bitbucket.org",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.host_spec import HostSpec
+from remote_train.config.host_target import read_target
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import UsageError
-from remote_train.reach import read_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from remote_train.config.ssh_target import read_ssh_target
-from remote_train.errors import ConfigError, HostUnfit, Unreachable
+from remote_train.config.host_target import HostTarget, read_target
+from remote_train.errors import HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.fitness import unfit_hint
 from remote_train.memory import HostMemory, host_memory
 from remote_train.occupied import Occupied
 from remote_train.preflight import find_unfit
 from remote_train.session import Session, open_session
-from remote_train.transport.choice import find_need
-from remote_train.transport.dial import Dialling, Refused
+from remote_train.transport.dial import Dialling, Refused, limit_seconds
+from remote_train.transport.keyholder import leave_alone
 from remote_train.transport.local import LocalTransport
 
 if TYPE_CHECKING:
@@ -30,66 +30,10 @@ if TYPE_CHECKING:
 
     from remote_train.bootstrap import Agent
     from remote_train.config.host_spec import HostSpec
-    from remote_train.config.ssh_target import SshWay
     from remote_train.transport import Ask, Notify, Transport
     from remote_train.transport.dial import Dialled
 
 FACTS_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class HostTarget:
-    """All addresses of one host under one identity, as a transport wants them."""
-
-    name: str
-    addresses: tuple[str, ...]
-    port: int
-    user: str
-    identity_files: tuple[Path, ...]
-    identities_only: bool
-    identity_agent: str | None
-    known_hosts_files: tuple[Path, ...]
-    host_key_alias: str | None
-    strict: Literal["yes", "ask", "accept-new"] = "ask"
-    """Its StrictHostKeyChecking."""
-    ways: tuple[SshWay, ...] = ()
-    """How ssh itself goes to each address; empty where there is no ssh."""
-    need: str = ""
-    """Why ssh itself has to be used; "": paramiko can do all that is asked for."""
-
-    @property
-    def is_proxied(self) -> bool:
-        """Tell a host that is reached through others: whether it answers is found out by logging in to those."""
-        return any(way.proxied for way in self.ways)
-
-
-def read_target(host: HostSpec) -> HostTarget:
-    """Return a host's target; raise ConfigError for options we cannot honour."""
-    found = [read_ssh_target(host, address) for address in host.address or (host.name,)]
-    first = found[0]
-    ports = {target.port for target in found}
-    if len(ports) > 1:
-        raise ConfigError([f"host {host.name}: its addresses have different ports: {sorted(ports)}"])
-    target = HostTarget(
-        name=host.name,
-        addresses=tuple(dict.fromkeys(target.hostname for target in found)),
-        port=first.port,
-        user=first.user,
-        identity_files=first.identity_files,
-        identities_only=first.identities_only,
-        identity_agent=first.identity_agent,
-        known_hosts_files=first.known_hosts_files,
-        host_key_alias=first.host_key_alias,
-        strict=first.strict_host_key_checking,
-        ways=tuple({target.hostname: target.way for target in found if target.way}.values()),
-    )
-    if host.transport == "paramiko":
-        return target
-    lacks = tuple(dict.fromkeys(lack for each in found for lack in each.lacks))
-    need = find_need(target, lacks, host.host_key) if target.ways else ""
-    if host.transport == "openssh":
-        need = 'hosts.toml says transport = "openssh"'
-    return replace(target, need=need)
 
 
 class HostLink:
@@ -117,16 +61,22 @@ class HostLink:
         """Tell whether the host is this machine."""
         return self.host.is_local
 
+    def unasked(self) -> HostLink:
+        """Return another link to the same host, for what goes on behind a person's back."""
+        link = HostLink(self.host, self.agent, leave_alone(self._ask), self.pythons)
+        link._may_prompt = False
+        return link
+
     def dial(self) -> None:
         """Begin to knock at every address, without waiting; raise ConfigError for an ssh_config we cannot honour."""
         if self.is_local or self._dialling is not None:
             return
         if self._target is None:
             self._target = read_target(self.host)
-            if self._target.strict != "ask":  # accept-new: only ever adds; yes: an unknown key is refused
-                self._ask = (lambda _question: True) if self._target.strict == "accept-new" else None
-        if not (self._target.need and self._target.is_proxied):
-            self._dialling = Dialling(self._target)
+        # A command is started by the transport, when it is this host's turn; ssh dials what it goes through itself.
+        nearest = self._target.nearest
+        if nearest.proxy_command is None and not (self._target.need and self._target.is_proxied):
+            self._dialling = Dialling(nearest, limit_seconds(nearest.connect_timeout))
 
     def peek(self) -> Dialled | Refused | None:
         """Return what dialling came to, and leave it to `connect`; None where no address of the host is dialled from here."""
@@ -172,7 +122,9 @@ class HostLink:
         if dialling is not None:
             outcome = dialling.wait()
             if isinstance(outcome, Refused):
-                raise Unreachable(f"{self.host.name}: {outcome.reason}", reason=outcome.reason)
+                hop = f"{target.nearest.name}: " if target.jumps else ""
+                reason = f"{hop}{outcome.reason}"
+                raise Unreachable(f"{self.host.name}: {reason}", reason=reason)
             dialled = outcome
         transport = make(target, dialled)
         try:
@@ -201,7 +153,9 @@ class HostLink:
 
         if self.host.transport is None:
             self._say(f"{self.host.name}: ssh itself is used: {target.need}")
-        policy = Policy(target.strict, self._may_prompt, self.host.host_key, target.known_hosts_files)
+        policy = Policy(
+            target.strict_host_key_checking, self._may_prompt, self.host.host_key, target.known_hosts_files
+        )
         return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
 
     def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:

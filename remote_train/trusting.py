@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from remote_train.config.host_target import HostTarget, read_target
 from remote_train.config.hosts_edit import set_pin
 from remote_train.config.hosts_write import write_changed
 from remote_train.errors import HostKeyRefused, Unreachable
-from remote_train.reach import HostTarget, read_target
 from remote_train.transport import login
 from remote_train.transport.dial import Dialled, Dialling, Endpoint
 from remote_train.transport.known_hosts import make_fingerprint, match_pin

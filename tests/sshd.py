@@ -46,6 +46,15 @@ class SshdTarget:
     identity_agent: str | None = "none"
     known_hosts_files: Sequence[Path] = ()
     host_key_alias: str | None = None
+    certificate_files: Sequence[Path] = ()
+    address_family: str = "any"
+    bind_address: str | None = None
+    connect_timeout: int | None = None
+    strict_host_key_checking: str = "ask"
+    pin: str | None = None
+    password: bool = False
+    jumps: Sequence[SshdTarget] = ()
+    proxy_command: str | None = None
 
 
 @dataclass(frozen=True)

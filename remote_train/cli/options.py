@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from remote_train.listener import Listener
     from remote_train.show.display import Display
+    from remote_train.transport.keyholder import Keyholder
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -119,26 +121,31 @@ def make_listener(screen: Display, *, prefix_ranks: bool = False) -> Listener:
     return LiveListener(screen, prefix_ranks=prefix_ranks)
 
 
-class AtTerminal:
-    """The person at the terminal: answers a question with yes or no, and types what is not shown."""
-
-    def __call__(self, question: str) -> bool:
-        """Ask for a yes; everything else is a no."""
-        return typer.confirm(question, default=False, err=True)
-
-    def hidden(self, question: str) -> str:
-        """Ask for a word, with the echo off before the question is seen: who types at once is not read either."""
-        from getpass import getpass
-
-        try:
-            return getpass(f"{question}: ", sys.stderr)
-        except EOFError:
-            return ""
+def make_ask() -> Keyholder | None:
+    """Return the person at the terminal, the same one for the whole command; None where nobody can answer."""
+    return _make_keyholder() if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
-def make_ask() -> AtTerminal | None:
-    """Return a way to ask the person at the terminal; None where nobody can answer."""
-    return AtTerminal() if sys.stdin.isatty() and sys.stderr.isatty() else None
+@functools.cache
+def _make_keyholder() -> Keyholder:
+    from remote_train.transport.keyholder import Keyholder
+
+    return Keyholder(lambda question: typer.confirm(question, default=False, err=True), _ask_secret)
+
+
+def _ask_secret(prompt: str, echo: bool) -> str | None:
+    """Ask for one line; what is not to be seen is read with the echo off before the prompt is seen."""
+    from getpass import getpass
+
+    try:
+        if not echo:
+            return getpass(prompt, sys.stderr)
+        typed: str = typer.prompt(
+            prompt.rstrip(), default="", show_default=False, err=True, prompt_suffix=" "
+        )
+    except EOFError:
+        return None
+    return typed
 
 
 def make_type_in() -> Callable[[str], str] | None:

@@ -27,6 +27,12 @@ class HostSpec:
     """The pin: SHA256: and 43 characters of base64, as ssh-keygen -l prints it."""
     transport: Literal["paramiko", "openssh"] | None = None
     """None: paramiko, unless this host needs what only ssh itself can do."""
+    password: bool = False
+    """Ask for the account's password where the host takes one; never stored."""
+    proxy_jump: tuple[str, ...] | None = None
+    """Names or addresses to go through, the nearest first; () for none; None: ssh_config decides."""
+    jumps: tuple[HostSpec, ...] = ()
+    """Those of `proxy_jump` as hosts, once all of hosts.toml has been read."""
     python: str | None = None
     """A name or path on the host; safe to stand in a shell's command line."""
     conda: str | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_config_path
 
 from remote_train.config.host_spec import LOCAL, Hosts, HostSpec, make_local
+from remote_train.config.jumps import link_jumps
 from remote_train.config.proven import make_key, recall, remember
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.config.toml_file import read_private_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOSTS_VARIABLE", "LOCAL", "HostSpec", "Hosts", "hosts_path", "make_local", "read_hosts"]
 
+_TUPLES = ("address", "setup", "proxy_jump", "jumps")
 HOSTS_VARIABLE = "REMOTE_TRAIN_HOSTS"
 
 
@@ -46,7 +48,7 @@ def read_hosts(path: Path | None, environ: Mapping[str, str] | None = None) -> H
     key = make_key("hosts", [read_private_text(place), *aliases])
     held = recall(key)
     if held is not None:
-        return _make_hosts(held, place)
+        return link_jumps(_make_hosts(held, place))
     # Only a file that is new or has changed pays for pydantic.
     from remote_train.config.hosts_schema import read_hosts_file  # noqa: PLC0415 - see the line above
 
@@ -54,15 +56,19 @@ def read_hosts(path: Path | None, environ: Mapping[str, str] | None = None) -> H
     remember(
         key, {"default": hosts.default, "hosts": {name: vars(host) for name, host in hosts.hosts.items()}}
     )
-    return hosts
+    return link_jumps(hosts)
 
 
 def _make_hosts(held: dict[str, Any], place: Path) -> Hosts:
     hosts = {
-        name: HostSpec(**{**fields, "address": tuple(fields["address"]), "setup": tuple(fields["setup"])})
+        name: HostSpec(**{**fields, **{key: _make_tuple(fields[key]) for key in _TUPLES}})
         for name, fields in held["hosts"].items()
     }
     return Hosts(default=tuple(held["default"]), hosts=hosts, path=place)
+
+
+def _make_tuple(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)
 
 
 def _find_named(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from remote_train.config.addresses import (
     find_name_fault,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from remote_train.config.toml_file import TomlFile
 
-NOT_YET = dict.fromkeys(("proxy_jump", "uv", "scheduler"), "not supported yet")
+NOT_YET = dict.fromkeys(("uv", "scheduler"), "not supported yet")
 _DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 _HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 MOST_SETUP_LINES = 50
@@ -138,6 +138,18 @@ def _check_addresses(addresses: list[str]) -> list[str]:
     return addresses
 
 
+def _split_jumps(value: object) -> object:
+    """Take one string of ssh's kind ("a,b", "none") or a list."""
+    if isinstance(value, str):
+        value = [] if value == "none" else [part.strip() for part in value.split(",")]
+    return value
+
+
+def _check_jump(text: str) -> str:
+    parse_address(text)
+    return text
+
+
 def _check_dtype(name: str) -> str:
     if name not in _DTYPES:
         raise ValueError(
@@ -169,6 +181,10 @@ class HostModel(BaseModel):
     identity_file: _Place | None = None
     host_key: Annotated[str, AfterValidator(_check_host_key)] | None = None
     transport: Literal["paramiko", "openssh"] | None = None
+    password: bool = False
+    proxy_jump: (
+        Annotated[list[Annotated[str, AfterValidator(_check_jump)]], BeforeValidator(_split_jumps)] | None
+    ) = None
     python: _Program | None = None
     venv: _Program | None = None
     conda: Annotated[str, AfterValidator(_check_conda)] | None = None
@@ -218,7 +234,8 @@ def make_hosts(file: TomlFile, aliases: Collection[str]) -> Hosts:
 def _make_spec(name: str, host: HostModel) -> HostSpec:
     if name == LOCAL:
         return replace(make_local(), peak_tflops=host.peak_tflops)
-    fields = host.model_dump(exclude={"address", "venv", "setup"})
+    fields = host.model_dump(exclude={"address", "venv", "setup", "proxy_jump"})
+    fields["proxy_jump"] = None if host.proxy_jump is None else tuple(host.proxy_jump)
     if host.venv is not None:
         fields["python"] = f"{host.venv.rstrip('/')}/bin/python"
     return HostSpec(name=name, address=tuple(host.address) or (name,), setup=tuple(host.setup), **fields)

@@ -29,6 +29,10 @@ SUPPORTED = frozenset(
         "addressfamily",
         "connecttimeout",
         "stricthostkeychecking",
+        "proxyjump",
+        "proxycommand",
+        "bindaddress",
+        "certificatefile",
     }
 )
 
@@ -81,12 +85,8 @@ SYSTEM_WIDE = {
 
 LACKED = {
     **SYSTEM_WIDE,
-    "proxyjump": "ProxyJump",
-    "proxycommand": "ProxyCommand",
-    "bindaddress": "BindAddress",
     "bindinterface": "BindInterface",
     "canonicalizehostname": "CanonicalizeHostname",
-    "certificatefile": "CertificateFile",
     "pkcs11provider": "PKCS11Provider",
     "pubkeyauthentication": "PubkeyAuthentication",
     "hostbasedauthentication": "HostbasedAuthentication",

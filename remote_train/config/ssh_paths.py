@@ -77,6 +77,18 @@ def expand_identity(written: str, options: Options, place: SshPlace) -> Path:
     return _rehome(_expand(written, options, place), place)
 
 
+def expand_proxy_command(written: str, options: Options) -> str:
+    """Expand the tokens of a ProxyCommand, %h %n %p %r and %%; raise ConfigError for any other."""
+    tokens = {
+        "%": "%",
+        "h": options["hostname"][0],
+        "n": options["host"][0],
+        "p": options["port"][0],
+        "r": options["user"][0],
+    }
+    return _TOKEN.sub(lambda match: _look_up(tokens, match[1], written, f"%{match[1]}"), written)
+
+
 def expand_agent(written: str | None, options: Options, place: SshPlace) -> str | None:
     """Expand an IdentityAgent: a socket's path, "none", or None for the agent of $SSH_AUTH_SOCK."""
     if written is None or written in {"none", "SSH_AUTH_SOCK"}:

@@ -25,6 +25,7 @@ from remote_train.config.ssh_paths import (
     expand_agent,
     expand_home,
     expand_identity,
+    expand_proxy_command,
     read_ssh_place,
     split_paths,
 )
@@ -40,6 +41,7 @@ SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 _IDENTITIES = ("~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519")
 _STRICTNESS: dict[str, Literal["yes", "ask", "accept-new"]] = {
     "true": "yes",
+    "yes": "yes",
     "ask": "ask",
     "accept-new": "accept-new",
 }
@@ -92,6 +94,13 @@ class SshTarget:
     """What is in force for it that paramiko cannot do, as it stands in ssh_config."""
     way: SshWay | None = field(default=None, compare=False)
     """How the user's own ssh goes there; None where there is none."""
+    certificate_files: tuple[Path, ...] = ()
+    """Certificates besides those that lie beside their keys."""
+    bind_address: str | None = None
+    proxy_jump: str | None = None
+    """As written: [user@]host[:port], several with commas, the nearest first."""
+    proxy_command: str | None = None
+    """For the user's shell, its tokens worked out."""
 
 
 def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None) -> SshTarget:
@@ -215,18 +224,13 @@ def _is_unchecked(options: Options) -> bool:
 
 
 def _make_plain_options(spec: HostSpec, where: Address, place: SshPlace) -> Options:
-    """Make the options of a machine without ssh and without ssh_config: OpenSSH's defaults."""
+    """Make the options of a machine without ssh: OpenSSH's defaults, and ~/.ssh/config as paramiko reads it."""
     config = place.home / ".ssh" / "config"
-    if os.path.lexists(config):
-        raise ConfigError(
-            [f"{config}: cannot be followed, because there is no `ssh` on PATH to ask what it means"],
-            hint="install the OpenSSH client",
-        )
     user = where.user or spec.user or place.user
     if user is None:
         raise ConfigError([f"host {spec.name}: this uid has no login name"], hint="set user in hosts.toml")
-    known = place.passwd_home / ".ssh" / "known_hosts"
-    return {
+    known = place.home / ".ssh" / "known_hosts"
+    defaults: Options = {
         "host": (where.host,),
         "hostname": (where.host,),
         "port": (str(where.port or spec.port or 22),),
@@ -235,6 +239,26 @@ def _make_plain_options(spec: HostSpec, where: Address, place: SshPlace) -> Opti
         "userknownhostsfile": (f"{known} {known}2",),
         "globalknownhostsfile": ("/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",),
     }
+    config = place.home / ".ssh" / "config"
+    if not os.path.lexists(config):
+        return defaults
+    # paramiko is not imported for anything else here, and only where there is no ssh.
+    from remote_train.transport.paramiko_config import read_options  # noqa: PLC0415 - see above
+
+    options = read_options(config, where.host, defaults, fixed=bool(where.user or spec.user))
+    if where.port or spec.port:
+        options["port"] = defaults["port"]
+    unsupported = find_unsupported(options, defaults)
+    _refuse(spec, options, [word for word in unsupported if word in REFUSED])
+    if unsupported:
+        shown = ", ".join(render_option(word, options) for word in unsupported)
+        raise ConfigError(
+            [
+                f"{config}: host {spec.name}: {shown}: only ssh itself can follow this, and there is no `ssh` on PATH"
+            ],
+            hint="install the OpenSSH client",
+        )
+    return options
 
 
 def _make_target(spec: HostSpec, address: str, options: Options, place: SshPlace) -> SshTarget:
@@ -255,12 +279,30 @@ def _make_target(spec: HostSpec, address: str, options: Options, place: SshPlace
         address_family=_parse_family(_first(options, "addressfamily")),
         connect_timeout=int(timeout) if timeout and timeout.isdigit() else None,
         strict_host_key_checking=_choose_strictness(spec, options),
+        certificate_files=tuple(
+            expand_identity(value, options, place)
+            for value in options.get("certificatefile", ())
+            if value != "none"
+        ),
+        bind_address=_first_set(options, "bindaddress"),
+        proxy_jump=_first_set(options, "proxyjump"),
+        proxy_command=_make_proxy_command(options),
     )
 
 
 def _first(options: Options, keyword: str) -> str | None:
     values = options.get(keyword)
     return values[0] if values and values[0] else None
+
+
+def _first_set(options: Options, keyword: str) -> str | None:
+    value = _first(options, keyword)
+    return None if value == "none" else value
+
+
+def _make_proxy_command(options: Options) -> str | None:
+    written = _first_set(options, "proxycommand")
+    return None if written is None else expand_proxy_command(written, options)
 
 
 def _make_identities(spec: HostSpec, options: Options, place: SshPlace) -> tuple[Path, ...]:

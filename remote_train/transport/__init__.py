@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Ask = Callable[[str], bool]
+AskSecret = Callable[[str, bool], str | None]
+"""The prompt and whether what is typed may be seen; returns what was typed, None when the person gave up."""
 Notify = Callable[[str], None]
 
 
@@ -99,3 +101,39 @@ class SshTarget(Protocol):
     @property
     def host_key_alias(self) -> str | None:
         """Name to look up in known_hosts instead of the address."""
+
+    @property
+    def certificate_files(self) -> Sequence[Path]:
+        """Certificates to offer with the key that each is for, besides the `-cert.pub` beside a key."""
+
+    @property
+    def address_family(self) -> str:
+        """Which addresses to dial: "any", "inet" or "inet6"."""
+
+    @property
+    def bind_address(self) -> str | None:
+        """The address of this machine to dial from; None: the system's choice."""
+
+    @property
+    def connect_timeout(self) -> int | None:
+        """Seconds to wait for the banner, where that is less than our own limit."""
+
+    @property
+    def strict_host_key_checking(self) -> str:
+        """What an unknown key leads to: "ask", "accept-new" or "yes" (refused)."""
+
+    @property
+    def pin(self) -> str | None:
+        """The fingerprint of its key in hosts.toml."""
+
+    @property
+    def password(self) -> bool:
+        """Whether the user wants to be asked for a password."""
+
+    @property
+    def jumps(self) -> Sequence[SshTarget]:
+        """The hosts to go through, the nearest first; their own `jumps` do not count."""
+
+    @property
+    def proxy_command(self) -> str | None:
+        """A line for the user's shell that carries the connection, to the nearest jump host if there is one."""

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 IDENT = b"SSH-2.0-remote_train\r\n"
 SECONDS = 5.0  # DESIGN §8: no banner within this time is "unreachable"
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 STAGGER = 0.25  # RFC 8305 §5, connection attempt delay
 # Linux ends a connection after DEAD_PEER_MS without an answer, to data or to probes of an idle one; where there is no
 # such option the probes alone do: 5 + 3 x 3 s.
@@ -58,6 +59,14 @@ class Target(Protocol):
     def port(self) -> int:
         """TCP port."""
 
+    @property
+    def address_family(self) -> str:
+        """Which addresses to dial: "any", "inet" or "inet6"."""
+
+    @property
+    def bind_address(self) -> str | None:
+        """The address of this machine to dial from; None: the system's choice."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -65,6 +74,8 @@ class Endpoint:
 
     addresses: tuple[str, ...]
     port: int
+    address_family: str = "any"
+    bind_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,10 @@ class Dialled:
     socket: socket.socket
     address: str
     banner: str
+    ahead: bytes = b""
+    """What has been read of it, banner and all: what goes through another host or a command cannot be peeked at."""
+    leave: Callable[[], object] | None = None
+    """Ends what carries the socket; to be called once it is closed."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,8 @@ class Dialling:
 
     def __init__(self, target: Target, timeout: float = SECONDS) -> None:
         self._port = target.port
+        self._family = FAMILIES.get(target.address_family, socket.AF_UNSPEC)
+        self._from = target.bind_address
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._changed = threading.Condition()
@@ -140,7 +157,7 @@ class Dialling:
 
     def _resolve(self, address: str) -> None:
         try:
-            found = socket.getaddrinfo(address, self._port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(address, self._port, self._family, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:  # UnicodeError: a label over 63 characters
             why = error.strerror if isinstance(error, socket.gaierror) else str(error)
             self._fail(address, "", f"name not resolved ({why})")
@@ -172,7 +189,7 @@ class Dialling:
             with self._changed:
                 if self._changed.wait_for(lambda: self._over, min(pause, self._left())):
                     return
-            connection, why = open_connection(family, place, self._deadline)
+            connection, why = open_connection(family, place, self._deadline, self._from)
             if connection:
                 self._offer(Dialled(connection, address, why))
                 return
@@ -190,8 +207,13 @@ class Dialling:
             self._changed.notify_all()
 
 
-def open_connection(family: int, place: Any, deadline: float) -> tuple[socket.socket | None, str]:  # noqa: ANN401 - an address tuple differs by family
-    """Connect, send our ident and peek for the banner: the socket and the banner, or None and the reason."""
+def open_connection(
+    family: int,
+    place: Any,  # noqa: ANN401 - an address tuple differs by family
+    deadline: float,
+    source: str | None = None,
+) -> tuple[socket.socket | None, str]:
+    """Connect (from the address `source`), send our ident and peek for the banner: the socket and the banner, or None and the reason."""
     try:
         connection = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -199,6 +221,8 @@ def open_connection(family: int, place: Any, deadline: float) -> tuple[socket.so
     try:
         set_options(connection)
         connection.settimeout(max(0.01, deadline - time.monotonic()))
+        if source is not None:
+            connection.bind((source, 0))
         connection.connect(place)
         connection.sendall(IDENT)
         banner, problem = peek_banner(connection, deadline)
@@ -234,9 +258,33 @@ def peek_banner(connection: socket.socket, deadline: float) -> tuple[str, str]:
             if over and parse_banner(seen) is None:  # a server may say a lot right behind its banner
                 return "", _explain_text(seen)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    return _check_version(banner)
+
+
+def read_banner(connection: socket.socket, deadline: float) -> tuple[bytes, str, str]:
+    """Read until the banner has come: what was read, the banner, or the reason why it is none."""
+    seen = b""
+    while (banner := parse_banner(seen)) is None:
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            piece = connection.recv(LONGEST_PRELUDE)
+        except TimeoutError:
+            return seen, "", _explain_silence(seen)
+        seen += piece
+        if (not piece or len(seen) >= LONGEST_PRELUDE) and parse_banner(seen) is None:
+            return seen, "", _explain_text(seen)
+    return (seen, *_check_version(banner))
+
+
+def _check_version(banner: str) -> tuple[str, str]:
     if not banner.startswith(("SSH-2.0-", "SSH-1.99-")):
         return "", f"its SSH server is too old ({quote(banner.encode())})"
     return banner, ""
+
+
+def limit_seconds(connect_timeout: int | None) -> float:
+    """Return how long to wait for a banner: ConnectTimeout where it is less than our own limit."""
+    return min(SECONDS, connect_timeout or SECONDS)
 
 
 def _explain_silence(seen: bytes) -> str:

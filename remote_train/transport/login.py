@@ -22,12 +22,13 @@ from remote_train.transport.dial import IDENT
 from remote_train.transport.known_hosts import KnownHostsFile, Verdict, make_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from remote_train.transport import Ask, Notify, SshTarget
 
 LOGIN_SECONDS = 30.0  # DESIGN §8: everything after the banner, human prompts not counted
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+HUMAN = ("keyboard-interactive", "password")
 OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -164,6 +165,10 @@ class Attempts:
     skipped: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     said: str = ""
+    passed: list[str] = field(default_factory=list)
+    """What was right, but not enough alone."""
+    unanswered: bool = False
+    """The host asked something that nobody answered."""
 
 
 def choose_key_files(identity_files: Sequence[Path]) -> list[Path]:
@@ -187,6 +192,14 @@ def read_public_key(path: Path) -> bytes:
         if key := parse_public_line(text) or parse_openssh_public(text):
             return key
     return b""
+
+
+def read_public_line(path: Path) -> bytes:
+    """Read a public key or certificate of one line; b"" where there is none."""
+    try:
+        return parse_public_line(path.read_bytes())
+    except OSError:
+        return b""
 
 
 def parse_public_line(line: bytes) -> bytes:
@@ -217,17 +230,32 @@ def make_login_error(target: SshTarget, attempts: Attempts) -> LoginRefused:
     message = f"{target.name} did not let {target.user} in; offered: {offered}"
     if attempts.skipped:
         message += "; not offered: " + ", ".join(attempts.skipped)
+    if attempts.passed:
+        message += f"; {', '.join(attempts.passed)} was right, and something more is asked for"
     if attempts.methods:
         message += "; the host accepts: " + ", ".join(attempts.methods)
     if attempts.said:
         message += f'; it said "{attempts.said}"'
-    hint = f"ssh-copy-id puts a key there; check with {_ssh(HostIdentity(target, ()))}"
-    if attempts.methods and "publickey" not in attempts.methods:
-        hint = (
-            'this transport logs in by key only; transport = "openssh" in hosts.toml uses ssh for this host'
-        )
     facts = {"tried": attempts.tried, "skipped": attempts.skipped, "methods": attempts.methods}
-    return LoginRefused(message, hint=hint, **facts)
+    return LoginRefused(message, hint=_choose_login_hint(target, attempts), **facts)
+
+
+def _choose_login_hint(target: SshTarget, attempts: Attempts) -> str:
+    check = _ssh(HostIdentity(target, ()))
+    human = [method for method in attempts.methods if method in HUMAN]
+    if attempts.unanswered:
+        return "run the command on a terminal: what this host asks at each login, a person has to answer"
+    if human == ["password"] and not target.password and "publickey" not in attempts.methods:
+        return f"password = true for {target.name} in hosts.toml asks for the password on a terminal; or use a key: ssh-copy-id"
+    if (
+        human
+        and not any(method in attempts.tried for method in human)
+        and ("publickey" not in attempts.methods or attempts.passed)
+    ):
+        return f"run the command on a terminal, where this host can ask ({', '.join(human)})"
+    if attempts.methods and "publickey" not in attempts.methods and not human:
+        return 'this transport has none of these; transport = "openssh" in hosts.toml uses ssh for this host'
+    return f"ssh-copy-id puts a key there; check with {check}"
 
 
 # ---- around the library ----
@@ -243,15 +271,19 @@ class LoginSocket(socket.socket):
     each of its small answers would wait 40 ms for a delayed acknowledgement.
     """
 
-    def __init__(self, dialled: socket.socket) -> None:
+    def __init__(
+        self, dialled: socket.socket, ahead: bytes = b"", leave: Callable[[], object] | None = None
+    ) -> None:
         super().__init__(fileno=dialled.detach())
+        self._prompt = TCP_QUICKACK is not None and self.family != socket.AF_UNIX
+        self._leave = leave
         self.eager = True
         self.heard = time.monotonic()
         """When a byte came last."""
         self.broken = False
         """A write has failed: the connection is gone, whatever the library has noticed of it."""
         self._ident: bytes = IDENT
-        self._ahead = memoryview(b"")
+        self._ahead = memoryview(ahead)
         self._gathered: list[bytes] | None = None
         self._order = threading.Lock()  # packets are numbered: none may overtake those held back
 
@@ -288,7 +320,7 @@ class LoginSocket(socket.socket):
         if len(data) > size:
             self._ahead, data = memoryview(data)[size:], data[:size]
         self.heard = time.monotonic()
-        if self.eager and TCP_QUICKACK is not None:
+        if self.eager and self._prompt and TCP_QUICKACK is not None:
             self.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
         return data
 
@@ -306,3 +338,10 @@ class LoginSocket(socket.socket):
                     held = held[self._write(held) :]
                 except TimeoutError:  # the library polls with a short timeout
                     continue
+
+    def close(self) -> None:
+        """Close it, and then what carries it."""
+        super().close()
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()

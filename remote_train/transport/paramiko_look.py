@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import HostKeyRefused
 from remote_train.transport import login
-from remote_train.transport.paramiko_ssh import _Login
+from remote_train.transport.paramiko_login import Login
 from remote_train.transport.paramiko_tuning import Ssh
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class KeySeen(HostKeyRefused):
         self.key = key
 
 
-class _Look(_Login):
+class _Look(Login):
     """A login that trusts nobody; `kinds` are the types of key to ask for before those that are known."""
 
     kinds: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def read_offered_key(target: SshTarget, dialled: Dialled, kinds: Sequence[str] =
     look = _Look(identity, dialled, None, None, set())
     look.kinds = tuple(kinds)
     try:
-        look.run("", early=False).close()
+        look.enter().close()
     except KeySeen as seen:
         return seen
     raise AssertionError("a look never logs in")

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import paramiko  # type: ignore[import-untyped]
 from paramiko import ssh_exception
-from paramiko.auth_handler import AuthOnlyHandler  # type: ignore[import-untyped]
 from paramiko.common import (  # type: ignore[import-untyped]
     cMSG_CHANNEL_OPEN,
     cMSG_CHANNEL_REQUEST,
@@ -32,6 +31,7 @@ from remote_train.errors import (
 )
 from remote_train.transport.dial import IDENT, quote
 from remote_train.transport.login import LOGIN_SECONDS, LoginSocket
+from remote_train.transport.paramiko_auth import Answer, Auth
 from remote_train.transport.sink import Sink
 
 WINDOW = 64 * 2**20  # 352 MB/s at 100 ms RTT; the library's 2 MiB give 18
@@ -52,20 +52,6 @@ class Packets(Packetizer):  # type: ignore[misc]  # the library has no types
 
     def start_handshake(self, timeout: float) -> None:
         """Start no timer: the deadline of the login covers it, and this thread would hold up the process's end."""
-
-
-class Auth(AuthOnlyHandler):  # type: ignore[misc]
-    """Sends a login request in one write with what was held back, and remembers the methods the host accepts."""
-
-    def wait_for_response(self, event: threading.Event) -> Any:  # noqa: ANN401 - the library's
-        """Send the request, then wait as the library does (which has set its event only now)."""
-        self.transport.send_flight()
-        return super().wait_for_response(event)
-
-    def _parse_userauth_failure(self, m: Any) -> None:  # noqa: ANN401
-        self.transport.methods = [quote(name.encode()).strip('"') for name in m.get_list()]
-        m.rewind()
-        super()._parse_userauth_failure(m)
 
 
 class Ssh(ServiceRequestingTransport):  # type: ignore[misc]
@@ -98,6 +84,17 @@ class Ssh(ServiceRequestingTransport):  # type: ignore[misc]
             self.auth_handler = Auth(self)
             request = paramiko.Message().add_byte(cMSG_SERVICE_REQUEST).add_string("ssh-userauth")
             self._send_message(request)
+
+    def would_accept(self, user: str, public: bytes) -> bool:
+        """Ask whether a key would do, before its owner is asked for a passphrase."""
+        assert self.auth_handler is not None, "after ensure_session"  # noqa: S101 - our own invariant
+        return self.auth_handler.query(user, public)
+
+    def converse(self, user: str, answer: Answer) -> list[str]:
+        """Log in by keyboard-interactive; `answer` is called in this thread. Return the methods still to come."""
+        self.ensure_session()
+        assert self.auth_handler is not None, "after ensure_session"  # noqa: S101 - our own invariant
+        return self.auth_handler.converse(user, answer)
 
     def get_exception(self) -> BaseException | None:
         """Return what ended the connection; a hostile server can make the library raise anything at all."""

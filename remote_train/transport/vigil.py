@@ -71,6 +71,12 @@ class Vigil:
                 self._pauses -= 1
                 self._resumed = time.monotonic()
 
+    def grant(self, seconds: float) -> None:
+        """Give the login so long from now on, where less is left."""
+        with self._changed:
+            self._count()
+            self._left = max(self._left, seconds)
+
     def note_login(self) -> None:
         """Let go of the limit on the login; silence goes on to count."""
         with self._changed:
@@ -112,7 +118,8 @@ class Vigil:
         if slept > SILENCE_SECONDS:  # the other end has missed us for longer than it waits
             return f"this machine slept for {slept:.0f} s"
         quiet = self._quiet()
-        if not self._pauses and quiet > SILENCE_SECONDS:
+        # Before the login there is nothing to ask it with, and it may itself wait for a person's telephone.
+        if self._logged_in and not self._pauses and quiet > SILENCE_SECONDS:
             self.silence = quiet
             return f"not a word for {quiet:.0f} s"
         if not self._logged_in and self._left <= 0:

@@ -126,12 +126,8 @@ def test_a_bad_address_never_reaches_ssh(address: str, place: SshPlace) -> None:
 
 
 IN_FORCE = {
-    "proxyjump": "me@jump.example:2222",
-    "proxycommand": "nc %h %p",
-    "bindaddress": "127.0.0.1",
     "bindinterface": "lo",
     "canonicalizehostname": "always",
-    "certificatefile": "~/.ssh/me-cert.pub",
     "pkcs11provider": "/usr/lib/pkcs11.so",
     "pubkeyauthentication": "no",
     "remotecommand": "tmux attach",
@@ -181,9 +177,9 @@ def test_another_command_than_ours_is_refused_over_any_transport(place: SshPlace
 
 
 def test_it_counts_only_for_its_own_host(place: SshPlace) -> None:
-    config = "Host other\n BindAddress 127.0.0.1\nHost *\n Ciphers aes256-ctr\n"
+    config = "Host other\n BindInterface lo\nHost *\n Ciphers aes256-ctr\n"
     assert read(place, config).lacks == ("Ciphers aes256-ctr",)
-    assert read(place, "Host other\n BindAddress 127.0.0.1\n").lacks == ()
+    assert read(place, "Host other\n BindInterface lo\n").lacks == ()
 
 
 def test_hosts_on_the_way_are_named_to_ssh_one_by_one(place: SshPlace) -> None:
@@ -194,10 +190,10 @@ def test_hosts_on_the_way_are_named_to_ssh_one_by_one(place: SshPlace) -> None:
 
 
 def test_all_are_named_at_once(place: SshPlace) -> None:
-    config = "Host *\n BindAddress 127.0.0.1\n RemoteCommand b\n StrictHostKeyChecking no\n"
+    config = "Host *\n BindInterface lo\n RemoteCommand b\n StrictHostKeyChecking no\n"
     error = fail(place, config, replace(BOX, transport="paramiko"))
     assert [problem.split(": ")[2] for problem in error.problems] == [
-        "BindAddress 127.0.0.1",
+        "BindInterface lo",
         "RemoteCommand b",
         "StrictHostKeyChecking no",
     ]
@@ -318,21 +314,68 @@ def test_what_the_systems_own_file_sets_for_every_host_is_let_pass(
     assert read(place, policy + "KexAlgorithms curve25519-sha256\n").lacks == (
         "KexAlgorithms curve25519-sha256",
     )
-    (home / "system").write_text(policy + "BindAddress 127.0.0.1\n")
-    assert read(place, policy + "BindAddress 127.0.0.1\n").lacks == ("BindAddress 127.0.0.1",)
+    (home / "system").write_text(policy + "BindInterface lo\n")
+    assert read(place, policy + "BindInterface lo\n").lacks == ("BindInterface lo",)
     assert "ciphers" in SYSTEM_WIDE
 
 
-def test_without_ssh_defaults_are_enough_while_there_is_no_config(place: SshPlace, home: Path) -> None:
+def test_without_ssh_defaults_are_enough_while_there_is_no_config(place: SshPlace) -> None:
     bare = replace(place, ssh=None)
     plain = read_ssh_target(BOX, "box", bare)
     asked = read_ssh_target(BOX, "box", place)
     assert set(plain.identity_files) <= set(asked.identity_files)
     assert replace(plain, identity_files=asked.identity_files) == asked
-    (home / ".ssh" / "config").write_text("Host box\n")
-    with pytest.raises(ConfigError) as caught:
-        read_ssh_target(BOX, "box", bare)
-    assert caught.value.hint == "install the OpenSSH client"
+
+
+PLAIN_CONFIG = """
+Host box
+  HostName box.example
+  User you
+  Port 2022
+  IdentityFile ~/.ssh/%h_key
+  IdentitiesOnly yes
+  UserKnownHostsFile ~/.ssh/kh
+  HostKeyAlias the-box
+  ProxyJump me@gate:2200,inner
+  StrictHostKeyChecking yes
+Host *
+  ServerAliveInterval 5
+  ConnectTimeout 2
+"""
+
+
+def test_without_ssh_the_config_means_the_same(place: SshPlace, home: Path) -> None:
+    (home / ".ssh" / "config").write_text(PLAIN_CONFIG)
+    asked = read_ssh_target(BOX, "box", place)
+    assert asked.proxy_jump == "me@gate:2200,inner"
+    assert read_ssh_target(BOX, "box", replace(place, ssh=None)) == asked
+
+
+@pytest.mark.parametrize(
+    "line", ["Include more", "Match exec true", "CanonicalizeHostname yes", "Host box\n PKCS11Provider /x"]
+)
+def test_without_ssh_what_would_be_misread_is_refused(line: str, place: SshPlace, home: Path) -> None:
+    (home / ".ssh" / "config").write_text(f"{line}\n")
+    with pytest.raises(
+        ConfigError, match=line.split()[-2] if "Host box" in line else line.split(maxsplit=1)[0]
+    ):
+        read_ssh_target(BOX, "box", replace(place, ssh=None))
+
+
+def test_the_way_there_is_read(place: SshPlace) -> None:
+    config = """
+        Host box
+          HostName 10.0.0.1
+          User you
+          ProxyCommand nc -x %n %h %p # %r 100%%
+          CertificateFile ~/.ssh/extra-cert.pub
+          BindAddress 127.0.0.1
+    """
+    target = read(place, config)
+    assert target.proxy_command == "nc -x box 10.0.0.1 22 # you 100%"
+    assert target.bind_address == "127.0.0.1"
+    assert [path.name for path in target.certificate_files] == ["extra-cert.pub"]
+    assert read(place, "ProxyCommand none\nProxyJump none\n").proxy_command is None
 
 
 def test_without_ssh_hosts_toml_still_counts(place: SshPlace) -> None:

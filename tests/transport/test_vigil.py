@@ -49,6 +49,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_silent_host_is_asked_and_then_given_up() -> None:
     watched = Watched()
     watch = watched.watch()
+    watch.note_login()
     assert watched.ended.wait(20)
     assert watched.knocked.is_set()
     assert watch.verdict.startswith("not a word for")
@@ -57,7 +58,9 @@ def test_a_silent_host_is_asked_and_then_given_up() -> None:
 @pytest.mark.usefixtures("short")
 def test_a_knock_that_hangs_does_not_hold_up_the_end() -> None:
     ended, never = threading.Event(), threading.Event()
-    Vigil(Ear(), 60.0, never.wait, ended.set).start()
+    watch = Vigil(Ear(), 60.0, never.wait, ended.set)
+    watch.note_login()
+    watch.start()
     assert ended.wait(20)
     never.set()
 
@@ -114,3 +117,17 @@ def test_a_nap_is_nothing(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     channel.send(b"still here")
     assert channel.receive(20) == b"still here"
     channel.close()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_host_may_be_silent_before_the_login_as_long_as_the_login_may_take() -> None:
+    watched = Watched()
+    watch = watched.watch(login_seconds=1.0)
+    assert watched.ended.wait(20)
+    assert watch.verdict == "did not finish the login within 1 s"
+
+
+def test_a_host_that_waits_for_a_telephone_is_given_more_time() -> None:
+    watch = Watched().watch(login_seconds=0.2)
+    watch.grant(60.0)
+    assert not watch._judge()

@@ -1,0 +1,153 @@
+"""One host as a transport wants it: all its addresses under one identity, and the jump hosts on the way to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from remote_train.config.jumps import MOST_JUMPS, make_circle_error, parse_jumps
+from remote_train.config.ssh_target import SshPlace, SshTarget, read_ssh_place, read_ssh_target
+from remote_train.errors import ConfigError
+from remote_train.transport.choice import find_need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from remote_train.config.host_spec import HostSpec
+    from remote_train.config.ssh_target import SshWay
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """What transport.SshTarget says, field by field."""
+
+    name: str
+    addresses: tuple[str, ...]
+    port: int
+    user: str
+    identity_files: tuple[Path, ...]
+    identities_only: bool
+    identity_agent: str | None
+    known_hosts_files: tuple[Path, ...]
+    host_key_alias: str | None
+    certificate_files: tuple[Path, ...]
+    address_family: str
+    bind_address: str | None
+    connect_timeout: int | None
+    strict_host_key_checking: Literal["yes", "ask", "accept-new"]
+    pin: str | None
+    password: bool
+    proxy_command: str | None
+    jumps: tuple[HostTarget, ...] = ()
+    ways: tuple[SshWay, ...] = ()
+    """How ssh itself goes to each address; empty where there is no ssh."""
+    lacks: tuple[str, ...] = ()
+    """What is in force that paramiko cannot do, as it stands in ssh_config."""
+    need: str = ""
+    """Why ssh itself has to be used; "": paramiko can do all that is asked for."""
+
+    @property
+    def is_proxied(self) -> bool:
+        """Tell a host that ssh reaches through others: whether it answers is found out by logging in to those."""
+        return any(way.proxied for way in self.ways)
+
+    @property
+    def nearest(self) -> HostTarget:
+        """The host that is connected to first."""
+        return self.jumps[0] if self.jumps else self
+
+
+def read_target(host: HostSpec, place: SshPlace | None = None) -> HostTarget:
+    """Return a host's target; raise ConfigError for options we cannot honour, its jump hosts' included.
+
+    As with ssh, the nearest jump host is reached as its own configuration says, and the others through the one
+    before them.
+    """
+    return _read_way(host, place or read_ssh_place(), ())
+
+
+def _read_way(host: HostSpec, place: SshPlace, behind: tuple[str, ...]) -> HostTarget:
+    if host.name in behind or len(behind) > MOST_JUMPS:
+        raise make_circle_error([*behind, host.name], "ssh_config")
+    found = _read_addresses(host, place)
+    target = _make_target(host, found)
+    if host.proxy_jump is None:
+        hops = parse_jumps(found[0].proxy_jump)
+    else:
+        hops, target = host.jumps, replace(target, proxy_command=None)
+    jumps: tuple[HostTarget, ...] = ()
+    if hops:
+        first = _read_way(hops[0], place, (*behind, host.name))
+        others = [_add_needs(_make_target(hop, _read_addresses(hop, place)), hop) for hop in hops[1:]]
+        jumps = (
+            *first.jumps,
+            replace(first, jumps=(), name=f"jump host {first.name}"),
+            *(replace(hop, proxy_command=None, name=f"jump host {hop.name}") for hop in others),
+        )
+        target = replace(target, proxy_command=None, jumps=jumps)
+    if host.proxy_jump is not None:
+        target = replace(target, ways=tuple(_make_jump_way(way, jumps) for way in target.ways))
+    return _add_needs(target, host)
+
+
+def _make_jump_way(way: SshWay, jumps: tuple[HostTarget, ...]) -> SshWay:
+    """Return how ssh goes there by the jump hosts of hosts.toml."""
+    hops = [f"{hop.user}@{render_address(hop.addresses[0])}:{hop.port}" for hop in jumps]
+    arguments = ("-J", ",".join(hops) or "none", *way.arguments)
+    return replace(way, arguments=arguments, proxied=bool(hops))
+
+
+def render_address(address: str) -> str:
+    """Return an address as it stands before a port."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _add_needs(target: HostTarget, host: HostSpec) -> HostTarget:
+    """Say why ssh has to be used, for the host itself or for one of its jump hosts."""
+    if host.transport == "paramiko" or not target.ways:
+        return target
+    if host.transport == "openssh":
+        return replace(target, need='hosts.toml says transport = "openssh"')
+    own = find_need(target, target.lacks, target.pin)
+    needs = [own, *(f"{hop.name}: {hop.need}" for hop in target.jumps if hop.need)]
+    return replace(target, need=next(filter(None, needs), ""))
+
+
+def _read_addresses(host: HostSpec, place: SshPlace) -> list[SshTarget]:
+    found = [read_ssh_target(host, address, place) for address in host.address or (host.name,)]
+    ports = {target.port for target in found}
+    if len(ports) > 1:
+        raise ConfigError([f"host {host.name}: its addresses have different ports: {sorted(ports)}"])
+    if len({(target.proxy_jump, target.proxy_command) for target in found}) > 1 and host.proxy_jump is None:
+        raise ConfigError(
+            [
+                f"host {host.name}: ssh_config leads to its addresses by different ways (ProxyJump, ProxyCommand)"
+            ],
+            hint="give each way a host of its own in hosts.toml, and list both after --host",
+        )
+    return found
+
+
+def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
+    first = found[0]
+    return HostTarget(
+        name=host.name,
+        addresses=tuple(dict.fromkeys(target.hostname for target in found)),
+        port=first.port,
+        user=first.user,
+        identity_files=first.identity_files,
+        identities_only=first.identities_only,
+        identity_agent=first.identity_agent,
+        known_hosts_files=first.known_hosts_files,
+        host_key_alias=first.host_key_alias,
+        certificate_files=first.certificate_files,
+        address_family=first.address_family,
+        bind_address=first.bind_address,
+        connect_timeout=first.connect_timeout,
+        strict_host_key_checking=first.strict_host_key_checking,
+        pin=host.host_key,
+        password=host.password,
+        proxy_command=first.proxy_command,
+        ways=tuple({target.hostname: target.way for target in found if target.way}.values()),
+        lacks=tuple(dict.fromkeys(lack for target in found for lack in target.lacks)),
+    )
