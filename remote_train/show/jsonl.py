@@ -109,7 +109,7 @@ class JsonListener:
             facts["plan"] = facts["plan"].as_message()
         if "outcome" in facts:
             facts.update(facts.pop("outcome").__dict__)
-        if "verdict" in facts:
+        if "verdict" in facts and not isinstance(facts["verdict"], str):  # that of a host is a sentence
             facts["error"] = describe_error(facts.pop("verdict"))
         write_event(self._stream, kind, facts, time=time.time())
 
