@@ -154,13 +154,22 @@ def _first_word(text: str) -> tuple[str, str]:
 
 
 def parse_key(key_type: str, encoded: str) -> bytes:
-    """Return the key's bytes, b"" when they are not base64 or do not begin with the type that the line names."""
+    """Return the key's bytes, b"" when they are not base64, not whole, or do not begin with the type that the line names."""
     try:
         key = base64.b64decode(encoded.encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         return b""
     name = key_type.encode(errors="replace")
-    return key if key.startswith(struct.pack(">I", len(name)) + name) and name else b""
+    begins = key.startswith(struct.pack(">I", len(name)) + name) and name
+    return key if begins and _is_whole(key) else b""
+
+
+def _is_whole(key: bytes) -> bool:
+    """A key is strings and numbers, each behind its length: one that was cut is none (ssh does not take it either)."""
+    at = 0
+    while at + 4 <= len(key):
+        at += 4 + int.from_bytes(key[at : at + 4], "big")
+    return at == len(key)
 
 
 def match_hosts(field: str, name: str) -> bool:
