@@ -143,6 +143,8 @@ class Failover:
             give_up=self.seconds, reason=reason, lost=True, anew=lost, known=self.secrets, on_busy="fail"
         )
         refusal = self._try_route(route, wish, before)
+        if isinstance(refusal, HostKeyRefused):  # someone may be between us and it: nobody goes on by habit
+            raise refusal
         if isinstance(refusal, NothingGained):
             self._say_stay(refusal)
         elif refusal is not None:

@@ -85,6 +85,8 @@ def refresh_all(runs: Sequence[Run], link_of: Callable[[Run], HostLink]) -> dict
 def _refresh_group(runs: list[Run], link_of: Callable[[Run], HostLink]) -> dict[str, str]:
     try:
         session = link_of(runs[0]).connect()
+    except HostKeyRefused as error:  # nobody sees an exit code of it here, so the command to type is told too
+        return {run.id: f"{error}; {error.hint}" for run in runs}
     except (RemoteTrainError, ConnectionLost) as error:
         return {run.id: str(error) for run in runs}
     try:
