@@ -66,7 +66,7 @@ def test_every_fault_of_hosts_toml_at_once(laptop: Laptop, hello: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[hosts.box\n", "hosts = 3\n", "\0", "[hosts.box]\nproxy_jump = 'x'\n"], ids=range(4)
+    "text", ["[hosts.box\n", "hosts = 3\n", "\0", "[hosts.box]\nuv = true\n"], ids=range(4)
 )
 def test_hosts_toml_that_cannot_be_used(laptop: Laptop, hello: Path, text: str) -> None:
     laptop.write_hosts(text)
@@ -94,7 +94,7 @@ def test_a_project_file_may_not_name_hosts(laptop: Laptop, hello: Path) -> None:
     assert "remote-train.toml:2" in done.err
 
 
-@pytest.mark.parametrize("option", ["ProxyCommand nc %h %p", "ProxyJump other"])
+@pytest.mark.parametrize("option", ["RemoteCommand date"])
 def test_an_ssh_option_that_we_do_not_follow_is_named(laptop: Laptop, hello: Path, option: str) -> None:
     config = laptop.home / ".ssh" / "config"
     config.write_text(config.read_text() + f"  {option}\n")
