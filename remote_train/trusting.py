@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from remote_train.config.hosts_edit import set_pin
 from remote_train.config.hosts_write import write_changed
 from remote_train.errors import HostKeyRefused, Unreachable
 from remote_train.transport import login
-from remote_train.transport.dial import Dialled, Dialling, Endpoint
+from remote_train.transport.dial import Dialled, Dialling, Endpoint, Refused
 from remote_train.transport.known_hosts import make_fingerprint, match_pin
 from remote_train.transport.known_hosts_edit import replace_known_host
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.transport import Ask
+    from remote_train.transport.paramiko_look import KeySeen
 
     TypeIn = Callable[[str], str]
 
@@ -91,20 +92,35 @@ class Trusting:
 
     def look(self, target: HostTarget, kinds: Sequence[str] = ()) -> Iterator[Offer]:
         """Look at the key of each address that answers, asking for `kinds` first; Unreachable when none does."""
-        from remote_train.transport.paramiko_look import read_offered_key  # noqa: PLC0415 - 150 ms
-
         identity = login.read_identity(target, self.host.host_key, None)
-        diallings = [(each, Dialling(Endpoint((each,), target.port))) for each in target.addresses]
-        outcomes = [(address, dialling.wait()) for address, dialling in diallings]
-        found = [(address, outcome) for address, outcome in outcomes if isinstance(outcome, Dialled)]
-        if not found:
-            raise Unreachable(
-                f"{self.host.name}: " + "; ".join(o.reason for _, o in outcomes if not isinstance(o, Dialled))
-            )
-        for address, dialled in found:
-            seen = read_offered_key(target, dialled, kinds)
+        absent: list[str] = []
+        found = 0
+        for address, dialled in self._dial(target):
+            single = replace(target, addresses=(address,))
+            try:
+                if isinstance(dialled, Refused):
+                    raise Unreachable(dialled.reason)  # noqa: TRY301 - as when a jump host says so
+                seen = self._read(single, dialled, kinds)
+            except Unreachable as error:
+                absent.append(error.message)
+                continue
+            found += 1
             refusal = login.make_host_key_error(identity, address, seen.key_type, seen.key)
             yield Offer(address, seen.key_type, seen.key, refusal)
+        if not found:
+            raise Unreachable(f"{self.host.name}: {'; '.join(absent)}")
+
+    def _dial(self, target: HostTarget) -> list[tuple[str, Dialled | Refused | None]]:
+        """Dial all addresses at once; None for each where the way leads through other hosts or a command."""
+        if target.jumps or target.proxy_command:
+            return [(address, None) for address in target.addresses]
+        diallings = [(each, Dialling(Endpoint((each,), target.port))) for each in target.addresses]
+        return [(address, dialling.wait()) for address, dialling in diallings]
+
+    def _read(self, single: HostTarget, dialled: Dialled | None, kinds: Sequence[str]) -> KeySeen:
+        from remote_train.transport.paramiko_look import read_offered_key  # noqa: PLC0415 - 150 ms
+
+        return read_offered_key(single, dialled, kinds, self.ask)
 
     def find_stated(self, target: HostTarget, stated: str) -> Offer | None:
         """Look for the key of this fingerprint among a host's keys of other types; None: it has none such."""

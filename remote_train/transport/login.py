@@ -124,7 +124,8 @@ def _word_unknown(who: str, offered: str, verdict: Verdict, identity: HostIdenti
 
 
 def _trust(identity: HostIdentity) -> str:
-    return shlex.join(["remote-train", "hosts", "trust", identity.target.name])
+    name = identity.target.name.removeprefix("jump host ")  # how reach.py calls those on the way
+    return shlex.join(["remote-train", "hosts", "trust", name])
 
 
 def _ssh(identity: HostIdentity) -> str:

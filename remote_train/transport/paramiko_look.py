@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import HostKeyRefused
 from remote_train.transport import login
 from remote_train.transport.paramiko_login import Login
+from remote_train.transport.paramiko_ssh import ParamikoTransport
 from remote_train.transport.paramiko_tuning import Ssh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from remote_train.transport import SshTarget
+    from remote_train.transport import Ask, SshTarget
     from remote_train.transport.dial import Dialled
 
 
@@ -40,16 +41,31 @@ class _Look(Login):
         raise KeySeen(key.get_name(), key.asbytes())
 
 
-def read_offered_key(target: SshTarget, dialled: Dialled, kinds: Sequence[str] = ()) -> KeySeen:
+class _Looking(ParamikoTransport):
+    """The way to a host, jump hosts logged in to as ever, up to the host's key."""
+
+    kinds: tuple[str, ...] = ()
+
+    def _make_login(self, stop: SshTarget, dialled: Dialled) -> Login:
+        if stop is not self._target:
+            return super()._make_login(stop, dialled)
+        look = _Look(login.read_identity(stop, None, None), dialled, None, None, set())
+        look.kinds = self.kinds
+        return look
+
+
+def read_offered_key(
+    target: SshTarget, dialled: Dialled | None, kinds: Sequence[str] = (), ask: Ask | None = None
+) -> KeySeen:
     """Return the key that a login would have to trust: of one of `kinds`, else of a type that known_hosts has for it.
 
+    `target` has one address; `dialled` is a connection to it, None where the way leads through others, who may `ask`.
     Raises ConnectionLost and the errors that a login can meet before its authentication.
     """
-    identity = login.read_identity(target, None, None)
-    look = _Look(identity, dialled, None, None, set())
-    look.kinds = tuple(kinds)
+    looking = _Looking(target, dialled, ask=ask)
+    looking.kinds = tuple(kinds)
     try:
-        look.enter().close()
+        looking.open("").close()
     except KeySeen as seen:
         return seen
     raise AssertionError("a look never logs in")

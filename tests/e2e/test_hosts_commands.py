@@ -85,7 +85,7 @@ def test_a_host_is_added_once_its_key_is_stated_and_is_then_known_and_pinned(des
     command = f"--host-key {desk.fingerprint}"
     assert command in refused.out.decode()
     done = desk.laptop.ok(desk.project, *desk.add, *command.split(), "--json")
-    assert done.event("check")["verdict"] == "ready"
+    assert done.event("check")["verdict"].startswith("ready")
     assert done.event("added")["default"] is True
     host = {"address": ["127.0.0.1"], "user": USER, "port": desk.box.sshd.port, "device": "cpu"}
     assert desk.hosts["default"] == ["b"]
@@ -268,3 +268,21 @@ def test_the_hosts_of_ssh_config_are_imported_in_one_command(tmp_path: Path) -> 
     assert listed["b.c"]["port"] == 2222
     assert laptop.ok(tmp_path, "hosts", "import", "--json").event is not None
     assert laptop.hosts_file.read_text() == text
+
+
+def test_the_key_of_a_host_behind_a_jump_host_is_trusted_through_it(desk: Desk, tmp_path: Path) -> None:
+    with running_sshd(tmp_path / "jump") as jump:
+        (jump.folder / "authorized_keys").write_text(public_line(desk.box.sshd.user_key) + "\n")
+        key = f'identity_file = "{desk.box.sshd.user_key}"\n'
+        gate = f'[hosts.j]\naddress = ["127.0.0.1"]\nport = {jump.port}\n{key}'
+        desk.laptop.write_hosts(f'{gate}[hosts.b]\nproxy_jump = "j"\n{desk.box.describe()}')
+        refused = desk.laptop.type(desk.project, "hosts", "trust", "b").expect(11)
+        assert "remote-train hosts trust j" in refused.err, "the nearest comes first"
+        jumping = make_fingerprint(key_bytes(jump.host_keys[0]))
+        desk.laptop.ok(desk.project, "hosts", "trust", "j", "--key", jumping)
+        logins = desk.logins()
+        refused = desk.laptop.type(desk.project, "hosts", "trust", "b").expect(11)
+        assert f"remote-train hosts trust b --key {desk.fingerprint}" in refused.err
+        desk.laptop.ok(desk.project, "hosts", "trust", "b", "--key", desk.fingerprint)
+        assert desk.logins() == logins
+    assert known_line(desk.box.sshd) in desk.known
