@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.machines import write_project
-from tests.faults.chaos_proxy import Program
+from tests.faults.chaos_proxy import DOWN, UP, ChaosProxy, Program
 from tests.faults.counts import PATIENT
 from tests.faults.man_between import TRANSPORTS, standing_between
 from tests.faults.streams import Stream
+from tests.faults.two_hosts import PLAIN, PROJECT, set_pace
 from tests.host.account_kit import until
 from tests.sshd import running_sshd
 
@@ -112,3 +113,27 @@ def describe_addresses(between: Between, *addresses: str) -> None:
     text = between.laptop.hosts_file.read_text()
     listed = ", ".join(f'"{address}"' for address in addresses)
     between.laptop.write_hosts(text.replace('address = ["127.0.0.1"]', f"address = [{listed}]"))
+
+
+@pytest.mark.slow  # seconds of silence; by day core/test_failover_choices has who is tried, and these tests what a wrong key does
+def test_a_failover_to_a_host_with_a_wrong_key_is_exit_11(between: Between, project: Path) -> None:
+    config = PROJECT.format(script="plain.py", checkpoint="out/ckpt.json")
+    write_project(project, {"plain.py": PLAIN, "remote-train.toml": config})
+    set_pace(between.box.home, 0.05, hold=20)
+    with ChaosProxy(between.evil.port) as other:
+        known = (between.laptop.home / ".ssh" / "known_hosts").read_text().strip()
+        between.laptop.trust(known, known.replace(str(between.proxy.port), str(other.port)))
+        table = between.laptop.hosts_file.read_text().partition("[hosts.box]\n")[2]
+        second = "[hosts.b]\n" + table.replace(str(between.proxy.port), str(other.port))
+        between.laptop.write_hosts(f'default = ["box", "b"]\n[hosts.box]\n{table}{second}')
+        argv = ("run", "--failover", "--failover-after=4", "--name=r", "plain.py", "--steps", "60")
+        process = between.laptop.popen(project, *argv)
+        until((project / "runs/r/files/out/ckpt.json").exists, "a checkpoint at home", 60)
+        between.proxy.silence(UP, DOWN)
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 11, err.decode()
+    assert "remote-train hosts trust b" in err.decode()
+    assert between.visits > 0
+    assert between.attempts() == 0
+    assert between.box.processes("r"), "the run goes on"
+    assert not (between.laptop.root / "runs").exists(), "nothing runs on the laptop"
