@@ -211,5 +211,11 @@ def _make_failed(host: str, word: str) -> HostUnfit | HostSpace:
 
 
 def _last_words(noise: bytes, stderr: bytes) -> str:
-    said = (stderr.strip() or noise.strip()).decode("utf-8", "replace").splitlines()
-    return said[-1][:WORDS] if said else "nothing"
+    """Return the last line of each stream: what matters may stand in either, an rc file's noise in the other."""
+    last = (_last_line(stderr), _last_line(noise))
+    return " / ".join(dict.fromkeys(line for line in last if line)) or "nothing"
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.strip().decode("utf-8", "replace").splitlines()
+    return lines[-1][-WORDS:] if lines else ""

@@ -90,7 +90,7 @@ NOISES = [
 OPTIONS = [
     Trait("none of these"),
     Trait("MaxSessions 1", sshd=("MaxSessions 1",)),
-    Trait("MaxSessions 0", 13, "opens no channel", sshd=("MaxSessions 0",)),
+    Trait("MaxSessions 0", 13, "lets us in, but", sshd=("MaxSessions 0",)),
     Trait("RekeyLimit 1M", sshd=("RekeyLimit 1M",)),
     Trait("PermitTTY no", sshd=("PermitTTY no",)),
     Trait("DisableForwarding yes", sshd=("DisableForwarding yes",)),
