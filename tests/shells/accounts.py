@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 PYENV = Path("~/.pyenv").expanduser()
 FIRST_UID = 61000
-KINDS = ("ed25519", "ecdsa", "rsa")
+KINDS = ("ed25519", "ecdsa", "rsa", "certificate")
+GATE = "gate"
+"""An ordinary account to jump through."""
 
 
 def need_root() -> None:
@@ -62,19 +65,23 @@ class Accounts:
     names: dict[str, str]
     """A host's label -> its login name."""
 
-    def transport(self, host: Host, way: str = "paramiko", kind: str = "ed25519") -> Transport:
-        """Return a way in, by one of our transports and a key of a kind."""
+    def transport(
+        self, host: Host, way: str = "paramiko", kind: str = "ed25519", depth: int = 0
+    ) -> Transport:
+        """Return a way in: by one of our transports, with a key of a kind, through some jump hosts."""
         user, key = self.names[host.label], self.sshd.folder / f"id_{kind}"
-        target = self.sshd.target(user=user, identity_files=(key,), identities_only=True)
+        gate = self.sshd.target(user=GATE, identity_files=(key,), identities_only=True)
+        target = replace(gate, user=user, jumps=(gate,) * depth)
         if way == "paramiko":
             return ParamikoTransport(target)
         options = [f"IdentityFile {key}", "IdentitiesOnly yes", f"UserKnownHostsFile {self.sshd.known_hosts}"]
         config = self.sshd.folder / f"ssh_config_{kind}"
         config.write_text("\n".join([*options, "GlobalKnownHostsFile none", "IdentityAgent none"]) + "\n")
-        arguments = ("-l", user, "-p", str(self.sshd.port), "--", "127.0.0.1")
-        ssh = SshWay(
-            "127.0.0.1", ("ssh", "-F", str(config)), arguments, False, patient=False, keywords=frozenset()
-        )
+        port = str(self.sshd.port)
+        jumps = (("-l", GATE, "-p", port, "--", "127.0.0.1"),) * depth
+        arguments = ("-l", user, "-p", port, "--", "127.0.0.1")
+        program = ("ssh", "-F", str(config))
+        ssh = SshWay("127.0.0.1", program, arguments, depth > 0, False, frozenset(), jumps)
         policy = Policy(strict="yes", prompts=False, known_hosts_files=(self.sshd.known_hosts,))
         return OpensshTransport(target, [ssh], policy)
 
@@ -89,15 +96,27 @@ def running_accounts(folder: Path, hosts: Sequence[Host]) -> Iterator[Accounts]:
     names = {host.label: f"c{number}" for number, host in enumerate(hosts)}
     mounts = [write_account(homes, FIRST_UID + number, host) for number, host in enumerate(hosts)]
     write_users(folder, hosts)
-    for kind in KINDS[1:]:
-        make_key(folder / f"id_{kind}", kind)
+    make_keys(folder)
     matches = ["\n".join([f"Match User {names[host.label]}", *host.sshd]) for host in hosts if host.sshd]
-    script = "\n".join([*make_world(folder), *mounts, 'cat "$1"/id_*.pub > /home/keys', 'shift; exec "$@"'])
+    known = (
+        'cat "$1"/id_ed25519.pub "$1"/id_ecdsa.pub "$1"/id_rsa.pub > /home/keys; echo all > /home/principals'
+    )
+    script = "\n".join([*make_world(folder), *mounts, known, 'shift; exec "$@"'])
     prefix = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", str(folder)]
     lines = ["AuthorizedKeysFile /home/keys", "PrintMotd yes", "MaxStartups 200"]
+    lines += [f"TrustedUserCAKeys {folder}/ca.pub", "AuthorizedPrincipalsFile /home/principals"]
     (folder / "matches").write_text("\n".join(matches) + "\n")
     with running_sshd(folder, [*lines, f"Include {folder}/matches"], prefix=prefix) as sshd:
         yield Accounts(sshd, names)
+
+
+def make_keys(folder: Path) -> None:
+    """Make keys of every kind but the first, which every sshd here has; the last may log in by its certificate alone."""
+    for kind in KINDS[1:3]:
+        make_key(folder / f"id_{kind}", kind)
+    authority, key = make_key(folder / "ca"), make_key(folder / "id_certificate")
+    sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "somebody", "-n", "all", f"{key}.pub"]
+    subprocess.run(sign, check=True)
 
 
 def make_world(folder: Path) -> list[str]:
@@ -115,11 +134,11 @@ def make_world(folder: Path) -> list[str]:
 def write_users(folder: Path, hosts: Sequence[Host]) -> None:
     """Write passwd, shadow and group: this machine's, and the accounts."""
     rows: dict[str, list[str]] = {"passwd": [], "shadow": [], "group": []}
-    for number, host in enumerate(hosts):
-        uid = FIRST_UID + number
-        rows["passwd"].append(f"c{number}:x:{uid}:{uid}::/home/c{number}:{host.shell}")
-        rows["shadow"].append(f"c{number}:*:19000:0:99999:7:::")
-        rows["group"].append(f"c{number}:x:{uid}:")
+    accounts = [(f"c{number}", FIRST_UID + number, host.shell) for number, host in enumerate(hosts)]
+    for name, uid, shell in [(GATE, FIRST_UID - 1, "/bin/sh"), *accounts]:
+        rows["passwd"].append(f"{name}:x:{uid}:{uid}::/home/{name}:{shell}")
+        rows["shadow"].append(f"{name}:*:19000:0:99999:7:::")
+        rows["group"].append(f"{name}:x:{uid}:")
     for name, more in rows.items():
         (folder / name).write_text(Path("/etc", name).read_text() + "\n".join(more) + "\n")
 

@@ -59,7 +59,7 @@ SHELLS = [
     Trait("busybox sh", shell="/opt/busybox/sh"),
     Trait("bash, restricted", 13, "restricted", shell="/bin/rbash"),
     Trait("nologin", 13, "This account is currently not available.", shell="/usr/sbin/nologin"),
-    Trait("/bin/false", 13, "the host said: nothing", shell="/bin/false"),
+    Trait("/bin/false", 13, "our agent did not come up", shell="/bin/false"),
     Trait("a shell that is not there", 12, "did not let", shell="/bin/no-such-shell"),
 ]
 
@@ -83,7 +83,7 @@ NOISES = [
             "csh": "".join(f"setenv {name} /nowhere\n" for name in _ODD),
         },
     ),
-    Trait("exit 0", 13, "the host said: nothing", rc=everywhere("exit 0")),
+    Trait("exit 0", 13, "our agent did not come up", rc=everywhere("exit 0")),
     Trait("exec dash", 13, WAITS, rc=everywhere("exec /bin/dash")),
 ]
 
@@ -135,7 +135,7 @@ PYTHONS = [
         python="~/py",
         files={"py": "#!/bin/sh\necho loading libpython >&2; exit 127\n"},
     ),
-    Trait("killed", 13, "the host said: nothing", python="~/py", files={"py": "#!/bin/sh\nkill -9 $$\n"}),
+    Trait("killed", 13, "our agent did not come up", python="~/py", files={"py": "#!/bin/sh\nkill -9 $$\n"}),
     Trait("prints garbage", 13, "garbage", python="~/py", files={"py": "#!/bin/sh\necho garbage\n"}),
     Trait("hangs", 13, WAITS, python="~/py", files={"py": "#!/bin/sh\nexec sleep 60\n"}),
 ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 WAYS = ("paramiko", "openssh")
+DEPTHS = (0, 1, 2)
 SINGLE = [Host((SHELLS[0],)), *(Host((trait,)) for traits in AXES.values() for trait in traits[1:])]
 DAILY = {
     "zsh",
@@ -50,9 +51,9 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accounts]:
         yield made
 
 
-def visit(accounts: Accounts, host: Host, way: str, kind: str) -> dict[str, Any]:
+def visit(accounts: Accounts, host: Host, *way: Any) -> dict[str, Any]:
     """Bring our program up on a host and ask it something."""
-    transport = accounts.transport(host, way, kind)
+    transport = accounts.transport(host, *way)
     try:
         opened = session.open_session(transport, the_agent(), host.first("python", "") or None)
         try:
@@ -64,14 +65,14 @@ def visit(accounts: Accounts, host: Host, way: str, kind: str) -> dict[str, Any]
         transport.close()
 
 
-def judge(accounts: Accounts, host: Host, way: str = "paramiko", kind: str = "ed25519") -> None:
+def judge(accounts: Accounts, host: Host, *way: Any) -> None:
     """Assert that a host works, or fails as one of its faults does."""
     faults = host.faults()
     if not faults:
-        assert visit(accounts, host, way, kind)["runs"] == [], host.label
+        assert visit(accounts, host, *way)["runs"] == [], host.label
         return
     with pytest.raises(RemoteTrainError) as caught:
-        visit(accounts, host, way, kind)
+        visit(accounts, host, *way)
     told = [(fault.code, fault.words) for fault in faults]
     assert any(caught.value.exit_code == code and words in str(caught.value) for code, words in told), (
         f"{host.label} by {way}: {caught.value!r}"
@@ -94,26 +95,27 @@ def test_a_host_works_or_says_why(accounts: Accounts, host: Host, monkeypatch: p
         judge(accounts, host, "openssh", "rsa")
 
 
-def judge_all(folder: Any, rows: Sequence[tuple[Host, str, str]]) -> None:
+def judge_all(folder: Any, rows: Sequence[tuple[Host, tuple[Any, ...]]]) -> None:
     """Assert all rows, on one sshd."""
     rows = [row for row in rows if not lacks(row[0])]
-    hosts = {host.label: host for host, _, _ in rows}
+    hosts = {host.label: host for host, _ in rows}
     with running_accounts(folder, list(hosts.values())) as made:
-        for host, way, kind in rows:
-            judge(made, host, way, kind)
+        for host, way in rows:
+            judge(made, host, *way)
 
 
-def make_rows(axes: Sequence[Sequence[Trait]]) -> list[tuple[Host, str, str]]:
-    """Return hosts of these axes, ways and keys, so that every two things meet."""
+def make_rows(axes: Sequence[Sequence[Trait]]) -> list[tuple[Host, tuple[Any, ...]]]:
+    """Return hosts of these axes with transports, keys and numbers of jump hosts, so that every two things meet."""
     print("seed", SEED)
-    pairs = make_pairs([*map(len, axes), len(WAYS), len(KINDS)], SEED)
-    return [
-        (Host(tuple(axis[i] for axis, i in zip(axes, row, strict=False))), WAYS[row[-2]], KINDS[row[-1]])
-        for row in pairs
-    ]
+    ways: list[Sequence[Any]] = [WAYS, KINDS, DEPTHS]
+    rows = []
+    for row in make_pairs([len(axis) for axis in (*axes, *ways)], SEED):
+        traits = tuple(axis[i] for axis, i in zip(axes, row[: len(axes)], strict=True))
+        rows.append((Host(traits), tuple(axis[i] for axis, i in zip(ways, row[len(axes) :], strict=True))))
+    return rows
 
 
-def test_shells_noises_options_ways_and_keys_meet_in_pairs(tmp_path: Any) -> None:
+def test_shells_noises_options_transports_keys_and_jumps_meet_in_pairs(tmp_path: Any) -> None:
     need_root()
     noises = [trait for trait in NOISES if trait.name in ("prints", "exports odd variables")]
     options = [trait for trait in OPTIONS if trait.name in ("MaxSessions 1", "RekeyLimit 1M", "PermitTTY no")]
@@ -133,8 +135,8 @@ def test_all_that_does_not_wait_meets_in_pairs(tmp_path: Any) -> None:
 def test_every_shell_with_every_rc_file_and_every_option(tmp_path: Any) -> None:
     need_root()
     product = itertools.product(SHELLS[:8], quick(NOISES), quick(OPTIONS))
-    turns = itertools.cycle(itertools.product(WAYS, KINDS))
-    judge_all(tmp_path, [(Host(traits), *next(turns)) for traits in product])
+    turns = itertools.cycle(itertools.product(WAYS, KINDS, DEPTHS))
+    judge_all(tmp_path, [(Host(traits), next(turns)) for traits in product])
 
 
 def quick(traits: Sequence[Trait]) -> list[Trait]:
