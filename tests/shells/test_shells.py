@@ -119,7 +119,7 @@ def test_shells_noises_options_transports_keys_and_jumps_meet_in_pairs(tmp_path:
     need_root()
     noises = [trait for trait in NOISES if trait.name in ("prints", "exports odd variables")]
     options = [trait for trait in OPTIONS if trait.name in ("MaxSessions 1", "RekeyLimit 1M", "PermitTTY no")]
-    judge_all(tmp_path, make_rows([SHELLS[2:6], noises, options]))
+    judge_all(tmp_path, make_rows([SHELLS[3:6], noises, options]))
 
 
 @pytest.mark.slow
