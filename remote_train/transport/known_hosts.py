@@ -161,7 +161,9 @@ def parse_key(key_type: str, encoded: str) -> bytes:
         return b""
     name = key_type.encode(errors="replace")
     begins = key.startswith(struct.pack(">I", len(name)) + name) and name
-    certificate = name.endswith(b"-cert-v01@openssh.com")  # holds numbers without a length (PROTOCOL.certkeys)
+    certificate = name.endswith(
+        b"-cert-v01@openssh.com"
+    )  # holds numbers without a length (PROTOCOL.certkeys)
     return key if begins and (certificate or _is_whole(key)) else b""
 
 
