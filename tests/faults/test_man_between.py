@@ -99,9 +99,9 @@ def test_a_wrong_host_at_one_address_is_left_for_the_right_one_at_another(
     lines = [f"Port {between.proxy.port}", "ListenAddress 127.0.0.2"]
     with running_sshd(project.parent / "second", lines) as stranger:
         describe_addresses(between, "127.0.0.2", "127.0.0.1")
+        # Whoever answers first is tried first; transport/test_host_keys has what is said of a dropped address.
         done = between.laptop.ok(project, "run", "--no-fallback", "train.py")
         assert done.out == b"true\n"
-        assert "127.0.0.2 is not used" in done.err
         between.take_over()
         between.laptop.type(project, "run", "train.py").expect(11)
         assert "userauth" not in stranger.read_log()
