@@ -30,6 +30,11 @@ class Auth(AuthOnlyHandler):  # type: ignore[misc]  # the library has no types
         self._answer: Answer | None = None
         self._querying = self._would_do = False
 
+    def send_auth_request(self, username: str, method: str, finish_message: Any = None) -> Any:  # noqa: ANN401
+        """Hold the request back until the library waits: an answer that is quicker than its event would be lost."""
+        self.transport.sock.gather()
+        return super().send_auth_request(username, method, finish_message)
+
     def auth_none(self, username: str) -> Any:  # noqa: ANN401
         """Ask with an empty login which methods there are (the library's own raises TypeError)."""
         return self.send_auth_request(username, "none", lambda _message: None)
@@ -61,7 +66,7 @@ class Auth(AuthOnlyHandler):  # type: ignore[misc]  # the library has no types
 
     def wait_for_response(self, event: threading.Event) -> Any:  # noqa: ANN401 - the library's
         """Send the request (the library has set its event only now), answer what is asked, then wait as it does."""
-        self.transport.send_flight()
+        self.transport.send_flight(signed=self.auth_method == "publickey" and not self._querying)
         if self.auth_method == "keyboard-interactive":
             while not event.is_set() and self.transport.is_active():
                 try:

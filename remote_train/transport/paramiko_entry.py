@@ -121,7 +121,6 @@ class Entry:
             self._attempts.skipped.append(f"{label} (needs its passphrase; ssh-add it to an agent)")
             return None
         ssh.ensure_session()
-        ssh.sock.release()
         if locked.public and not ssh.would_accept(self._target.user, locked.public):
             self._attempts.tried.append(label)
             return None

@@ -121,9 +121,11 @@ class Ssh(ServiceRequestingTransport):  # type: ignore[misc]
         if CAN_PIPELINE and self.remote_version.startswith("SSH-2.0-OpenSSH_"):
             self._early_command = command
 
-    def send_flight(self) -> None:
-        """Send what was gathered, with the command if it is to go along."""
-        command, self._early_command = self._early_command, None
+    def send_flight(self, *, signed: bool) -> None:
+        """Send what was gathered, with the command if it is to go along: only a signed key may let us in at once."""
+        command = None
+        if signed:
+            command, self._early_command = self._early_command, None
         if command is not None:
             self.early = self._begin(command)
         self.sock.release()
