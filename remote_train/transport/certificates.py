@@ -1,8 +1,14 @@
-"""User certificates of OpenSSH (PROTOCOL.certkeys): which key one is for. Pure."""
+"""User certificates of OpenSSH (PROTOCOL.certkeys): which key one is for. Pure, but for one reader."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUFFIX = "-cert-v01@openssh.com"
 # How many fields of the plain public key follow the nonce.
@@ -13,6 +19,15 @@ FIELDS = {
     "ecdsa-sha2-nistp384": 2,
     "ecdsa-sha2-nistp521": 2,
 }
+
+
+def read_certificate(path: Path) -> bytes:
+    """Read a certificate's file, `TYPE BASE64 COMMENT`; b"" where there is none. It is judged by the host, not here."""
+    try:
+        words = path.read_bytes().split()
+        return base64.b64decode(words[1], validate=True)
+    except (OSError, IndexError, binascii.Error):
+        return b""
 
 
 def parse_certified_key(certificate: bytes) -> bytes:

@@ -195,14 +195,6 @@ def read_public_key(path: Path) -> bytes:
     return b""
 
 
-def read_public_line(path: Path) -> bytes:
-    """Read a public key or certificate of one line; b"" where there is none."""
-    try:
-        return parse_public_line(path.read_bytes())
-    except OSError:
-        return b""
-
-
 def parse_public_line(line: bytes) -> bytes:
     """Return the key bytes of a `TYPE BASE64 COMMENT` line; b"" when it is none."""
     words = line.decode("ascii", "replace").split()

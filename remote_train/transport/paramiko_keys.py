@@ -14,14 +14,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.agent import AgentSSH  # type: ignore[import-untyped]
 from paramiko.pkey import UnknownKeyType  # type: ignore[import-untyped]
 
-from remote_train.transport.certificates import parse_certified_key
+from remote_train.transport.certificates import parse_certified_key, read_certificate
 from remote_train.transport.dial import quote
 from remote_train.transport.login import (
     LOGIN_SECONDS,
     Attempts,
     choose_key_files,
     read_public_key,
-    read_public_line,
     show_path,
 )
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS
@@ -110,7 +109,7 @@ class Keys:
     ) -> Iterator[tuple[str, Any]]:
         beside = [path.with_name(path.name + "-cert.pub")] if path else []
         for place in [*self._target.certificate_files, *beside]:
-            certificate = read_public_line(place.expanduser())
+            certificate = read_certificate(place.expanduser())
             if certificate and parse_certified_key(certificate) == public:
                 yield f"{label} with {show_path(place.expanduser())}", certify(key, certificate)
         yield label, key
