@@ -30,13 +30,23 @@ def choose_environment(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the plain and the secret variables of a run; raise UsageError for one that has no value here.
 
-    A secret that is named by the user and has no value is asked for, where somebody can answer.
+    A secret that is named by the user and has no value is asked for, where somebody can answer. What was a secret once,
+    by a flag or by an answer, stays one: a project that lists it as plain later does not get it into the records.
     """
     plain = dict(_parse_given(item) for item in given)
     for name in secret:
         check_name(name, "--secret")
-    wanted_plain = [name for name in spec.env_forward if name not in plain]
-    wanted_secret = [name for name in spec.env_secret if name not in secret]
+        if name in plain:
+            raise UsageError(
+                f"--env {name} would record what --secret {name} does not", hint="keep one of them"
+            )
+    hidden = {*secret, *spec.env_secret, *_read_consent(root)[1]}
+    wanted_plain = [name for name in spec.env_forward if name not in plain and name not in hidden]
+    wanted_secret = [
+        name
+        for name in (*spec.env_secret, *spec.env_forward)
+        if name in hidden and name not in (*secret, *plain)
+    ]
     allowed = _ask_consent(root, wanted_plain, wanted_secret, ask)
     plain.update({name: os.environ[name] for name in wanted_plain if name in allowed and name in os.environ})
     secrets = read_secrets(secret, ask)
@@ -111,12 +121,12 @@ def _read_own(name: str, flag: str) -> str:
 def _ask_consent(root: Path, plain: Iterable[str], secret: Iterable[str], ask: Ask | None) -> set[str]:
     """Return the names the user lets this project have; a project file may be a stranger's."""
     path = consent_path(root)
-    remembered = set(read_json(path).get("names", []))
-    plain_new = [name for name in plain if name not in remembered and name in os.environ]
-    secret_new = [name for name in secret if name not in remembered and name in os.environ]
+    known, secrets = _read_consent(root)
+    plain_new = [name for name in plain if name not in known and name in os.environ]
+    secret_new = [name for name in secret if name not in secrets and name in os.environ]
     new = [*plain_new, *secret_new]
     if not new:
-        return remembered
+        return known | secrets
     if ask is None:
         flags = [f"--env {name}" for name in plain_new] + [f"--secret {name}" for name in secret_new]
         raise UsageError(
@@ -124,6 +134,12 @@ def _ask_consent(root: Path, plain: Iterable[str], secret: Iterable[str], ask: A
             hint=f"pass them on with {' '.join(flags)}, or run once on a terminal and say yes",
         )
     if ask(f"The project file asks for {', '.join(new)} of your environment. Pass them to its runs?"):
-        remember_json(path, {"names": sorted(remembered | set(new))})
-        return remembered | set(new)
-    return remembered
+        known, secrets = known | set(plain_new), secrets | set(secret_new)
+        remember_json(path, {"plain": sorted(known - secrets), "secret": sorted(secrets)})
+    return known | secrets
+
+
+def _read_consent(root: Path) -> tuple[set[str], set[str]]:
+    """Return the plain and the secret names that the user lets a project have; of an old file all are secret."""
+    remembered = read_json(consent_path(root))
+    return set(remembered.get("plain", [])), {*remembered.get("secret", []), *remembered.get("names", [])}

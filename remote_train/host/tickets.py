@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10.0
 """How long to wait for others that look at the tickets; each takes milliseconds."""
+ROOM = 4096
+"""Bytes that a ticket is written with."""
 IDLE = (life.UNKNOWN, life.CREATED, *life.FINAL)
 """States of an attempt in which nothing of it uses a GPU, if it has no supervisor."""
 
@@ -49,15 +51,18 @@ class Ticket:
         self.fields["gpus"] = gpus
         if gpus:
             self.fields["taken"] = time.time()
-        os.ftruncate(self.fd, 0)
+        # As long as it will ever be from the first time on: on a full disk the old words stand, and no cut ones.
+        text = json.dumps(self.fields).encode("ascii")
         os.lseek(self.fd, 0, os.SEEK_SET)
-        write_all(self.fd, json.dumps(self.fields).encode("ascii") + b"\n")
+        write_all(self.fd, text.ljust(ROOM * (1 + len(text) // ROOM)) + b"\n")
+        os.ftruncate(self.fd, os.lseek(self.fd, 0, os.SEEK_CUR))
 
     def give_back(self) -> None:
         """Let go of GPUs and place. May be called again."""
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # whoever looks next removes it
-                os.unlink(self.path)
+                if locks.is_at(self.fd, self.path):  # else it is gone, and its number another's
+                    os.unlink(self.path)
             os.close(self.fd)
             self.fd = -1
 
@@ -92,6 +97,11 @@ class Tickets:
                 live.append(fields)
         return live
 
+    def read_others(self, mine: Dict[str, Any]) -> List[Dict[str, Any]]:
+        """Return the tickets that count with this one of ours, as we know it, though its file may be lost."""
+        others = [fields for fields in self.read_live() if fields["number"] != mine["number"]]
+        return sorted([*others, mine], key=lambda fields: int(fields["number"]))
+
     def add(self, run: str, attempt: int, wanted: Any) -> Ticket:  # noqa: ANN401  (JSON)
         """Return a new ticket, the last in the order, with its lock held."""
         number = max(self._numbers(), default=0) + 1
@@ -119,7 +129,8 @@ class Tickets:
         try:
             fields = _parse(os.read(fd, 65536))
             if locks.try_lock(fd, fcntl.LOCK_SH) and not (fields and self._is_used(fields)):
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):  # its owner has given it back meanwhile
+                    os.unlink(path)
                 return None
         finally:
             os.close(fd)
@@ -133,13 +144,21 @@ class Tickets:
         return read_state(folder)["state"] not in IDLE
 
 
+_FIELDS = (
+    ("number", int),
+    ("attempt", int),
+    ("gpus", list),
+    ("wanted", (int, list)),
+    ("since", (int, float)),
+)
+
+
 def _parse(data: bytes) -> Optional[Dict[str, Any]]:
     """Return the fields of a ticket, None for one that was not written to its end."""
     try:
         fields = json.loads(data.decode("utf-8"))
         whole = layout.is_run_id(fields["run"]) and all(
-            isinstance(fields[key], kind)
-            for key, kind in (("number", int), ("attempt", int), ("gpus", list), ("wanted", (int, list)))
+            isinstance(fields[key], kind) for key, kind in _FIELDS
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Gpu = Dict[str, Any]
     Ticket = Dict[str, Any]
 
-UNSEEN_SHARE = 0.2
-"""Of a GPU's memory in use though no process is listed: more than this is somebody's. A desktop of 2 GB on a card of
-12 GB, seen from inside a container, is 17 %; a training takes more."""
+UNSEEN_SHARE, UNSEEN_BYTES = 0.2, 3e9
+"""Of a GPU's memory in use though no process is listed: more than the smaller of the two is somebody's. A desktop of 2 GB
+on a card of 12 GB, seen from inside a container, is 17 %; a fifth of a card of 80 GB would be a training."""
 DESKTOP_SHARE = 0.1
 """Of a GPU's memory that a process which draws may also compute with: browsers and compositors decode video by CUDA."""
 
@@ -39,7 +39,7 @@ def is_foreign_busy(gpu: Gpu) -> bool:
     if gpu.get("processes"):
         return bool(find_users(gpu))
     used, total = gpu.get("memory_used_bytes") or 0, gpu.get("memory_bytes") or 0
-    return used > UNSEEN_SHARE * total
+    return used > min(UNSEEN_SHARE * total, UNSEEN_BYTES)
 
 
 def list_candidates(wanted: Any, gpus: Sequence[Gpu]) -> List[Gpu]:  # noqa: ANN401  (JSON)

@@ -57,7 +57,7 @@ class Turn:
 
     def look(self, tickets: Tickets) -> bool:
         """Take the GPUs if it is our turn, by what was seen of them last; the tickets are locked."""
-        live = tickets.read_live()
+        live = tickets.read_others(self.ticket.fields)
         chosen = choose_turn(live, self._seen).get(self.ticket.number)
         if chosen is None:
             self.wait = describe_wait(self.ticket.fields, live, self._seen)
@@ -86,7 +86,7 @@ class Turn:
 
     def _look_by_tickets(self, tickets: Tickets) -> bool:
         """Note where we stand; tell whether only the driver is left to ask."""
-        live = tickets.read_live()
+        live = tickets.read_others(self.ticket.fields)
         self.wait = describe_wait(self.ticket.fields, live, self._seen)
         return self.ticket.number in choose_turn(live, [dict(gpu, busy=False) for gpu in self._seen])
 

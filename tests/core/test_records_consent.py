@@ -198,6 +198,29 @@ def test_a_yes_is_remembered_for_this_project_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_variables")
+def test_what_was_a_secret_once_is_never_recorded(tmp_path: Path) -> None:
+    choose_environment(tmp_path, WISHES, (), (), make_ask([], answer=True))
+    moved = ProjectSpec("p", env_forward=("RT_PLAIN", "RT_SECRET"))
+    assert choose_environment(tmp_path, moved, (), (), None) == ({"RT_PLAIN": "1"}, {"RT_SECRET": "hush"})
+    other = tmp_path / "other"
+    assert choose_environment(
+        other, ProjectSpec("p", env_forward=("RT_SECRET",)), (), ("RT_SECRET",), None
+    ) == (
+        {},
+        {"RT_SECRET": "hush"},
+    )
+    with pytest.raises(UsageError, match="would record"):
+        choose_environment(other, ProjectSpec("p"), ("RT_SECRET",), ("RT_SECRET",), None)
+
+
+@pytest.mark.usefixtures("_variables")
+def test_names_that_an_older_yes_did_not_tell_apart_are_all_secret(tmp_path: Path) -> None:
+    remember_json(consent_path(tmp_path), {"names": ["RT_PLAIN", "RT_SECRET"]})
+    both = {"RT_PLAIN": "1", "RT_SECRET": "hush"}
+    assert choose_environment(tmp_path, WISHES, (), (), None) == ({}, both)
+
+
+@pytest.mark.usefixtures("_variables")
 def test_a_no_passes_nothing_and_is_not_remembered(tmp_path: Path) -> None:
     for _ in range(2):
         asked: list[str] = []

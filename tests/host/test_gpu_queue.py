@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tests.host.gpu_kit import TRAINING, Driver, driver, library, queue_of, uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["driver", "library"]
 pytestmark = pytest.mark.timeout(120)
@@ -207,6 +207,28 @@ def test_a_waiting_run_whose_supervisor_is_killed_keeps_no_place(host: Host) -> 
     host.finish(holder)
     assert last.says(b"gpus")
     assert killed.output() == b""
+
+
+def test_a_waiting_run_outlives_the_loss_of_its_ticket(host: Host) -> None:
+    holder, waiting = host.start("holder", 2), host.start("waiting", 1)
+    tickets = host.account.root / layout.TICKETS
+    (tickets / (layout.TICKET % 2)).write_bytes(b"")
+
+    host.finish(holder)
+
+    assert waiting.says(b"gpus")
+    assert list(tickets.iterdir()) == [tickets / (layout.TICKET % 2)]
+
+
+def test_who_gives_back_a_ticket_that_is_gone_takes_nobody_else_s(account: Account) -> None:
+    with Tickets(str(account.root)) as tickets:
+        lost = tickets.add("lost", 1, 1)
+        Path(lost.path).unlink()
+        other = tickets.add("other", 1, 1)
+        assert other.path == lost.path
+        lost.give_back()
+        assert [ticket["run"] for ticket in tickets.read_live()] == ["other"]
+        other.give_back()
 
 
 def test_a_run_whose_supervisor_is_killed_keeps_its_gpus_while_it_trains(host: Host) -> None:

@@ -155,3 +155,9 @@ def process(*, compute: bool, draws: bool, used: float | None) -> dict[str, Any]
 def test_what_is_busy(processes: list[dict[str, Any]], used: float, busy: bool) -> None:
     gpu = {"memory_bytes": 12 * GB, "memory_used_bytes": used, "processes": processes}
     assert is_foreign_busy(gpu) is busy
+
+
+def test_unseen_memory_of_a_large_card_is_somebody_s_though_it_is_a_small_part() -> None:
+    gpu = {"memory_bytes": 80 * GB, "memory_used_bytes": 5 * GB, "processes": []}
+    assert is_foreign_busy(gpu)
+    assert not is_foreign_busy({**gpu, "memory_used_bytes": 1 * GB})
