@@ -85,21 +85,23 @@ def _read_way(host: HostSpec, place: SshPlace, behind: tuple[str, ...]) -> HostT
             *(replace(hop, proxy_command=None, name=f"jump host {hop.name}") for hop in others),
         )
         target = replace(target, proxy_command=None, jumps=jumps)
-    if host.proxy_jump is not None:
-        target = replace(target, ways=tuple(_make_jump_way(way, jumps) for way in target.ways))
-    return _add_needs(target, host)
+    if host.proxy_jump is None:
+        return _add_needs(target, host)
+    target = _add_needs(replace(target, ways=tuple(map(_leave_out_jumps, target.ways))), host)
+    if jumps and target.need:
+        # ssh would start the ssh to the jump host by itself, and its pin and our policy would not be asked.
+        raise ConfigError(
+            [
+                f"host {host.name}: proxy_jump of hosts.toml cannot be followed by the ssh program ({target.need})"
+            ],
+            hint="write ProxyJump for it in ~/.ssh/config, and take proxy_jump out of hosts.toml",
+        )
+    return target
 
 
-def _make_jump_way(way: SshWay, jumps: tuple[HostTarget, ...]) -> SshWay:
-    """Return how ssh goes there by the jump hosts of hosts.toml."""
-    hops = [f"{hop.user}@{render_address(hop.addresses[0])}:{hop.port}" for hop in jumps]
-    arguments = ("-J", ",".join(hops) or "none", *way.arguments)
-    return replace(way, arguments=arguments, proxied=bool(hops))
-
-
-def render_address(address: str) -> str:
-    """Return an address as it stands before a port."""
-    return f"[{address}]" if ":" in address else address
+def _leave_out_jumps(way: SshWay) -> SshWay:
+    """Return how ssh goes there without the jump hosts of ssh_config, which hosts.toml overrules."""
+    return replace(way, arguments=("-o", "ProxyJump=none", *way.arguments), jumps=(), proxied=False)
 
 
 def _add_needs(target: HostTarget, host: HostSpec) -> HostTarget:

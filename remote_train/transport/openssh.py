@@ -191,6 +191,7 @@ def start(argv: Sequence[str], log: SshLog, failure: Failure, terminal: Terminal
         # At a terminal the time is a person's, and Ctrl-C ends it.
         channel.wait_login(log.wait_login(None if terminal else login.LOGIN_SECONDS))
     except BaseException:
+        channel.kill()  # nothing has begun, and the command may be over before a patient end
         channel.close()
         raise
     return channel
@@ -212,6 +213,11 @@ class OpensshChannel(Child):
     def group(self) -> int:
         """The process group of ssh and what it starts."""
         return self._child.pid
+
+    def kill(self) -> None:
+        """End ssh and what it started at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.group, signal.SIGKILL)
 
     def wait_login(self, logged_in: bool | None) -> None:
         """Raise why ssh has not logged in; None is no answer in time."""

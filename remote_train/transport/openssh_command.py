@@ -17,8 +17,8 @@ ALIVE_SECONDS = 5
 ALIVE_COUNT = 2
 """ssh gives a silent host up after 5 s three times over (ssh_config(5), ServerAliveCountMax)."""
 CONNECT_SECONDS = 5
-PROXIED_SECONDS = 30
-"""A jump host logs us in before the host's banner can come."""
+PROXIED_SECONDS = 20
+"""A jump host logs us in before the host's banner can come; less than a login may take, so that silence is told apart."""
 
 NEVER = (
     "ForwardAgent=no",
@@ -26,6 +26,8 @@ NEVER = (
     "ClearAllForwardings=yes",
     "PermitLocalCommand=no",
     "Tunnel=no",
+    "NoHostAuthenticationForLocalhost=no",
+    "VerifyHostKeyDNS=no",
     "RequestTTY=no",
     "EscapeChar=none",
     # An existing connection of the user's is used; none is left behind by us.

@@ -148,10 +148,11 @@ class Entry:
 
     def _answer(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
         """Answer one round of the host's questions."""
-        said = [clean(text) for text in (title, instructions) if text.strip()]
+        # Each line says whose words it has, and a prompt is one line: none can look like a question of ours.
+        said = [line for text in (title, instructions) for line in clean(text).splitlines()]
         answers = []
         for raw, echo in prompts:
-            prompt = clean(raw)
+            prompt = " ".join(clean(raw).split())
             asked = "\n".join(
                 [
                     *(f"{self._target.name} says: {text}" for text in said),
@@ -167,7 +168,9 @@ class Entry:
         """Send the account's password, which the user wants to be asked for."""
         who = f"{self._target.user} on {self._target.name}"
         password = self._ask(f"Password of {who}: ", "password", echo=False)
-        return self._enter_by(ssh, "password", lambda: ssh.auth_password(self._target.user, password))
+        return self._enter_by(
+            ssh, "password", lambda: ssh.auth_password(self._target.user, password, fallback=False)
+        )
 
     def _ask(self, asked: str, prompt: str, *, echo: bool) -> str:
         """Return a person's answer, the same one as before where it is a password; raise LoginRefused without one."""

@@ -41,7 +41,7 @@ class Login:
         dialled: Dialled,
         ask: Ask | None,
         notify: Notify | None,
-        trusted: set[bytes],
+        trusted: set[tuple[object, ...]],
     ) -> None:
         self._identity = identity
         self._target = identity.target
@@ -113,14 +113,18 @@ class Login:
         key_type, blob = key.get_name(), key.asbytes()
         self.seen["host_key"] = f"{key_type} {make_fingerprint(blob)}"
         refusal = login.make_host_key_error(self._identity, self._address, key_type, blob)
-        if refusal is None or blob in self._trusted:
+        accepted_before = (
+            self._identity.names,
+            blob,
+        ) in self._trusted  # of this very host: a jump host's key is not its own
+        if refusal is None or (accepted_before and refusal.facts["verdict"] == "unknown"):
             return
         with self._vigil.paused():
             accepted = self._ask is not None and login.ask_about_key(self._identity, refusal, self._ask)
         if not accepted:
             refusal.facts["declined"] = self._ask is not None and refusal.facts["verdict"] == "unknown"
             raise refusal
-        self._trusted.add(blob)
+        self._trusted.add((self._identity.names, blob))
         login.write_trusted_key(self._identity, key_type, blob, self._notify)
 
     def authenticate(self, transport: Ssh) -> None:

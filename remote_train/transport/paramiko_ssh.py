@@ -60,7 +60,7 @@ class ParamikoTransport:
         self._notify = notify
         self.seen: dict[str, str] = {}
         """Of the connection opened last, as far as it came: `address`, `banner`, `host_key`, `login`."""
-        self._trusted: set[bytes] = set()
+        self._trusted: set[tuple[object, ...]] = set()
         self._early = True
         self._channel: ParamikoChannel | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from remote_train.errors import HostKeyRefused, LoginRefused
 from remote_train.transport.dial import CLOSED, IDENT, Dialled, Refused, explain, quote, read_banner
 from remote_train.transport.sink import Tail
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 BANNER_SECONDS = 30.0
 """How long its banner may take: the command may have to log in elsewhere first."""
-GRACE_SECONDS = 0.3
+GRACE_SECONDS = 0.15
+BAD_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY")
+NO_WAY_IN = re.compile(r"Permission denied \([^)]*\)|Too many authentication failures")
+"""What OpenSSH's ssh says, which is what ProxyCommands mostly are."""
 
 
 class ProxyCommand:
@@ -61,6 +66,10 @@ class ProxyCommand:
                 break
         self._draining.join(GRACE_SECONDS)
 
+    def words(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        return self._stderr.read().decode("utf-8", "replace")
+
     def last_words(self) -> str:
         """Return the last line that it wrote to stderr, quoted; "" when it wrote none."""
         lines = [line for line in self._stderr.read().splitlines() if line.strip()]
@@ -72,6 +81,18 @@ class ProxyCommand:
         with pipe:
             while data := os.read(pipe.fileno(), 65536):
                 self._stderr.feed(data)
+
+
+def refuse_by_words(words: str, address: str) -> None:
+    """Raise HostKeyRefused or LoginRefused where an ssh says of a host on the way that it was that: no silence, no fallback."""
+    for pattern, kind, what in (
+        (BAD_KEY, HostKeyRefused, "did not accept the key of a host on the way"),
+        (NO_WAY_IN, LoginRefused, "was not let in by a host on the way"),
+    ):
+        said = next((line for line in words.splitlines() if pattern.search(line)), None)
+        if said is not None:
+            hint = "run that command by hand; it gets no terminal from us, so it cannot ask for anything"
+            raise kind(f"the ProxyCommand to {address} {what}: {quote(said.encode())}", hint=hint)
 
 
 def dial_by_command(command: str, address: str) -> Dialled | Refused:
@@ -95,6 +116,7 @@ def dial_by_command(command: str, address: str) -> Dialled | Refused:
         proxy.socket.close()
         proxy.end()
         words = proxy.last_words()
+        refuse_by_words(proxy.words(), address)
         if problem.startswith(CLOSED):
             problem = "ended without an SSH banner" + problem.removeprefix(CLOSED)
         return Refused(f"its ProxyCommand: {problem}" + (f"; it said {words}" if words else ""))

@@ -95,6 +95,26 @@ def test_the_host_itself_is_judged_behind_a_jump_host_too(chain: list[Sshd], tmp
     assert attempts(chain[-1]) == tried
 
 
+def test_a_key_that_was_accepted_for_a_jump_host_opens_nothing_else(
+    chain: list[Sshd], tmp_path: Path
+) -> None:
+    """A jump host that joins us to itself instead of the host behind it."""
+    gate = chain[0]
+    asked: list[str] = []
+    hop = gate.target(name="jump host 1", known_hosts_files=(tmp_path / "accepted",), host_key_alias="gate")
+    pinned = tmp_path / "pinned"
+    pinned.write_text(f"box {public_line(make_key(tmp_path / 'other'))}\n")
+    box = gate.target(jumps=[hop], known_hosts_files=(pinned,), host_key_alias="box")
+
+    def ask(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    with pytest.raises(HostKeyRefused, match=r"the key of box .*has changed"):
+        run(box, ask=ask)
+    assert len(asked) == 1
+
+
 def test_a_jump_host_that_lets_us_not_in_is_named(chain: list[Sshd], tmp_path: Path) -> None:
     stranger = make_key(tmp_path / "stranger")
     target = through(chain, 2)
@@ -165,3 +185,18 @@ def test_a_jump_host_may_be_reached_by_a_command(chain: list[Sshd]) -> None:
 def test_a_command_that_leads_nowhere_is_unreachable(command: str, words: str) -> None:
     with pytest.raises(Unreachable, match=words):
         run(SshdTarget(proxy_command=command))
+
+
+def test_an_ssh_in_a_command_that_refuses_a_key_or_is_refused_is_no_silence(
+    chain: list[Sshd], tmp_path: Path
+) -> None:
+    command = carry(chain[0])
+    unknown = command.replace(str(chain[0].known_hosts), str(tmp_path / "none"))
+    stranger = command.replace(str(chain[0].user_key), str(make_key(tmp_path / "stranger")))
+    before = attempts(chain[-1])
+    with pytest.raises(HostKeyRefused, match="Host key verification failed") as key:
+        run(chain[-1].target(proxy_command=unknown))
+    with pytest.raises(LoginRefused, match="Permission denied") as login:
+        run(chain[-1].target(proxy_command=stranger))
+    assert (key.value.exit_code, login.value.exit_code) == (11, 12)
+    assert attempts(chain[-1]) == before
