@@ -141,6 +141,7 @@ def test_a_queued_run_says_its_place_is_detached_from_and_starts_later(place: Pl
     assert "RTX 4070 Ti" in place.show("mine")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_followed_from_the_queue_on_shows_all_of_it(place: Place) -> None:
     place.occupy(0)
     argv = [*RUN, "--json", "--name", "mine", "train.py", str(place.end)]
@@ -160,6 +161,7 @@ def test_a_run_that_is_followed_from_the_queue_on_shows_all_of_it(place: Place) 
     assert uuid_of(0) in record
 
 
+@pytest.mark.slow
 def test_a_free_host_comes_before_a_busy_one(place: Place) -> None:
     place.occupy(0)
 
@@ -206,6 +208,7 @@ def test_who_does_not_want_to_wait_gets_exit_13(place: Place, hosts: tuple[str, 
     assert not list((place.boxes[0].root / "runs").glob("*"))
 
 
+@pytest.mark.slow
 def test_where_all_are_busy_it_waits_on_the_first(place: Place) -> None:
     place.occupy(0)
     place.occupy(1)

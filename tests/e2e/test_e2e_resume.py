@@ -341,6 +341,7 @@ def test_what_may_still_run_is_not_begun_anew(
     assert other.root.exists()
 
 
+@pytest.mark.slow
 def test_a_host_that_is_named_no_more_is_gone_on_without(
     laptop: Laptop, other: Box, project: Path, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_starts_at_the_same_instant_never_share_a_gpu(host: Host, count: int) ->
     assert {run.says(b"gpus") for run in arrived} == {uuid_of(0).encode(), uuid_of(1).encode()}
 
 
+@pytest.mark.slow
 def test_a_later_run_takes_a_gpu_that_nobody_before_it_waits_for(host: Host) -> None:
     host.start("holder", ["0"])
     waiting = host.start("waiting", ["0"])
@@ -156,6 +157,7 @@ def test_a_foreign_process_is_waited_for_and_a_desktop_is_not(
     assert waiting.says(b"gpus") == uuid_of(1).encode()
 
 
+@pytest.mark.slow
 def test_memory_of_processes_that_are_not_seen_is_waited_for(host: Host, driver: Driver) -> None:
     driver.tell(1, used=6 * 10**9)
     waiting = host.start("waiting")
@@ -296,6 +298,7 @@ def test_a_queued_run_is_alive_for_who_tidies(host: Host) -> None:
     assert queue_of(waiting)["place"] == 1
 
 
+@pytest.mark.slow
 def test_the_agent_may_die_and_the_queue_goes_on(host: Host) -> None:
     holder = host.start("holder", 2)
     waiting = host.start("waiting", 2)

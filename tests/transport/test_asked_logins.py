@@ -58,7 +58,10 @@ def test_a_passphrase_of_a_key_that_the_host_would_not_take_is_not_asked(sshd: S
 
 
 @pytest.mark.sshd
-@pytest.mark.parametrize(("kind", "beside"), [("ed25519", True), ("ecdsa", False), ("rsa", True)])
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [("ed25519", True), ("ecdsa", False), pytest.param("rsa", True, marks=pytest.mark.slow)],
+)
 def test_a_certificate_lets_us_in(kind: str, beside: bool, tmp_path: Path) -> None:
     authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key", kind)
     with running_sshd(tmp_path / "sshd", [f"TrustedUserCAKeys {authority}.pub"]) as sshd:

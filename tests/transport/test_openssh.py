@@ -164,6 +164,7 @@ def test_a_shared_connection_of_the_users_is_used_and_survives(sshd: Sshd) -> No
         transport.close()
 
 
+@pytest.mark.slow
 def test_no_shared_connection_is_left_behind(sshd: Sshd) -> None:
     config = f"ControlPath {sshd.folder}/mine\nControlMaster auto\nControlPersist yes"
     assert run(sshd, config) == b"in\n"
