@@ -141,6 +141,7 @@ def test_launches_keep_the_last_ten_runs(alone: Laptop, training: Path) -> None:
 
 
 @pytest.mark.sshd
+@pytest.mark.slow
 def test_a_run_of_another_laptop_stays(laptop: Laptop, box: Box, training: Path, tmp_path: Path) -> None:
     """Both work on the same project on the same box; each cleans up behind itself."""
     second = make_laptop(tmp_path / "second laptop", box)

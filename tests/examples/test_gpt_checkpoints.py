@@ -76,6 +76,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert different == {".config.out", ".config.resume"}
 
 
+@pytest.mark.slow
 def test_resume_takes_the_shape_from_the_checkpoint(tmp_path: Path) -> None:
     run_lines(tmp_path, GPT, [*TINY, "--steps=2"])
     lines = run_lines(tmp_path, GPT, ["--device=cpu", "--batch-size=2", "--steps=3", "--resume"])

@@ -101,6 +101,7 @@ def test_a_rank_that_ends_well_does_not_hurry_the_others(
     assert started.output(1) == b"late\n"
 
 
+@pytest.mark.slow
 def test_the_error_file_of_a_recorded_main_is_kept(account: Account) -> None:
     ended = start(account, RECORDED).end()
     first = ended["first_failure"]
