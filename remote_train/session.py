@@ -290,7 +290,7 @@ def open_session(transport: Transport, agent: Agent, python: str | None) -> Sess
 
 def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> tuple[bytes, int]:
     """Skip the noise, bring the agent if it is missing; return what followed READY, and how much noise there was."""
-    held, noise = b"", 0
+    held, dropped = b"", 0
     uploaded = False
     deadline = time.monotonic() + BOOTSTRAP_SECONDS
     while time.monotonic() < deadline:
@@ -300,16 +300,16 @@ def _await_agent(host: str, channel: Channel, nonce: str, agent: Agent) -> tuple
         held += data
         verdict = parse_verdict(held, nonce)
         if verdict is None:
-            noise += len(data)
+            dropped += max(0, len(held) - NOISE_KEPT)
             held = held[-NOISE_KEPT:]
-            if noise > NOISE_LIMIT:
+            if dropped + len(held) > NOISE_LIMIT:
                 raise make_endless(host, held)
             if data == b"":
                 raise make_unfit(host, held, channel.stderr_tail())
             continue
-        noise += verdict.noise
+        dropped += verdict.noise
         if verdict.word == "READY":
-            return verdict.rest, noise
+            return verdict.rest, dropped
         if verdict.word != "NEED":
             raise make_unfit(host, b"", b"", verdict.word)
         if uploaded:
