@@ -30,8 +30,8 @@ def choose_environment(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the plain and the secret variables of a run; raise UsageError for one that has no value here.
 
-    A secret that is named by the user and has no value is asked for, where somebody can answer. What was a secret once,
-    by a flag or by an answer, stays one: a project that lists it as plain later does not get it into the records.
+    A secret that is named by the user and has no value is asked for, where somebody can answer. What a project was
+    given as a secret stays one, and so does what a flag names: a project that lists it as plain later does not get it into the records.
     """
     plain = dict(_parse_given(item) for item in given)
     for name in secret:

@@ -55,7 +55,7 @@ HARMLESS = {
         "requesttty sessiontype stdinnull forkafterauthentication batchmode numberofpasswordprompts "
         "warnweakcrypto tag versionaddendum ignoreunknown"
     ),
-    "more trust than we give: without it we check more": (
+    "more trust than we give: without it we check more, and ssh gets the opposite from us": (
         "checkhostip verifyhostkeydns nohostauthenticationforlocalhost hashknownhosts updatehostkeys"
     ),
     "ways to log in that we do not use; the login says so if none is left": (
