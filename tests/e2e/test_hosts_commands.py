@@ -266,7 +266,9 @@ def test_the_hosts_of_ssh_config_are_imported_in_one_command(tmp_path: Path) -> 
     listed = {row["name"]: row for row in laptop.ok(tmp_path, "hosts", "list", "--json").events}
     assert listed["b.c"]["address"] == ["10.0.0.1"]
     assert listed["b.c"]["port"] == 2222
-    assert laptop.ok(tmp_path, "hosts", "import", "--json").event is not None
+    again = laptop.ok(tmp_path, "hosts", "import", "--json").events
+    assert {row["host"]: row["done"] for row in again}["b.c"] == "kept"
+    assert not [row for row in again if row["done"] == "added"]
     assert laptop.hosts_file.read_text() == text
 
 
