@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train.host import peaks_cache
-from tests.e2e.machines import Box, Laptop, kill_leftovers, make_laptop, running_box, write_project
+from tests.e2e.machines import Box, Laptop, make_laptop, running_box, write_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def laptop(tmp_path: Path, box: Box) -> Iterator[Laptop]:
     """A laptop whose hosts.toml has the host as its default."""
     made = make_laptop(tmp_path / "laptop", box)
     yield made
-    kill_leftovers(made.root)
+    made.end()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def alone(tmp_path: Path, measured: Path) -> Iterator[Laptop]:
     made = make_laptop(tmp_path / "laptop")
     shutil.copytree(measured, made.root / "peaks")
     yield made
-    kill_leftovers(made.root)
+    made.end()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.host import layout
-from tests.sshd import Sshd, public_line, running_sshd, wait_until
+from tests.sshd import PATIENCE, Sshd, public_line, running_sshd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +74,7 @@ class Laptop:
     home: Path
     extra: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = (str(COMMAND),)
+    started: list[subprocess.Popen[Any]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -123,7 +124,19 @@ class Laptop:
         """Start a command; stdin is empty, stdout and stderr are pipes unless said otherwise."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         environment = {**self.environment, **(env or {})}
-        return subprocess.Popen([*self.command, *args], cwd=cwd, env=environment, **(streams | options))
+        process = subprocess.Popen([*self.command, *args], cwd=cwd, env=environment, **(streams | options))
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a failed test left: commands with their pipes, then what is training here."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+                    pipe.close()
+        kill_leftovers(self.root)
 
     def type(
         self, cwd: Path, *args: str, env: Mapping[str, str] | None = None, seconds: float = SECONDS
@@ -284,11 +297,11 @@ def make_python_without_torch(folder: Path) -> Path:
 
 
 def poll(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds (20 s)."""
+    """Wait until a condition holds, a minute at most."""
     wait_until(condition, what)
 
 
-def read_until(stream: Any, words: bytes, seconds: float = 20.0) -> bytes:
+def read_until(stream: Any, words: bytes, seconds: float = PATIENCE) -> bytes:
     """Read a pipe until its output holds some words; return all that came."""
     os.set_blocking(stream.fileno(), False)
     held, end = b"", time.monotonic() + seconds

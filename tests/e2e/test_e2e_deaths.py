@@ -14,7 +14,7 @@ from tests.e2e.machines import Laptop, poll, read_until, write_project
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(200)]
 
 TRAINING = """
 import os, sys, time
