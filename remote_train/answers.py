@@ -251,6 +251,16 @@ ANSWERS: dict[str, Check] = {
     "clock": table({"time": number(0, LATEST)}),
     "sink": table({"bytes": whole(), "rate": maybe(number(0, 1e18))}),
     "queue": table({"free": flag, "queue": queued, "said": text()}),
+    "environment": table(
+        {},
+        {
+            "python": text(),
+            "built": flag,
+            "building": flag,
+            "need": text(16, re.compile(r"(files|uv)\Z"), "files or uv"),
+            "lines": items(text(600), 1000),
+        },
+    ),
     "stop": table({"state": STATE, "survivors": SURVIVORS}),
     "sweep": table({"survivors": SURVIVORS}),
     "prune": table(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from remote_train.session import Session
     from remote_train.transport import Ask
 
-FREED = ("starts", "leftovers", "data", "persist", "incoming", "packages", "blobs", "agents", "trash")
+FREED = ("starts", "leftovers", "data", "persist", "envs", "incoming", "packages", "blobs", "agents", "trash")
 
 Row = dict[str, Any]
 

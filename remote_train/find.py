@@ -15,6 +15,7 @@ from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import ConnectionLost, PackageError, UsageError
 from remote_train.host import layout
 from remote_train.reach import HostLink, candidate_pythons
+from remote_train.recipes import name_script
 from remote_train.records import Run, client_root, create_run, find_run, is_ours
 
 if TYPE_CHECKING:
@@ -34,13 +35,18 @@ def current_project() -> Path | None:
 
 
 def make_link(
-    name: str, state_dir: str | None, hosts_file: Path | None, ask: Ask | None, root: Path
+    name: str,
+    state_dir: str | None,
+    hosts_file: Path | None,
+    ask: Ask | None,
+    root: Path,
+    script: str | None = None,
 ) -> HostLink:
     """Return a way to a host by its name; raise UsageError when the name means nothing any more."""
     host = choose_host(name, read_hosts(hosts_file), read_aliases(Path.home()))
     if state_dir is not None and host.state_dir is None:
         host = type(host)(**{**vars(host), "state_dir": state_dir})
-    return HostLink(host, read_agent(), ask, candidate_pythons(host, root))
+    return HostLink(host, read_agent(), ask, candidate_pythons(host, root)).for_project(root, script)
 
 
 def find(
@@ -76,7 +82,15 @@ def link_of(run: Run, hosts_file: Path | None, ask: Ask | None, attempt: int | N
     record = run.read()
     host, state_dir = place_of(record, attempt or newest_of(record))
     refuse_strange_hosts(run, [host])
-    return make_link(host, state_dir, hosts_file, ask, Path(record["root"]))
+    return make_link(host, state_dir, hosts_file, ask, Path(record["root"]), script_of(record))
+
+
+def script_of(record: dict[str, Any]) -> str | None:
+    """Return the script of a run as a path of its project, None where that is not known."""
+    job = record.get("job")
+    if not isinstance(job, dict):
+        return None
+    return name_script(job["script"], job["module"], job["spec"].get("script"), job["cwd"])
 
 
 def read_hosts_file(run: Run) -> Path | None:

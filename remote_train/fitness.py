@@ -50,6 +50,16 @@ def _is_free(facts: Mapping[str, Any], need: int) -> bool:
     return not isinstance(free, int) or need <= free
 
 
+_UV_HINTS = {
+    "uv is not installed": 'there: `curl -LsSf https://astral.sh/uv/install.sh | sh`; or `uv = "ship"` in hosts.toml brings this laptop\'s own',
+    "the environment that uv made": "`uv add torch` in the project: only what its lock names is installed",
+    "uv is to build": "`uv init` and `uv add torch` in the project, or name a Python in hosts.toml",
+    "none in PATH": "install uv on this laptop, or on the host and write `uv = true`",
+    "this laptop is for": "install uv there, and write `uv = true` for that host",
+}
+"""What to do by what was said of an environment that uv should build."""
+
+
 def _name_line(why: str) -> str:
     """Return the line of hosts.toml that mends an environment without torch."""
     found = re.search(r"torch was found in ([^,\n]+)", why)
@@ -60,6 +70,9 @@ def _name_line(why: str) -> str:
 
 def unfit_hint(unfit: Sequence[str]) -> str:
     """Return what to do about hosts that are unfit: the line of hosts.toml to type."""
+    for part, hint in _UV_HINTS.items():
+        if any(part in why for why in unfit):
+            return hint
     if any("no conda environment" in why for why in unfit):
         return "see `conda` in hosts.toml: the name of an environment there, or its folder"
     without = all("has no torch" in why or "does not work" in why for why in unfit)

@@ -37,6 +37,8 @@ def _find_python_fault(host: HostSpec, python: Mapping[str, Any]) -> str | None:
             return str(python.get("error"))
         return f"its Python {python['path']} does not work: {python.get('error') or 'not found'}"
     if python.get("torch") is None:
+        if host.uv:
+            return f"the environment that uv made for this project (Python {python['version']}) has no torch"
         return f"{python['path']} (Python {python['version']}) has no torch"
     return None
 

@@ -31,6 +31,7 @@ from remote_train.reach import (
     make_links,
     reach_first,
 )
+from remote_train.recipes import name_script
 from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
         check_name_free(place.root / "runs", request.name)
     spec = read_project(place.root)
     plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
-    links, local = make_route(request, place.root, ask)
+    cwd = "" if str(place.relative) == "." else str(place.relative)
+    script = name_script(request.script, request.module, spec.script, cwd)
+    links, local = make_route(request, place.root, ask, script)
     hear(links, listener)
     job = _make_job(request, spec, place, plain_env)
     if links and not links[0].is_local:
@@ -247,7 +250,9 @@ def paths_of(package: Package) -> list[str] | None:
     return [str(row[0]) for row in package.rows] or None
 
 
-def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[HostLink], HostLink | None]:
+def make_route(
+    request: Request, root: Path, ask: Ask | None, script: str | None = None
+) -> tuple[list[HostLink], HostLink | None]:
     """Return the hosts to try in order, already being dialled, and the local CPU if it may be fallen back to."""
     agent = read_agent()
     hosts = read_hosts(request.hosts_file)
@@ -258,7 +263,7 @@ def make_route(request: Request, root: Path, ask: Ask | None) -> tuple[list[Host
             raise UsageError("--local and --host contradict each other", hint="leave one of them out")
         return [local], None
     chosen = choose_hosts(request.hosts, hosts, read_aliases(Path.home()))
-    links = make_links(chosen, agent, ask, root)
+    links = make_links(chosen, agent, ask, root, script)
     for link in links:
         link.dial()
     return links, local if request.fallback else None

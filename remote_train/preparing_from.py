@@ -17,6 +17,7 @@ from remote_train.plan import make_plan
 from remote_train.preparing import Prepared, check_name, hear, make_route, paths_of, tell_reached
 from remote_train.preparing import prepare as prepare_project
 from remote_train.reach import reach_first
+from remote_train.recipes import name_script
 from remote_train.records import check_name_free, find_run
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     if not request.hosts and not request.local:
         fallback = request.fallback and record["job"]["fallback"]
         request = replace(request, hosts=tuple(record["job"]["hosts"]), fallback=fallback)
-    links, local = make_route(request, root, ask)
+    script = name_script(job.script, job.module, job.project.script, job.cwd)
+    links, local = make_route(request, root, ask, script)
     hear(links, listener)
     package, files = recall_package(record, root)
     reached = reach_first(links, local, (job.gpus, job.on_busy))

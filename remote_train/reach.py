@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.host_target import HostTarget, read_target
+from remote_train.environments import Environment
 from remote_train.errors import HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.fitness import unfit_hint
@@ -44,6 +45,8 @@ class HostLink:
         self.agent = agent
         self.pythons = list(pythons)
         self.memory: HostMemory = host_memory(host.name, host.state_dir)
+        self.environment: Environment | None = None
+        """What uv builds there, where hosts.toml says so and a project is known."""
         self.notify: Notify | None = None
         """Who is told what a person should know of the way there."""
         self.seen: dict[str, str] = {}
@@ -61,10 +64,17 @@ class HostLink:
         """Tell whether the host is this machine."""
         return self.host.is_local
 
+    def for_project(self, root: Path, script: str | None) -> HostLink:
+        """Return itself, for a project and one of its scripts: uv may have to build what they need."""
+        if self.host.uv:
+            self.environment = Environment(root, self.host.uv, script, self.host.env)
+        return self
+
     def unasked(self) -> HostLink:
         """Return another link to the same host, for what goes on behind a person's back."""
         link = HostLink(self.host, self.agent, leave_alone(self._ask), self.pythons)
         link._may_prompt = False
+        link.environment = self.environment
         return link
 
     def dial(self) -> None:
@@ -135,6 +145,10 @@ class HostLink:
         self._may_prompt = False
         return session
 
+    def _tell(self, text: str) -> None:
+        if self.notify:
+            self.notify(text)
+
     def _say(self, text: str) -> None:
         """Say it once: every connection finds the same."""
         if self.notify and text not in self._told:
@@ -160,11 +174,15 @@ class HostLink:
 
     def read_facts(self, session: Session, *, fresh: bool = False) -> dict[str, Any]:
         """Return what the host is like, as remembered from last time unless `fresh`."""
-        facts = None if fresh else self.memory.read_facts(self.pythons)
+        environment, names = self.environment, self.pythons
+        if environment is not None:
+            names = environment.names
+        facts = None if fresh or not names else self.memory.read_facts(names)
         if facts is None:
-            facts = session.wait(session.submit("facts", pythons=self.pythons), FACTS_SECONDS)
+            pythons = self.pythons if environment is None else [environment.build(session, self._tell)]
+            facts = session.wait(session.submit("facts", pythons=pythons), FACTS_SECONDS)
             self.looked = time.time()
-            self.memory.write_facts(self.pythons, facts)
+            self.memory.write_facts(names, facts)
         return facts
 
     def read_fit_facts(self, session: Session) -> tuple[dict[str, Any], str | None]:
@@ -261,7 +279,10 @@ def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
         facts, why = link.read_fit_facts(session)
         if why is None:
             return Reached(link, session, facts, absent + unfit)
-        unfit.append(f"{link.host.name}: {why}{_name_others(session, facts)}")
+        others = "" if link.host.uv else _name_others(session, facts)
+        unfit.append(f"{link.host.name}: {why}{others}")
+    except HostUnfit as error:  # uv could not build the environment
+        unfit.append(error.message)
     except BaseException:
         session.close()
         raise
@@ -292,7 +313,10 @@ def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
 
 
 def make_links(
-    hosts: Sequence[HostSpec], agent: Agent, ask: Ask | None, project_root: Path
+    hosts: Sequence[HostSpec], agent: Agent, ask: Ask | None, project_root: Path, script: str | None = None
 ) -> list[HostLink]:
-    """Return a link for each host, in order."""
-    return [HostLink(host, agent, ask, candidate_pythons(host, project_root)) for host in hosts]
+    """Return a link for each host, in order; `script`: the path in the project of the one that is to run."""
+    return [
+        HostLink(host, agent, ask, candidate_pythons(host, project_root)).for_project(project_root, script)
+        for host in hosts
+    ]

@@ -23,7 +23,7 @@ from remote_train.errors import (
     UsageError,
 )
 from remote_train.fencing import lift
-from remote_train.find import link_of, make_link, read_hosts_file
+from remote_train.find import link_of, make_link, read_hosts_file, script_of
 from remote_train.fitness import describe_reached
 from remote_train.flocks import open_lock, try_lock
 from remote_train.jobs import parse_job
@@ -164,7 +164,9 @@ class _Going:
             raise UsageError("--local and --host contradict each other", hint="leave one of them out")
         if self.before is not None and name in (None, self.record["host"]):
             return self.before
-        return make_link(str(name), None, self.wish.hosts_file, self.ask, Path(self.record["root"]))
+        return make_link(
+            str(name), None, self.wish.hosts_file, self.ask, Path(self.record["root"]), script_of(self.record)
+        )
 
     @property
     def stays(self) -> bool:

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
     from remote_train.config.toml_file import TomlFile
 
-NOT_YET = dict.fromkeys(("uv", "scheduler"), "not supported yet")
+NOT_YET = dict.fromkeys(("scheduler",), "not supported yet")
 _DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp8")
 _HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 MOST_SETUP_LINES = 50
 MOST_SETUP_LENGTH = 4096
-_PYTHON_KEYS = ("python", "venv", "conda")
+_PYTHON_KEYS = ("python", "venv", "conda", "uv")
 _HOST_PROGRAM = re.compile(r"[A-Za-z0-9_./~+][A-Za-z0-9_./~+-]*")
 
 
@@ -188,6 +188,7 @@ class HostModel(BaseModel):
     python: _Program | None = None
     venv: _Program | None = None
     conda: Annotated[str, AfterValidator(_check_conda)] | None = None
+    uv: Literal[False, True, "ship"] = False
     setup: Annotated[
         list[Annotated[str, AfterValidator(_check_setup_line)]], AfterValidator(_check_setup)
     ] = []

@@ -3,6 +3,8 @@
 agents/HASH/            our own program, by the hash of its source
 blobs/ab/cdef…          file contents, by SHA-256
 blobs/incoming/SHA256   the first bytes of large contents that are on their way
+envs/HASH/              environments that uv has built, by what they are made of; HASH.lock is held by who builds
+uv/SHA256/uv            a laptop's own uv, where hosts.toml says to bring it
 data/ID/                data folders that runs share, by the hash of their manifest: hard links to blobs
 packages/ID.json        manifests, of packages and of data folders, by their own hash
 agent.log               what our program there said when it failed by a mistake of ours
@@ -35,6 +37,11 @@ AGENT_LOG = "agent.log"
 BLOBS = "blobs"
 DATA = "data"
 INCOMING = "incoming"
+ENVS = "envs"
+ENV_LOCK = ".lock"
+ENV_PART = ".part"
+VENV = "venv"
+UV = "uv"
 PACKAGES = "packages"
 PEAKS = "peaks"
 PERSIST = "persist"
@@ -132,6 +139,16 @@ def incoming_path(root: str, sha256: str) -> str:
 def data_path(root: str, data_id: str) -> str:
     """Return where the data folder with this id lies."""
     return os.path.join(root, DATA, data_id)
+
+
+def env_path(root: str, key: str) -> str:
+    """Return where the environment with this key lies."""
+    return os.path.join(root, ENVS, key)
+
+
+def uv_path(root: str, sha256: str) -> str:
+    """Return where a laptop's own uv lies."""
+    return os.path.join(root, UV, sha256, "uv")
 
 
 def package_path(root: str, package_id: str) -> str:

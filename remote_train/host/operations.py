@@ -240,6 +240,7 @@ LATER = {
     "burst": ("examining", "burst"),
     "sink": ("examining", "sink"),
     "queue": ("waiting", "queue"),
+    "environment": ("environments", "environment"),
 }
 """Operations off the launch path, in modules that are loaded when one of them is asked for."""
 

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from remote_train.host import garbage, layout, locks, prune, shared, store, system
+from remote_train.host import env_garbage, garbage, layout, locks, prune, shared, store, system
 from remote_train.host.detach import leave_connection
 from remote_train.host.durable import write_record
 from remote_train.host.trees import (
@@ -41,6 +41,8 @@ KINDS = (
     layout.RUNS,
     layout.BLOBS,
     layout.DATA,
+    layout.ENVS,
+    layout.UV,
     layout.PACKAGES,
     layout.PEAKS,
     layout.PERSIST,
@@ -183,6 +185,7 @@ class Tidy:
             self._clean_leftovers,
             self._clean_data,
             self._clean_persist,
+            self._clean_environments,
             self._clean_incoming,
             self._clean_contents,
             self._clean_agents,
@@ -232,6 +235,17 @@ class Tidy:
             if row["removed"] and not self.dry:
                 row["removed"] = shared.remove_persist(self.root, row["project"])
             self._note("persist", row["bytes"] if row["removed"] else 0)
+
+    def _clean_environments(self) -> None:
+        self._note("leftovers", env_garbage.clear_parts(self.root, dry=self.dry))
+        for key in env_garbage.find_unused(self.root, self.now):
+            size = measure(layout.env_path(self.root, key))
+            if self.dry or env_garbage.remove_unused(self.root, key, self.now):
+                self._note(layout.ENVS, size)
+        for path in env_garbage.find_programs(self.root, self.now):
+            self._note(layout.ENVS, measure(path))
+            if not self.dry:
+                throw_away(self.root, path)
 
     def _clean_incoming(self) -> None:
         for sha256 in shared.find_incoming(self.root, self.now):

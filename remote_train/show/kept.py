@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DAY = 24 * 3600.0
 _WORDS = {
     "starts": "starts that never began",
+    "envs": "environments of uv out of use",
     "incoming": "uploads that were broken off",
     "leftovers": "half-written files",
     "packages": "manifests out of use",

@@ -1,0 +1,106 @@
+"""A host's environment that uv builds for a project: asked for, sent what it lacks, waited for with uv's own words told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_train.errors import HostUnfit, ProtocolError
+from remote_train.host.environments import make_key
+from remote_train.recipes import read_recipe
+from remote_train.upload import Content, send_contents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Literal
+
+    from remote_train.recipes import Recipe
+    from remote_train.session import Session
+
+MOST_ASKED = 3
+"""How often a host may lack the same."""
+NO_RECIPE = "no pyproject.toml, no uv.lock, and no header in the script that names its dependencies"
+
+
+class Environment:
+    """The environment of one project, or of one of its scripts, on a host with `uv` in hosts.toml."""
+
+    def __init__(
+        self, root: Path, uv: Literal[True, "ship"], script: str | None, env: Mapping[str, str]
+    ) -> None:
+        self.root = root
+        self.script = script
+        self._uv = uv
+        self._env = dict(env)
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """What it is made of; None where the project says nothing."""
+        return read_recipe(self.root, self.script)
+
+    @property
+    def names(self) -> list[str]:
+        """Return what its Python is remembered by."""
+        return [f"uv:{make_key(self.recipe.as_message())}"] if self.recipe is not None else []
+
+    def build(self, session: Session, say: Callable[[str], None]) -> str:
+        """Return the path of its Python, built where it is not there yet; `say` gets uv's own lines.
+
+        Raises HostUnfit with what uv says, and ConnectionLost: what was being built then is gone.
+        """
+        recipe = self.recipe
+        if recipe is None:
+            raise HostUnfit(f"{session.host}: uv is to build the environment, and there is {NO_RECIPE}")
+        program = _read_program() if self._uv == "ship" else None
+        message: dict[str, Any] = {"recipe": recipe.as_message(), "env": self._env}
+        if program is not None:
+            name = os.uname()
+            message["uv"] = {"sha256": program.sha256, "system": name.sysname, "machine": name.machine}
+        needed: list[str] = []
+        while "python" not in (answer := session.request("environment", **message)):
+            for line in answer.get("lines", ()):
+                say(f"{session.host}: {line}")
+            if "need" not in answer:
+                continue
+            needed.append(answer["need"])
+            if needed.count(answer["need"]) > MOST_ASKED or (answer["need"] == "uv" and program is None):
+                raise ProtocolError(f"{session.host} asks for the {answer['need']} of an environment again")
+            if program is not None and answer["need"] == "uv":
+                send_contents(session, [program], _ignore, say)
+            else:
+                _send_parts(session, recipe, say)
+        for line in answer.get("lines", ()):
+            say(f"{session.host}: {line}")
+        return str(answer["python"])
+
+
+def _read_program() -> Content:
+    """Return this laptop's own uv; raise HostUnfit where it has none."""
+    found = shutil.which("uv")
+    if found is None:
+        raise HostUnfit('`uv = "ship"` in hosts.toml brings this laptop\'s own uv, and there is none in PATH')
+    path = Path(found).resolve()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Content(digest, file.tell(), path, "uv")
+
+
+def _send_parts(session: Session, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Bring what a recipe is made of; a header, which is no file of the project's, is put into one for that."""
+    with tempfile.TemporaryDirectory(prefix="remote-train-") as folder:
+        contents = []
+        for part in recipe.parts:
+            source = part.source or Path(folder) / part.sha256
+            if part.source is None:
+                source.write_bytes(part.text)
+            contents.append(Content(part.sha256, part.size, source, part.path))
+        send_contents(session, contents, _ignore, say)
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Say nothing of bytes: these are small."""

@@ -1,0 +1,234 @@
+"""Environments that uv builds on this host for projects: found, built once for each content, and told of while they grow.
+
+`envs/HASH` is named by what it is made of, with uv's version and this platform; it is there whole or not at all. A process of
+its own builds it (env_builder.py), which ends with this connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from remote_train.host import layout, store
+from remote_train.host.commands import finish_commands, start_command
+from remote_train.host.start import Refusal
+
+TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from remote_train.host.operations import Operations
+
+START_SECONDS = 20.0
+LOOK_SECONDS = 1.0
+MOST_FILES = 5000
+MOST_LINES = 100
+MISSING = "uv is not installed there, or not in PATH, ~/.local/bin or ~/.cargo/bin"
+_PLACES = ("~/.local/bin/uv", "~/.cargo/bin/uv", "/usr/local/bin/uv", "/opt/homebrew/bin/uv")
+_VERSION = re.compile(r"uv (\d+\.\d+\.[0-9A-Za-z.+-]{1,40})")
+_SCRIPT = (
+    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
+    "from remote_train.host.env_builder import main; main()"
+)
+_building: Dict[str, Builder] = {}
+"""By key; an agent has one connection."""
+
+
+def environment(operations: Operations, request: Dict[str, Any]) -> None:
+    """Answer with the Python of a recipe's environment, what is lacking to build it, or how far that is.
+
+    A laptop asks again, with the same request, until there is a `python`.
+    """
+    recipe = check_recipe(request["recipe"])
+    shipped = request.get("uv")
+    if shipped is not None and not layout.is_hash(shipped["sha256"]):
+        raise ValueError("not a program: %r" % (shipped,))
+    env = {str(key): str(value) for key, value in request.get("env", {}).items()}
+    operations.aside(request["id"], lambda: _answer(operations.root, recipe, shipped, env))
+
+
+def check_recipe(recipe: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a recipe (`files` of [path, SHA-256, size], `script`, `frozen`) that names nothing outside; raise ValueError."""
+    files = [[str(row[0]), row[1], int(row[2])] for row in recipe["files"][: MOST_FILES + 1]]
+    script = recipe.get("script")
+    good = all(is_inside(row[0]) and layout.is_hash(row[1]) for row in files)
+    if not good or len(files) > MOST_FILES or (script is not None and not is_inside(script)):
+        raise ValueError("not a recipe of an environment")
+    return {"files": files, "script": script, "frozen": bool(recipe.get("frozen"))}
+
+
+def is_inside(path: object) -> bool:
+    """Tell whether a path is relative and stays below where it begins."""
+    if not isinstance(path, str) or not path or "\0" in path or path.startswith("/"):
+        return False
+    return not any(part in ("", ".", "..") for part in path.split("/"))
+
+
+def make_key(recipe: Dict[str, Any], *more: str) -> str:
+    """Return the name of the environment of a recipe; `more` is what else decides what comes of it."""
+    parts = [sorted(recipe["files"]), recipe.get("script"), bool(recipe.get("frozen")), *more]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def _answer(
+    root: str, recipe: Dict[str, Any], shipped: Optional[Dict[str, Any]], env: Dict[str, str]
+) -> Dict[str, Any]:
+    whole = make_key(recipe)
+    if whole in _building:
+        return _building[whole].look(LOOK_SECONDS)
+    uv = _find_shipped(root, shipped) if shipped is not None else find_uv()
+    if uv is None:
+        return {"need": "uv"}
+    name = os.uname()
+    version = read_version(uv)
+    key = make_key(recipe, version, name.sysname, name.machine, "-".join(_libc()))
+    python = find_ready(root, key)
+    if python is not None:
+        return {"python": python, "built": False}
+    if not all(store.has_blob(root, row[1], row[2]) for row in recipe["files"]):
+        return {"need": "files"}
+    job = dict(recipe, root=root, key=key, uv=uv, env=env)
+    _building[whole] = Builder(whole, job)
+    return {"building": True, "lines": ["uv %s builds the environment %s" % (version, key[:12])]}
+
+
+def _libc() -> Tuple[str, ...]:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "",)
+    except (AttributeError, ValueError, OSError):
+        return ("",)
+
+
+def find_uv() -> str:
+    """Return uv's path on this host; raise Refusal where there is none."""
+    for path in (shutil.which("uv"), *map(os.path.expanduser, _PLACES)):
+        if path and os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    raise Refusal("host-unfit", MISSING)
+
+
+def read_version(uv: str) -> str:
+    """Return the version that a uv says it has; raise Refusal where it does not run."""
+    (outcome,) = finish_commands([start_command([uv, "--version"])], START_SECONDS)
+    match = _VERSION.match(outcome.output)
+    if match is None:
+        raise Refusal("host-unfit", "%s does not run there: %s" % (uv, outcome.problem or "not uv"))
+    return match.group(1)
+
+
+def _find_shipped(root: str, shipped: Dict[str, Any]) -> Optional[str]:
+    """Return where the laptop's own uv lies here, placed from its blob once; None when that has to be sent."""
+    name = os.uname()
+    have, want = (name.sysname, name.machine), (str(shipped["system"]), str(shipped["machine"]))
+    if have != want:
+        words = "the uv of this laptop is for %s %s, and it is %s %s there" % (*want, *have)
+        raise Refusal("host-unfit", words)
+    place = layout.uv_path(root, shipped["sha256"])
+    if os.access(place, os.X_OK):
+        os.utime(os.path.dirname(place))
+        return place
+    blob = layout.blob_path(root, shipped["sha256"])
+    if not os.path.exists(blob):
+        return None
+    os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
+    part = "%s.%d.tmp" % (place, os.getpid())
+    try:
+        if _copy(blob, part) != shipped["sha256"]:
+            raise Refusal("host-unfit", "the uv that was sent there is damaged: remove %s" % blob)
+        os.chmod(part, 0o700)
+        os.rename(part, place)
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+    return place
+
+
+def _copy(source: str, target: str) -> str:
+    """Copy a file and return the hash of what was written."""
+    digest = hashlib.sha256()
+    with open(source, "rb") as reading, open(target, "wb") as writing:
+        for piece in iter(lambda: reading.read(1 << 20), b""):
+            digest.update(piece)
+            writing.write(piece)
+        writing.flush()
+        os.fsync(writing.fileno())
+    return digest.hexdigest()
+
+
+def find_ready(root: str, key: str) -> Optional[str]:
+    """Return the Python of an environment that is there and runs, None otherwise."""
+    folder = layout.env_path(root, key)
+    python = os.path.join(folder, layout.VENV, "bin", "python")
+    if not os.path.exists(python):
+        return None
+    (outcome,) = finish_commands([start_command([python, "-I", "-c", ""])], START_SECONDS)
+    if outcome.problem is not None:  # the Python below it was taken away
+        return None
+    os.utime(folder)
+    return python
+
+
+class Builder:
+    """A process that builds one environment, as long as this one lives."""
+
+    def __init__(self, name: str, job: Dict[str, Any]) -> None:
+        self.name = name
+        self.last = ""
+        above = os.path.abspath(__file__)
+        for _ in range(3):
+            above = os.path.dirname(above)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, above],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+        # Its stdin stays open: the end of it is how the builder hears that this connection is gone.
+        self.process.stdin.write(json.dumps(job).encode("ascii") + b"\n")  # type: ignore[union-attr]  # it has a pipe
+        self.process.stdin.flush()  # type: ignore[union-attr]  # as above
+        self.rest = b""
+
+    def look(self, seconds: float) -> Dict[str, Any]:
+        """Return what it has said within some seconds, or how it ended; raise Refusal where it failed."""
+        lines, end = self._read(seconds)
+        if end is None:
+            return {"building": True, "lines": lines}
+        del _building[self.name]
+        self.process.stdin.close()  # type: ignore[union-attr]  # it has pipes
+        self.process.stdout.close()  # type: ignore[union-attr]  # as above
+        self.process.wait()
+        if "python" not in end:
+            raise Refusal("host-unfit", str(end["error"]))
+        return dict(end, lines=lines)
+
+    def _read(self, seconds: float) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+        import select  # noqa: PLC0415  (only where something is built)
+
+        fd = self.process.stdout.fileno()  # type: ignore[union-attr]  # as above
+        lines: List[str] = []
+        while len(lines) < MOST_LINES and select.select([fd], [], [], 0.0 if lines else seconds)[0]:
+            piece = os.read(fd, 8192)
+            if not piece:
+                return lines, {"error": "the environment's builder was ended: %s" % (self.last or "no word")}
+            *whole, self.rest = (self.rest + piece).split(b"\n")
+            for line in whole:
+                said = self._parse(line)
+                if "line" not in said:
+                    return lines, said
+                lines.append(str(said["line"]))
+        return lines, None
+
+    def _parse(self, line: bytes) -> Dict[str, Any]:
+        try:
+            said: Dict[str, Any] = json.loads(line)
+        except ValueError:  # a traceback of ours
+            self.last = line.decode("utf-8", "replace")[:500]
+            return {"line": self.last}
+        return said
