@@ -31,7 +31,7 @@ class Environment:
     """The environment of one project, or of one of its scripts, on a host with `uv` in hosts.toml."""
 
     def __init__(
-        self, root: Path, uv: Literal[True, "ship"], script: str | None, env: Mapping[str, str]
+        self, root: Path, uv: bool | Literal["ship"], script: str | None, env: Mapping[str, str]
     ) -> None:
         self.root = root
         self.script = script

@@ -37,7 +37,7 @@ class HostSpec:
     """A name or path on the host; safe to stand in a shell's command line."""
     conda: str | None = None
     """A conda environment on the host: its name, or its folder, absolute or beginning with ~/ ."""
-    uv: Literal[False, True, "ship"] = False
+    uv: bool | Literal["ship"] = False
     """uv builds the project's environment there; "ship": with this laptop's own uv."""
     setup: tuple[str, ...] = ()
     """Lines of shell, run on the host before the training."""

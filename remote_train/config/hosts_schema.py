@@ -113,6 +113,12 @@ def _check_conda(name: str) -> str:
     return name.rstrip("/") or name
 
 
+def _check_uv(value: object) -> object:
+    if not isinstance(value, bool) and value != "ship":
+        raise ValueError(f'must be true, false or "ship", not {render_shown(value)}')
+    return value
+
+
 def _check_setup_line(line: str) -> str:
     check_no_nul(line)
     if not line.strip():
@@ -188,7 +194,7 @@ class HostModel(BaseModel):
     python: _Program | None = None
     venv: _Program | None = None
     conda: Annotated[str, AfterValidator(_check_conda)] | None = None
-    uv: Literal[False, True, "ship"] = False
+    uv: Annotated[bool | Literal["ship"], BeforeValidator(_check_uv)] = False
     setup: Annotated[
         list[Annotated[str, AfterValidator(_check_setup_line)]], AfterValidator(_check_setup)
     ] = []

@@ -1,0 +1,99 @@
+"""What an environment is made of: which files count, and which do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_train.errors import PackageError
+from remote_train.recipes import find_header, name_script, parse_lock, parse_sources, read_recipe
+from tests.e2e.machines import write_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEADER = "# /// script\n# dependencies = ['a']\n#\n# ///\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ("", None),
+        ("import a\n", None),
+        (f"#!/usr/bin/env python\n\n{HEADER}import a\n# ///\n", HEADER),
+        ("# /// script\n# a = 1\nimport a\n# ///\n", None),
+        ("# /// script\n#a = 1\n# ///\n", None),
+        ("# /// other\n# a = 1\n# ///\n", None),
+        (HEADER.replace("\n", "\r\n"), HEADER),
+    ],
+)
+def test_headers_are_found_as_their_standard_says(text: str, header: str | None) -> None:
+    assert find_header(text) == header
+
+
+def test_a_lock_names_local_sources() -> None:
+    text = """
+[[package]]
+name = "p"
+source = { virtual = "." }
+
+[[package]]
+name = "a"
+source = { editable = "packages/a" }
+
+[[package]]
+name = "b"
+source = { path = "wheels/b-1-py3-none-any.whl" }
+
+[[package]]
+name = "c"
+source = { registry = "https://example.org/simple" }
+"""
+    assert parse_lock(text) == ["packages/a", "wheels/b-1-py3-none-any.whl"]
+
+
+def test_a_project_without_a_lock_names_them_too() -> None:
+    sources = {"a": {"path": "a"}, "b": [{"path": "b", "marker": "x"}, {"git": "c"}], "d": {"workspace": True}}
+    assert parse_sources({"tool": {"uv": {"sources": sources}}}) == ["a", "b"]
+    assert parse_sources({"tool": {"uv": 3}}) == []
+    assert parse_sources({}) == []
+
+
+def test_what_counts_is_the_lock_its_sources_and_what_uv_heeds(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": "[project]\n",
+        "uv.lock": 'source = { directory = "lib" }\n',
+        ".python-version": "3.11\n",
+        "lib/pyproject.toml": "x",
+        "lib/.venv/bin/python": "x",
+        "lib/a/__pycache__/a.pyc": "x",
+        "train.py": "x",
+        "sub/script.py": HEADER,
+    }
+    write_project(tmp_path, files)
+
+    recipe = read_recipe(tmp_path, "train.py")
+
+    assert recipe is not None
+    assert [part.path for part in recipe.parts] == ["pyproject.toml", "uv.lock", ".python-version", "lib/pyproject.toml"]
+    assert (recipe.script, recipe.frozen) == (None, True)
+    script = read_recipe(tmp_path, "sub/script.py")
+    assert script is not None
+    assert [(part.path, part.text.decode()) for part in script.parts] == [("sub/script.py", HEADER)]
+    assert (script.script, script.frozen) == ("sub/script.py", False)
+    assert read_recipe(tmp_path / "sub", None) is None
+
+
+@pytest.mark.parametrize(("source", "words"), [("../lib", "outside"), ("/lib", "outside"), ("lib", "is not there")])
+def test_sources_that_cannot_travel_are_refused(tmp_path: Path, source: str, words: str) -> None:
+    write_project(tmp_path, {"pyproject.toml": f'[tool.uv.sources]\na = {{ path = "{source}" }}\n'})
+    with pytest.raises(PackageError, match=words):
+        read_recipe(tmp_path, None)
+
+
+def test_the_script_that_will_run_is_named_from_the_projects_root() -> None:
+    assert name_script("a.py", None, "b.py", "sub") == "sub/a.py"
+    assert name_script(None, None, "b.py", "") == "b.py"
+    assert name_script(None, "m", "b.py", "") is None
+    assert name_script("../a.py", None, None, "sub") == "a.py"

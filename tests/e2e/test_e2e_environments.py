@@ -1,0 +1,58 @@
+"""A host with `uv = true`: the environment is built over a real sshd, told of, reused in one flight, and built anew when it is gone."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_train.host import layout
+from tests.host.uv_kit import uv, write_uv_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.machines import Box, Laptop
+
+__all__ = ["uv"]
+
+SCRIPT = "import sys, torch.version\nprint('trained', torch.version.__version__, sys.prefix)\n"
+
+
+@pytest.mark.slow
+def test_a_uv_project_is_built_reused_and_built_anew_over_sshd(
+    laptop: Laptop, box: Box, uv: Path, project: Path
+) -> None:
+    keys = {"python": "", "uv": "true", "env": '{ UV_OFFLINE = "1" }'}
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(**keys)}')
+    write_uv_project(project, uv, "torch")
+    (project / "train.py").write_text(SCRIPT)
+    run = ("run", "--no-fallback", "train.py")
+    if shutil.which("uv") is None:
+        missing = laptop.type(project, *run).expect(13)
+        assert "uv is not installed there" in missing.err
+        assert "install.sh" in missing.err
+    place = box.home / ".local" / "bin" / "uv"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(uv)
+
+    first = laptop.ok(project, *run)
+
+    assert "+ torch==2.9.1" in first.err
+    envs = box.root / layout.ENVS
+    assert f"trained 2.9.1 {envs}".encode() in first.out
+    second = laptop.ok(project, *run)
+    assert "trained 2.9.1" in second.out.decode()
+    assert "torch==2.9.1" not in second.err
+    shutil.rmtree(envs)
+    third = laptop.ok(project, *run)
+    assert "trained 2.9.1" in third.out.decode()
+    assert "+ torch==2.9.1" in third.err
+    resumed = laptop.ok(project, "run", "--from", third.run_id())
+    assert "trained 2.9.1" in resumed.out.decode()
+
+    write_uv_project(project, uv, "mylib")
+    without = laptop.type(project, *run).expect(13)
+    assert "has no torch" in without.err
+    assert "uv add torch" in without.err
