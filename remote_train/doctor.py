@@ -214,6 +214,7 @@ def _note_login(link: HostLink, chart: Chart, seconds: float | None = None) -> N
 def _look(link: HostLink, session: Session, chart: Chart) -> None:
     """Ask for facts and surroundings."""
     chart.step("facts")
+    link.notify = None  # what uv says while it builds is no step
     facts = chart.facts = link.read_facts(session, fresh=True)
     pids = sorted({int(row["pid"]) for gpu in facts["gpus"] for row in gpu.get("processes") or []})[:256]
     around = session.request("examine", pids=pids)

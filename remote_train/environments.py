@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import HostUnfit, ProtocolError
+from remote_train.fitness import hint_environment
 from remote_train.host.environments import make_key
 from remote_train.recipes import read_recipe
 from remote_train.upload import Content, send_contents
@@ -53,6 +54,13 @@ class Environment:
 
         Raises HostUnfit with what uv says, and ConnectionLost: what was being built then is gone.
         """
+        try:
+            return self._build(session, say)
+        except HostUnfit as error:
+            error.hint = error.hint or hint_environment(error.message)
+            raise
+
+    def _build(self, session: Session, say: Callable[[str], None]) -> str:
         recipe = self.recipe
         if recipe is None:
             raise HostUnfit(f"{session.host}: uv is to build the environment, and there is {NO_RECIPE}")

@@ -55,9 +55,15 @@ _UV_HINTS = {
     "the environment that uv made": "`uv add torch` in the project: only what its lock names is installed",
     "uv is to build": "`uv init` and `uv add torch` in the project, or name a Python in hosts.toml",
     "none in PATH": "install uv on this laptop, or on the host and write `uv = true`",
+    "` failed there": "`uv lock` and `uv sync` in the project tell whether that is the project's fault or the host's",
     "this laptop is for": "install uv there, and write `uv = true` for that host",
 }
 """What to do by what was said of an environment that uv should build."""
+
+
+def hint_environment(why: str) -> str | None:
+    """Return what to do about an environment that uv could not build, None for anything else."""
+    return next((hint for part, hint in _UV_HINTS.items() if part in why), None)
 
 
 def _name_line(why: str) -> str:
@@ -70,8 +76,9 @@ def _name_line(why: str) -> str:
 
 def unfit_hint(unfit: Sequence[str]) -> str:
     """Return what to do about hosts that are unfit: the line of hosts.toml to type."""
-    for part, hint in _UV_HINTS.items():
-        if any(part in why for why in unfit):
+    for why in unfit:
+        hint = hint_environment(why)
+        if hint is not None:
             return hint
     if any("no conda environment" in why for why in unfit):
         return "see `conda` in hosts.toml: the name of an environment there, or its folder"

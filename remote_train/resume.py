@@ -31,7 +31,7 @@ from remote_train.kept_package import recall_package
 from remote_train.launching import NOTHING, begin, make_entry
 from remote_train.leaving import Leaving
 from remote_train.plan import make_plan
-from remote_train.preparing import Prepared, Request, paths_of
+from remote_train.preparing import Prepared, Request, hear, paths_of
 from remote_train.preparing_from import recall_data_of
 from remote_train.query import keep_state
 from remote_train.reach import Reached
@@ -146,6 +146,7 @@ class _Going:
         self.last = int(self.record["attempts"][-1]["attempt"])
         self.before = self._find_before()
         self.link = self._choose_link()
+        hear([self.link], listener)
         self.session: Session | None = None
         self.superseded = False
 

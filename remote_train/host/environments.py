@@ -46,8 +46,10 @@ def environment(operations: Operations, request: Dict[str, Any]) -> None:
     """
     recipe = check_recipe(request["recipe"])
     shipped = request.get("uv")
-    if shipped is not None and not layout.is_hash(shipped["sha256"]):
-        raise ValueError("not a program: %r" % (shipped,))
+    if shipped is not None:
+        shipped = {key: str(shipped[key]) for key in ("sha256", "system", "machine")}
+        if not layout.is_hash(shipped["sha256"]):
+            raise ValueError("not a program: %r" % (shipped,))
     env = {str(key): str(value) for key, value in request.get("env", {}).items()}
     operations.aside(request["id"], lambda: _answer(operations.root, recipe, shipped, env))
 
@@ -76,7 +78,7 @@ def make_key(recipe: Dict[str, Any], *more: str) -> str:
 
 
 def _answer(
-    root: str, recipe: Dict[str, Any], shipped: Optional[Dict[str, Any]], env: Dict[str, str]
+    root: str, recipe: Dict[str, Any], shipped: Optional[Dict[str, str]], env: Dict[str, str]
 ) -> Dict[str, Any]:
     whole = make_key(recipe)
     if whole in _building:
@@ -121,10 +123,10 @@ def read_version(uv: str) -> str:
     return match.group(1)
 
 
-def _find_shipped(root: str, shipped: Dict[str, Any]) -> Optional[str]:
+def _find_shipped(root: str, shipped: Dict[str, str]) -> Optional[str]:
     """Return where the laptop's own uv lies here, placed from its blob once; None when that has to be sent."""
     name = os.uname()
-    have, want = (name.sysname, name.machine), (str(shipped["system"]), str(shipped["machine"]))
+    have, want = (name.sysname, name.machine), (shipped["system"], shipped["machine"])
     if have != want:
         words = "the uv of this laptop is for %s %s, and it is %s %s there" % (*want, *have)
         raise Refusal("host-unfit", words)

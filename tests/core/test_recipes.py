@@ -54,7 +54,11 @@ source = { registry = "https://example.org/simple" }
 
 
 def test_a_project_without_a_lock_names_them_too() -> None:
-    sources = {"a": {"path": "a"}, "b": [{"path": "b", "marker": "x"}, {"git": "c"}], "d": {"workspace": True}}
+    sources = {
+        "a": {"path": "a"},
+        "b": [{"path": "b", "marker": "x"}, {"git": "c"}],
+        "d": {"workspace": True},
+    }
     assert parse_sources({"tool": {"uv": {"sources": sources}}}) == ["a", "b"]
     assert parse_sources({"tool": {"uv": 3}}) == []
     assert parse_sources({}) == []
@@ -76,7 +80,12 @@ def test_what_counts_is_the_lock_its_sources_and_what_uv_heeds(tmp_path: Path) -
     recipe = read_recipe(tmp_path, "train.py")
 
     assert recipe is not None
-    assert [part.path for part in recipe.parts] == ["pyproject.toml", "uv.lock", ".python-version", "lib/pyproject.toml"]
+    assert [part.path for part in recipe.parts] == [
+        "pyproject.toml",
+        "uv.lock",
+        ".python-version",
+        "lib/pyproject.toml",
+    ]
     assert (recipe.script, recipe.frozen) == (None, True)
     script = read_recipe(tmp_path, "sub/script.py")
     assert script is not None
@@ -85,7 +94,9 @@ def test_what_counts_is_the_lock_its_sources_and_what_uv_heeds(tmp_path: Path) -
     assert read_recipe(tmp_path / "sub", None) is None
 
 
-@pytest.mark.parametrize(("source", "words"), [("../lib", "outside"), ("/lib", "outside"), ("lib", "is not there")])
+@pytest.mark.parametrize(
+    ("source", "words"), [("../lib", "outside"), ("/lib", "outside"), ("lib", "is not there")]
+)
 def test_sources_that_cannot_travel_are_refused(tmp_path: Path, source: str, words: str) -> None:
     write_project(tmp_path, {"pyproject.toml": f'[tool.uv.sources]\na = {{ path = "{source}" }}\n'})
     with pytest.raises(PackageError, match=words):

@@ -49,7 +49,7 @@ def there(account: Account, uv: Path) -> Account:
 
 
 @pytest.fixture(autouse=True)
-def only_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other uv is in PATH."""
     kept = [item for item in os.environ["PATH"].split(":") if not (Path(item) / "uv").exists()]
     monkeypatch.setenv("PATH", ":".join(kept))
@@ -64,7 +64,7 @@ def python_says(python: str, code: str) -> str:
 
 
 def parts(account: Account) -> list[str]:
-    return [name for name in os.listdir(account.root / layout.ENVS) if name.endswith(layout.ENV_PART)]
+    return [path.name for path in (account.root / layout.ENVS).glob(f"*{layout.ENV_PART}")]
 
 
 def built(account: Account) -> list[str]:
@@ -79,12 +79,17 @@ def test_a_project_is_built_as_its_lock_says_and_then_reused(
 
     python = make(root).build(session, said.append)
 
-    assert python_says(python, "import torch.version, mylib; print(torch.version.__version__, mylib.X)") == "2.9.1 5"
+    assert (
+        python_says(python, "import torch.version, mylib; print(torch.version.__version__, mylib.X)")
+        == "2.9.1 5"
+    )
     assert any("+ torch==2.9.1" in line for line in said), said
     assert all(line.startswith("local: ") for line in said)
     assert len(built(there)) == 1
     assert parts(there) == []
-    assert os.listdir(Path(python).parents[2]) == [layout.VENV], "sources are not needed any more"
+    assert [path.name for path in Path(python).parents[2].iterdir()] == [layout.VENV], (
+        "sources are not needed any more"
+    )
     again: list[str] = []
     assert make(root).build(there.connect(), again.append) == python
     assert again == []
@@ -94,7 +99,9 @@ def test_a_project_is_built_as_its_lock_says_and_then_reused(
     assert len(built(there)) == 2
 
 
-def test_a_script_gets_what_its_header_says_whatever_else_changes_in_it(there: Account, tmp_path: Path) -> None:
+def test_a_script_gets_what_its_header_says_whatever_else_changes_in_it(
+    there: Account, tmp_path: Path
+) -> None:
     root = write_uv_project(tmp_path / "project", None, "mylib")
     header = f'# /// script\n# requires-python = ">=3.8"\n# dependencies = ["torch"]\n# [tool.uv.sources]\n# torch = {{ path = "../{TORCH}" }}\n# ///\n'
     script = root / "sub" / "train.py"
@@ -211,8 +218,9 @@ def test_uv_is_brought_once_and_only_to_its_own_kind_of_machine(
 ) -> None:
     root = write_uv_project(tmp_path / "project", uv, "torch")
     session = account.connect()  # its PATH has none
-    with pytest.raises(HostUnfit, match="uv is not installed there"):
+    with pytest.raises(HostUnfit, match="uv is not installed there") as refused:
         make(root).build(session, lambda _line: None)
+    assert "install.sh" in str(refused.value.hint)
     with pytest.raises(HostUnfit, match="there is none in PATH"):
         Environment(root, "ship", None, OFFLINE).build(session, lambda _line: None)
     monkeypatch.setenv("PATH", f"{uv.parent}:{os.environ['PATH']}")
