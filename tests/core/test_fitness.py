@@ -72,6 +72,9 @@ def test_no_room_is_said_before_anything_is_sent(looked: float | None) -> None:
         ("box: /p (Python 3.11) has no torch", "conda ="),
         ("box: there is no conda environment x: there are base", "`conda`"),
         ("box: torch 2.9 in /p is built without CUDA", "another environment"),
+        ("box: the environment that uv made for this project (Python 3.11) has no torch", "uv add torch"),
+        ("box: uv is not installed there, or not in PATH", "install.sh"),
+        ("box: `uv sync` failed there: no solution", "`uv sync` in the project"),
         ("box: no CUDA device: none", 'device = "cpu"'),
     ],
 )

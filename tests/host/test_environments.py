@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.host.account_kit import Account
 
 __all__ = ["uv"]
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -99,6 +100,7 @@ def test_a_project_is_built_as_its_lock_says_and_then_reused(
     assert len(built(there)) == 2
 
 
+@slow
 def test_a_script_gets_what_its_header_says_whatever_else_changes_in_it(
     there: Account, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_facts_of_a_host_with_uv_are_remembered_and_torch_is_not_installed_unask
     assert HostLink(host, the_agent(), None, ["python3"]).for_project(root, None).read_facts(session) == facts
 
 
+@slow
 def test_what_uv_says_of_a_failure_is_told(there: Account, tmp_path: Path) -> None:
     root = write_uv_project(tmp_path / "project", None, "no-such-package-anywhere")
 
@@ -203,6 +206,7 @@ def test_a_builder_that_is_ended_leaves_nothing_that_counts(
     assert parts(there) == []
 
 
+@slow
 def test_an_environment_whose_python_is_gone_is_built_anew(there: Account, uv: Path, tmp_path: Path) -> None:
     root = write_uv_project(tmp_path / "project", uv, "torch")
     python = make(root).build(there.connect(), lambda _line: None)
