@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import HostUnfit, ProtocolError
 from remote_train.fitness import hint_environment
-from remote_train.host.environments import make_key
+from remote_train.host.recipe_format import make_key
 from remote_train.recipes import read_recipe
 from remote_train.upload import Content, send_contents
 

@@ -14,8 +14,8 @@ from remote_train.config.project import find_project
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import ConnectionLost, PackageError, UsageError
 from remote_train.host import layout
+from remote_train.plan import name_script
 from remote_train.reach import HostLink, candidate_pythons
-from remote_train.recipes import name_script
 from remote_train.records import Run, client_root, create_run, find_run, is_ours
 
 if TYPE_CHECKING:

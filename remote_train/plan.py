@@ -112,6 +112,12 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+def name_script(given: str | None, module: str | None, default: str | None, cwd: str) -> str | None:
+    """Return the script that will run, as a path of the project; None for a module."""
+    script = given or (None if module else default)
+    return posixpath.normpath(posixpath.join(cwd, script)) if script else None
+
+
 def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Sequence[str] | None) -> Plan:
     """Decide one attempt on a host that was found fit; raise UsageError, PackageError, ConfigError, HostUnfit.
 

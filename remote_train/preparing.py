@@ -23,7 +23,7 @@ from remote_train.host import layout
 from remote_train.memory import stat_cache_path, told_path
 from remote_train.package.manifest import render_size
 from remote_train.package.packing import Package, Rules, make_package
-from remote_train.plan import Job, Plan, make_plan
+from remote_train.plan import Job, Plan, make_plan, name_script
 from remote_train.reach import (
     HostLink,
     Reached,
@@ -31,7 +31,6 @@ from remote_train.reach import (
     make_links,
     reach_first,
 )
-from remote_train.recipes import name_script
 from remote_train.records import check_name_free, read_json, remember_json
 
 if TYPE_CHECKING:

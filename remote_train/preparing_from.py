@@ -13,11 +13,10 @@ from remote_train.errors import PackageError, UsageError
 from remote_train.find import refuse_strange_hosts
 from remote_train.jobs import parse_job
 from remote_train.kept_package import recall_package
-from remote_train.plan import make_plan
+from remote_train.plan import make_plan, name_script
 from remote_train.preparing import Prepared, check_name, hear, make_route, paths_of, tell_reached
 from remote_train.preparing import prepare as prepare_project
 from remote_train.reach import reach_first
-from remote_train.recipes import name_script
 from remote_train.records import check_name_free, find_run
 
 if TYPE_CHECKING:

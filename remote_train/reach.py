@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.host_target import HostTarget, read_target
-from remote_train.environments import Environment
 from remote_train.errors import HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.fitness import unfit_hint
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from remote_train.bootstrap import Agent
     from remote_train.config.host_spec import HostSpec
+    from remote_train.environments import Environment
     from remote_train.transport import Ask, Notify, Transport
     from remote_train.transport.dial import Dialled
 
@@ -67,6 +67,8 @@ class HostLink:
     def for_project(self, root: Path, script: str | None) -> HostLink:
         """Return itself, for a project and one of its scripts: uv may have to build what they need."""
         if self.host.uv:
+            from remote_train.environments import Environment  # noqa: PLC0415 - only where it is used
+
             self.environment = Environment(root, self.host.uv, script, self.host.env)
         return self
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import PackageError
-from remote_train.host.environments import MOST_FILES, is_inside
+from remote_train.host.recipe_format import MOST_FILES, is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,12 +73,6 @@ def read_recipe(root: Path, script: str | None) -> Recipe | None:
     lock = (root / LOCK).read_text("utf-8") if frozen else None
     sources = parse_lock(lock) if lock is not None else parse_sources(_read_toml(root / PROJECT))
     return Recipe(_read_parts(root, files, sources), None, frozen)
-
-
-def name_script(given: str | None, module: str | None, default: str | None, cwd: str) -> str | None:
-    """Return the script that will run, as a path of the project; None for a module."""
-    script = given or (None if module else default)
-    return posixpath.normpath(posixpath.join(cwd, script)) if script else None
 
 
 def read_header(path: Path) -> str | None:

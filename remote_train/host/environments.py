@@ -16,6 +16,7 @@ import sys
 
 from remote_train.host import layout, store
 from remote_train.host.commands import finish_commands, start_command
+from remote_train.host.recipe_format import check_recipe, make_key
 from remote_train.host.start import Refusal
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 20.0
 LOOK_SECONDS = 1.0
-MOST_FILES = 5000
 MOST_LINES = 100
 MISSING = "uv is not installed there, or not in PATH, ~/.local/bin or ~/.cargo/bin"
 _PLACES = ("~/.local/bin/uv", "~/.cargo/bin/uv", "/usr/local/bin/uv", "/opt/homebrew/bin/uv")
@@ -52,29 +52,6 @@ def environment(operations: Operations, request: Dict[str, Any]) -> None:
             raise ValueError("not a program: %r" % (shipped,))
     env = {str(key): str(value) for key, value in request.get("env", {}).items()}
     operations.aside(request["id"], lambda: _answer(operations.root, recipe, shipped, env))
-
-
-def check_recipe(recipe: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a recipe (`files` of [path, SHA-256, size], `script`, `frozen`) that names nothing outside; raise ValueError."""
-    files = [[str(row[0]), row[1], int(row[2])] for row in recipe["files"][: MOST_FILES + 1]]
-    script = recipe.get("script")
-    good = all(is_inside(row[0]) and layout.is_hash(row[1]) for row in files)
-    if not good or len(files) > MOST_FILES or (script is not None and not is_inside(script)):
-        raise ValueError("not a recipe of an environment")
-    return {"files": files, "script": script, "frozen": bool(recipe.get("frozen"))}
-
-
-def is_inside(path: object) -> bool:
-    """Tell whether a path is relative and stays below where it begins."""
-    if not isinstance(path, str) or not path or "\0" in path or path.startswith("/"):
-        return False
-    return not any(part in ("", ".", "..") for part in path.split("/"))
-
-
-def make_key(recipe: Dict[str, Any], *more: str) -> str:
-    """Return the name of the environment of a recipe; `more` is what else decides what comes of it."""
-    parts = [sorted(recipe["files"]), recipe.get("script"), bool(recipe.get("frozen")), *more]
-    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
 def _answer(

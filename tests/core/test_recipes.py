@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train.errors import PackageError
-from remote_train.recipes import find_header, name_script, parse_lock, parse_sources, read_recipe
+from remote_train.plan import name_script
+from remote_train.recipes import find_header, parse_lock, parse_sources, read_recipe
 from tests.e2e.machines import write_project
 
 if TYPE_CHECKING:

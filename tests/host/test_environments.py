@@ -17,6 +17,7 @@ from remote_train.config.host_spec import HostSpec
 from remote_train.environments import Environment
 from remote_train.errors import HostUnfit
 from remote_train.host import durable, env_garbage, environments, layout, locks
+from remote_train.host.recipe_format import check_recipe
 from remote_train.host.start import Refusal
 from remote_train.preflight import find_unfit
 from remote_train.reach import HostLink
@@ -244,9 +245,9 @@ def test_uv_is_brought_once_and_only_to_its_own_kind_of_machine(
 @pytest.mark.parametrize("path", ["../x", "/x", "a//b", "a/../b", "", ".", "a\0b"])
 def test_a_recipe_that_names_something_outside_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a recipe"):
-        environments.check_recipe({"files": [[path, "0" * 64, 1]], "script": None})
+        check_recipe({"files": [[path, "0" * 64, 1]], "script": None})
     with pytest.raises(ValueError, match="not a recipe"):
-        environments.check_recipe({"files": [], "script": path})
+        check_recipe({"files": [], "script": path})
 
 
 def age(path: Path, seconds: float, now: float) -> None:
