@@ -49,12 +49,12 @@ class HostMemory:
 
     def read_facts(self, pythons: list[str]) -> dict[str, Any] | None:
         """Return the facts as last seen for these candidate Pythons."""
-        held = read_json(self.folder / "facts.json")
+        held = read_json(self._facts(pythons))
         return held.get("facts") if held.get("pythons") == pythons else None
 
     def write_facts(self, pythons: list[str], facts: dict[str, Any]) -> None:
         """Remember facts."""
-        remember_json(self.folder / "facts.json", {"pythons": pythons, "facts": facts})
+        remember_json(self._facts(pythons), {"pythons": pythons, "facts": facts})
 
     def read_base(self, project_root: Path) -> dict[str, Any]:
         """Return `package` and `rows` of what this project last sent there; {} when nothing is known."""
@@ -73,6 +73,11 @@ class HostMemory:
         """Remember that the host holds a data folder."""
         others = [held for held in self.read_data() if held != data_id]
         remember_json(self.folder / "data.json", {"held": [*others, data_id][-MOST_DATA:]})
+
+    def _facts(self, pythons: list[str]) -> Path:
+        """Return where facts are kept: those of what uv builds apart for each recipe, for projects take turns on a host."""
+        recipe = pythons[0].removeprefix("uv:")[:16] if pythons and pythons[0].startswith("uv:") else ""
+        return self.folder / (f"facts-{recipe}.json" if recipe else "facts.json")
 
     def _base(self, project_root: Path) -> Path:
         return self.folder / f"base-{safe_name(str(project_root))}.json"

@@ -59,7 +59,7 @@ def _leave(*_: object) -> None:
 
 
 def build(job: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the environment's `python`, and whether it was `built` just now; raise GoneError, BuildError or OSError."""
+    """Return the environment's `python`, and whether it was `built` just now, or what it would `need`; raise GoneError, BuildError or OSError."""
     root, key = job["root"], job["key"]
     os.makedirs(os.path.join(root, layout.ENVS), 0o700, exist_ok=True)
     lock = _take_lock(layout.env_path(root, key) + layout.ENV_LOCK)
@@ -68,7 +68,7 @@ def build(job: Dict[str, Any]) -> Dict[str, Any]:
         if python is not None:
             return {"python": python, "built": False}
         _clear(root, key)
-        return {"python": _build_new(job), "built": True}
+        return _build_new(job)
     finally:
         os.close(lock)
 
@@ -105,12 +105,13 @@ def _clear(root: str, key: str) -> None:
             throw_away(root, os.path.join(folder, name))
 
 
-def _build_new(job: Dict[str, Any]) -> str:
+def _build_new(job: Dict[str, Any]) -> Dict[str, Any]:
     place = layout.env_path(job["root"], job["key"])
     part = "%s.%d%s" % (place, os.getpid(), layout.ENV_PART)
     try:
         source = os.path.join(part, "source")
-        _write_files(job, source)
+        if not _write_files(job, source):
+            return {"need": "files"}
         _run_uv(job, source, os.path.join(part, layout.VENV))
         shutil.rmtree(source)
         _check_stdin(0.0)
@@ -118,15 +119,20 @@ def _build_new(job: Dict[str, Any]) -> str:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(os.path.dirname(place))
-    return os.path.join(place, layout.VENV, "bin", "python")
+    return {"python": os.path.join(place, layout.VENV, "bin", "python"), "built": True}
 
 
-def _write_files(job: Dict[str, Any], source: str) -> None:
+def _write_files(job: Dict[str, Any], source: str) -> bool:
+    """Write what uv goes by; return False when some of it was tidied away since it was looked for."""
     os.makedirs(source, 0o700)
     for path, sha256, _ in job["files"]:
         target = os.path.join(source, path)
         os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-        shutil.copyfile(layout.blob_path(job["root"], sha256), target)
+        blob = layout.blob_path(job["root"], sha256)
+        if not os.path.exists(blob):
+            return False
+        shutil.copyfile(blob, target)
+    return True
 
 
 def _run_uv(job: Dict[str, Any], source: str, venv: str) -> None:

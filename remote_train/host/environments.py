@@ -183,7 +183,7 @@ class Builder:
         self.process.stdin.close()  # type: ignore[union-attr]  # it has pipes
         self.process.stdout.close()  # type: ignore[union-attr]  # as above
         self.process.wait()
-        if "python" not in end:
+        if "error" in end:
             raise Refusal("host-unfit", str(end["error"]))
         return dict(end, lines=lines)
 

@@ -144,6 +144,10 @@ def test_memory_of_hosts_may_be_damaged(tmp_path: Path) -> None:
     memory.write_facts(["python3"], {"fingerprint": "x"})
     assert memory.read_facts(["python3"]) == {"fingerprint": "x"}
     assert memory.read_facts(["python"]) is None
+    memory.write_facts(["uv:" + "a" * 64], {"fingerprint": "a"})
+    memory.write_facts(["uv:" + "b" * 64], {"fingerprint": "b"})
+    assert memory.read_facts(["uv:" + "a" * 64]) == {"fingerprint": "a"}
+    assert memory.read_facts(["python3"]) == {"fingerprint": "x"}
     memory.write_base(tmp_path, "p", [["a"]])
     assert memory.read_base(tmp_path) == {"package": "p", "rows": [["a"]]}
     assert memory.read_base(tmp_path / "other") == {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from remote_train.host import layout
+from tests.e2e.machines import poll, read_until
 from tests.host.uv_kit import uv, write_uv_project
 
 if TYPE_CHECKING:
@@ -18,6 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["uv"]
 
 SCRIPT = "import sys, torch.version\nprint('trained', torch.version.__version__, sys.prefix)\n"
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_ends_what_is_being_built(laptop: Laptop, box: Box, uv: Path, project: Path) -> None:
+    keys = {"python": "", "uv": "true", "env": '{ UV_OFFLINE = "1" }'}
+    laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(**keys)}')
+    write_uv_project(project, uv, "torch")
+    (project / "train.py").write_text(SCRIPT)
+    if shutil.which("uv") is not None:
+        pytest.skip("the uv in PATH would be found before the one that waits")
+    place = box.home / ".local" / "bin" / "uv"
+    place.parent.mkdir(parents=True)
+    waits = f'[ "$1" != sync ] || {{ echo this takes long; sleep 1000; }}; exec {shlex.quote(str(uv))} "$@"\n'
+    place.write_text(f"#!/bin/sh\n{waits}")
+    place.chmod(0o755)
+
+    process = laptop.popen(project, "run", "--no-fallback", "train.py")
+    said = read_until(process.stderr, b"this takes long")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130, said + err
+    assert b"nothing was started" in err
+    poll(lambda: not list((box.root / layout.ENVS).glob("*.part")), "the end of the builder")
+    assert [path.suffix for path in (box.root / layout.ENVS).iterdir()] == [layout.ENV_LOCK]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from remote_train.config.host_spec import HostSpec
 from remote_train.environments import Environment
 from remote_train.errors import HostUnfit
-from remote_train.host import durable, env_garbage, environments, layout, locks
+from remote_train.host import durable, env_builder, env_garbage, environments, layout, locks
 from remote_train.host.recipe_format import check_recipe
 from remote_train.host.start import Refusal
 from remote_train.preflight import find_unfit
@@ -288,3 +288,13 @@ def test_environments_go_a_month_after_their_last_run(tmp_path: Path) -> None:
     os.close(lock)
     assert env_garbage.clear_parts(root, dry=False) > 5000
     assert not part.exists()
+
+
+def test_what_was_tidied_away_before_the_builder_came_to_it_is_asked_for(account: Account) -> None:
+    job = {"root": str(account.root), "key": "0" * 64, "files": [["pyproject.toml", "1" * 64, 1]]}
+
+    assert env_builder.build({**job, "uv": "uv", "script": None, "frozen": False, "env": {}}) == {
+        "need": "files"
+    }
+
+    assert [path.name for path in (account.root / layout.ENVS).iterdir()] == ["0" * 64 + layout.ENV_LOCK]
