@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from remote_train.recipes import Recipe
     from remote_train.session import Session
 
+MOST_TOLD = 2000
+"""Lines of uv's that are passed on."""
 MOST_ASKED = 3
 """How often a host may lack the same."""
 NO_RECIPE = "no pyproject.toml, no uv.lock, and no header in the script that names its dependencies"
@@ -70,21 +72,27 @@ class Environment:
             name = os.uname()
             message["uv"] = {"sha256": program.sha256, "system": name.sysname, "machine": name.machine}
         needed: list[str] = []
-        while "python" not in (answer := session.request("environment", **message)):
-            for line in answer.get("lines", ()):
+        told = 0
+        while True:
+            answer = session.request("environment", **message)
+            lines = answer.get("lines", [])[: MOST_TOLD - told]
+            told += len(lines)
+            for line in lines:
                 say(f"{session.host}: {line}")
-            if "need" not in answer:
+            if "python" in answer:
+                return str(answer["python"])
+            if answer.get("building"):
                 continue
-            needed.append(answer["need"])
-            if needed.count(answer["need"]) > MOST_ASKED or (answer["need"] == "uv" and program is None):
-                raise ProtocolError(f"{session.host} asks for the {answer['need']} of an environment again")
-            if program is not None and answer["need"] == "uv":
+            needed.append(str(answer.get("need")))
+            strange = needed[-1] not in ("files", "uv") or (needed[-1] == "uv" and program is None)
+            if strange or needed.count(needed[-1]) > MOST_ASKED:
+                raise ProtocolError(
+                    f"{session.host} does not say what its environment lacks, or says it for ever"
+                )
+            if program is not None and needed[-1] == "uv":
                 send_contents(session, [program], _ignore, say)
             else:
                 _send_parts(session, recipe, say)
-        for line in answer.get("lines", ()):
-            say(f"{session.host}: {line}")
-        return str(answer["python"])
 
 
 def _read_program() -> Content:
