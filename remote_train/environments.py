@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import HostUnfit, ProtocolError
 from remote_train.fitness import hint_environment
 from remote_train.host.recipe_format import make_key
+from remote_train.package.manifest import render_size
 from remote_train.recipes import read_recipe
 from remote_train.upload import Content, send_contents
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_TOLD = 2000
 """Lines of uv's that are passed on."""
+MUCH = 10_000_000
+"""Bytes whose sending is worth a line."""
 MOST_ASKED = 3
 """How often a host may lack the same."""
 NO_RECIPE = "no pyproject.toml, no uv.lock, and no header in the script that names its dependencies"
@@ -90,7 +93,7 @@ class Environment:
                     f"{session.host} does not say what its environment lacks, or says it for ever"
                 )
             if program is not None and needed[-1] == "uv":
-                send_contents(session, [program], _ignore, say)
+                send_contents(session, [program], _make_progress(session, say), say)
             else:
                 _send_parts(session, recipe, say)
 
@@ -115,8 +118,16 @@ def _send_parts(session: Session, recipe: Recipe, say: Callable[[str], None]) ->
             if part.source is None:
                 source.write_bytes(part.text)
             contents.append(Content(part.sha256, part.size, source, part.path))
-        send_contents(session, contents, _ignore, say)
+        send_contents(session, contents, _make_progress(session, say), say)
 
 
-def _ignore(_done: int, _total: int) -> None:
-    """Say nothing of bytes: these are small."""
+def _make_progress(session: Session, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return what says, once, that much is to travel."""
+    told: list[int] = []
+
+    def tell(_done: int, total: int) -> None:
+        if total >= MUCH and not told:
+            told.append(total)
+            say(f"{session.host}: {render_size(total)} of what its environment is made of are sent")
+
+    return tell

@@ -105,7 +105,7 @@ class Prepared:
 
 
 def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
-    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet."""
+    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet, but that uv may have built an environment."""
     check_name(request.name)
     place = find_project(request.cwd, Path.home())
     if request.name is not None:

@@ -80,6 +80,12 @@ def test_a_uv_project_is_built_reused_and_built_anew_over_sshd(
     resumed = laptop.ok(project, "run", "--from", third.run_id())
     assert "trained 2.9.1" in resumed.out.decode()
 
+    checked = laptop.ok(project, "hosts", "check", "box")
+    assert "torch 2.9" in checked.out.decode()
+    elsewhere = laptop.type(box.home, "hosts", "check", "box").expect(13)
+    assert "uv init" in elsewhere.out.decode() + elsewhere.err
+    laptop.ok(project, "doctor", "box")
+
     write_uv_project(project, uv, "mylib")
     without = laptop.type(project, *run).expect(13)
     assert "has no torch" in without.err

@@ -26,6 +26,8 @@ from tests.host.tidy_kit import DAY, Ended
 from tests.host.uv_kit import OFFLINE, TORCH, uv, write_uv_project
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from remote_train.session import Session
     from tests.host.account_kit import Account
 
@@ -34,7 +36,7 @@ slow = pytest.mark.slow
 
 
 @pytest.fixture
-def there(account: Account, uv: Path) -> Account:
+def there(account: Account, uv: Path) -> Iterator[Account]:
     """An account that has uv, which waits as long as there is a file `hold`, and says so by one named `held`."""
     place = account.home / ".local" / "bin" / "uv"
     place.parent.mkdir(parents=True)
@@ -47,7 +49,8 @@ def there(account: Account, uv: Path) -> Account:
     ]
     place.write_text("\n".join(lines) + "\n")
     place.chmod(0o755)
-    return account
+    yield account
+    (account.home / "hold").unlink(missing_ok=True)  # nothing waits on after a test that failed
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +88,8 @@ def test_a_project_is_built_as_its_lock_says_and_then_reused(
         python_says(python, "import torch.version, mylib; print(torch.version.__version__, mylib.X)")
         == "2.9.1 5"
     )
+    hello = subprocess.run([Path(python).with_name("hello")], check=True, capture_output=True, text=True)
+    assert hello.stdout == "5\n", "its programs know where it lies now"
     assert any("+ torch==2.9.1" in line for line in said), said
     assert all(line.startswith("local: ") for line in said)
     assert len(built(there)) == 1
@@ -230,9 +235,12 @@ def test_uv_is_brought_once_and_only_to_its_own_kind_of_machine(
         Environment(root, "ship", None, OFFLINE).build(session, lambda _line: None)
     monkeypatch.setenv("PATH", f"{uv.parent}:{os.environ['PATH']}")
 
-    python = Environment(root, "ship", None, OFFLINE).build(session, lambda _line: None)
+    said: list[str] = []
+
+    python = Environment(root, "ship", None, OFFLINE).build(session, said.append)
 
     assert python_says(python, "print(1)") == "1"
+    assert "are sent" in said[0]
     sha256 = hashlib.sha256(uv.read_bytes()).hexdigest()
     place = Path(layout.uv_path(str(account.root), sha256))
     assert place.read_bytes() == uv.read_bytes()

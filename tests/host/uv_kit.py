@@ -21,6 +21,8 @@ LIBRARY = """
 name = "mylib"
 version = "1"
 requires-python = ">=3.8"
+[project.scripts]
+hello = "mylib:main"
 [build-system]
 requires = ["uv_build>=0.5"]
 build-backend = "uv_build"
@@ -76,7 +78,7 @@ def write_uv_project(root: Path, uv: Path | None, *needs: str) -> Path:
         {"torch/__init__.py": "", "torch/version.py": "__version__ = '2.9.1'\ncuda = None\n"},
     )
     about = f'[project]\nname = "p"\nversion = "0"\nrequires-python = ">=3.8"\ndependencies = {list(needs)}\n'
-    lib = {"lib/pyproject.toml": LIBRARY, "lib/src/mylib/__init__.py": "X = 5\n"}
+    lib = {"lib/pyproject.toml": LIBRARY, "lib/src/mylib/__init__.py": "X = 5\ndef main(): print(X)\n"}
     write_project(root, {"pyproject.toml": about + SOURCES, **lib})
     if uv is not None:
         env = {**os.environ, **OFFLINE, "HOME": str(root)}
