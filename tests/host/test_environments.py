@@ -125,6 +125,7 @@ def test_a_script_gets_what_its_header_says_whatever_else_changes_in_it(
     assert make(root, "sub/train.py").build(session, lambda _line: None) == python
 
 
+@slow
 def test_facts_of_a_host_with_uv_are_remembered_and_torch_is_not_installed_unasked(
     there: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +177,7 @@ def test_two_runs_at_once_build_once(there: Account, uv: Path, tmp_path: Path) -
     assert sum("+ torch==2.9.1" in line for lines in said for line in lines) == 1
 
 
+@slow
 @pytest.mark.parametrize("how", ["connection", "builder"])
 def test_a_builder_that_is_ended_leaves_nothing_that_counts(
     there: Account, uv: Path, tmp_path: Path, how: str
