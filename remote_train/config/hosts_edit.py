@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
+from remote_train.config.toml_comments import cut_between, put_between
 from remote_train.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -107,9 +108,10 @@ def _change(text: str, change: Callable[[Any], None]) -> str:
     wanted = _read(text)
     change(wanted)
     try:
-        document = tomlkit.parse(text)
+        bare, between = cut_between(text)
+        document = tomlkit.parse(bare)
         change(document)
-        changed = tomlkit.dumps(document)
+        changed = put_between(tomlkit.dumps(document), between)
         if _without_nothing(tomllib.loads(changed)) == _without_nothing(wanted):
             return changed
     except (TOMLKitError, ValueError):

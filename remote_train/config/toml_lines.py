@@ -36,6 +36,16 @@ def parse_key_lines(text: str) -> dict[KeyPath, int]:
     return scanner.lines
 
 
+def parse_gaps(text: str) -> list[tuple[int, int, KeyPath]]:
+    """Return what stands above each header, [start, end) in whole lines, and its path; last, with (), the text's end.
+
+    It begins below the last line that says something, and holds blank lines and comments only.
+    """
+    scanner = _Scanner(text)
+    scanner.scan()
+    return scanner.gaps
+
+
 def choose_line(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
     """Choose the line of the longest part of the path that stands in the text; 1 when none does."""
     for end in range(len(path), 0, -1):
@@ -49,6 +59,7 @@ class _Scanner:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
+        self.gaps: list[tuple[int, int, KeyPath]] = []
         self._text = text
         self._at = 0
         self._newlines = [match.start() for match in re.finditer("\n", text)]
@@ -56,11 +67,16 @@ class _Scanner:
 
     def scan(self) -> None:
         table: KeyPath = ()
+        said = 0
         while self._next():
-            if self._text[self._at] == "[":
+            start = self._at
+            if self._text[start] == "[":
                 table = self._scan_header()
+                self._record_gap(said, start, table)
             else:
                 self._scan_pair(table)
+            said = self._at
+        self._record_gap(said, len(self._text), ())
 
     def _next(self) -> str:
         """Skip white space and comments; the character that follows, or nothing at the end."""
@@ -76,6 +92,12 @@ class _Scanner:
 
     def _record(self, path: KeyPath, at: int) -> None:
         self.lines.setdefault(path, bisect_left(self._newlines, at) + 1)
+
+    def _record_gap(self, said: int, start: int, path: KeyPath) -> None:
+        """Record the whole lines from the end of what was said last to where the next header stands."""
+        end = self._text.rfind("\n", 0, start) + 1 if path else start
+        begin = self._text.find("\n", said, end) + 1 if said else 0
+        self.gaps.append((begin if begin or not said else end, end, path))
 
     def _scan_header(self) -> KeyPath:
         start, double = self._at, self._text.startswith("[[", self._at)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from remote_train.config.hosts_edit import add_names, drop_host, set_host, set_pin
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.hosts_write import write_changed
+from remote_train.config.toml_comments import cut_between, put_between
 from remote_train.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +87,53 @@ def test_a_host_leaves_with_its_places_in_default() -> None:
 def test_a_pin_is_set_in_its_place() -> None:
     changed = set_pin(FULL, "a", "SHA256:new")
     assert changed == FULL.replace("SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE", "SHA256:new")
+
+
+COMMENTED = """# mine
+
+# of a
+[hosts.a]
+address = ["x"]
+# port = 22
+[hosts.a.env]
+X = "1"
+# below a
+
+# --- the lab ---
+
+# of b: do not
+# touch
+[hosts.b] # b
+setup = ['''
+# of nobody
+[hosts.c]
+''']
+
+# [hosts.old]
+"""
+
+
+def test_a_comment_stays_with_the_table_it_stands_above() -> None:
+    lab = "# --- the lab ---\n\n# of b: do not\n# touch\n[hosts.b] # b\n"
+    above = COMMENTED[: COMMENTED.index(lab)]
+    assert drop_host(COMMENTED, "a") == "# mine\n\n" + COMMENTED.removeprefix(above)
+    assert drop_host(COMMENTED, "b") == above + "# --- the lab ---\n\n# [hosts.old]\n"
+    pinned = COMMENTED.replace("# port = 22\n", "")
+    assert set_pin(pinned, "a", "p") == pinned.replace('"x"]\n', '"x"]\nhost_key = "p"\n\n', 1)
+    assert set_pin(COMMENTED, "b", "p") == COMMENTED.replace("''']\n", "''']\nhost_key = \"p\"\n")
+    assert set_host(COMMENTED, "n", {"port": 1}) == COMMENTED + "\n[hosts.n]\nport = 1\n"
+
+
+PIECES = st.sampled_from(["\n", "# c\n", "  # d\n", "x = 1 # e\n", "y = '''\n# f\n[g]\n'''\n"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.lists(PIECES, max_size=5, unique=True), max_size=4))
+def test_what_is_cut_from_between_tables_comes_back_in_its_place(parts: list[list[str]]) -> None:
+    text = "".join(f"[t{number}]\n{''.join(part)}" for number, part in enumerate(parts))
+    bare, between = cut_between(text)
+    assert tomllib.loads(bare) == tomllib.loads(text)
+    assert put_between(bare, between) == text
 
 
 def test_names_are_added_once() -> None:
