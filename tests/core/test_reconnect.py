@@ -69,8 +69,8 @@ class KillingLink(CuttingLink):
 def test_an_agent_that_is_always_killed_is_no_lost_connection(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconnect, "FIRST_PAUSE", 0.01)
-    started = account.start("import time; time.sleep(60)")
+    monkeypatch.setattr(reconnect, "choose_pause", lambda *_: 0.01)
+    started = account.start("import time; time.sleep(600)")
     wish = Wish(account.client_run(started), 1, ["0"], {0})
     link = KillingLink()
     following = Following(wish, link, Ears(), writing=True)
