@@ -24,6 +24,7 @@ from remote_train.errors import (
     Unreachable,
 )
 from remote_train.findings import Chart, judge, list_facts, list_surroundings, render_rate
+from remote_train.fitness import name_found, unfit_hint
 from remote_train.host.examining import find_rate
 from remote_train.inbox import Data, End
 from remote_train.preflight import find_unfit
@@ -32,6 +33,7 @@ from remote_train.transport.dial import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from remote_train.config.host_spec import HostSpec
     from remote_train.reach import HostLink
     from remote_train.session import Session
 
@@ -222,7 +224,7 @@ def _look(link: HostLink, session: Session, chart: Chart) -> None:
         chart.others = [str(row["path"]) for row in session.request("search").get("pythons", [])][:3]
     chart.drop("facts")
     list_surroundings(chart, facts, around, session.noise, local=link.is_local)
-    list_facts(chart, facts, around, device=link.host.device)
+    list_facts(chart, facts, around, link.host)
 
 
 def _measure(session: Session, chart: Chart, *, speed: bool) -> None:
@@ -312,5 +314,17 @@ def _end_early(chart: Chart, error: RemoteTrainError | ConnectionLost) -> dict[s
 
 def _end(link: HostLink, chart: Chart) -> dict[str, Any]:
     why = find_unfit(link.host, chart.facts)
-    verdict, following = judge(link.host, chart, why)
-    return chart.as_row(verdict=verdict, next=following, exit_code=HostUnfit.exit_code if why else 0)
+    following = choose_next(link.host, why, chart.others)
+    return chart.as_row(
+        verdict=judge(link.host, chart.facts, why),
+        next=following,
+        exit_code=HostUnfit.exit_code if why else 0,
+    )
+
+
+def choose_next(host: HostSpec, why: str | None, others: Sequence[str]) -> str:
+    """Return the command for a host that is ready, or what to do about `why` it cannot train; `others`: Pythons there with torch."""
+    if why is None:
+        return f"remote-train run {'--local' if host.is_local else f'--host {host.name}'} SCRIPT"
+    found = "" if host.uv or host.is_local or "has no torch" not in why else name_found(others)
+    return unfit_hint([f"{host.name}: {why}{found}"], here=host.is_local)

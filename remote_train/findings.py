@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remote_train.graphics import COMPUTE, name_adapter, render_cpu
+from remote_train.graphics import name_adapter, render_cpu
+from remote_train.preflight import find_driver_fault, may_bring_cuda
 
 if TYPE_CHECKING:
     from remote_train.config.host_spec import HostSpec
@@ -98,11 +99,11 @@ def list_logout(chart: Chart, around: Row) -> None:
         chart.ok("runs outlive it")
 
 
-def list_facts(chart: Chart, facts: Row, around: Row, *, device: str) -> None:
+def list_facts(chart: Chart, facts: Row, around: Row, host: HostSpec) -> None:
     """Say what interpreter, torch, driver, GPUs, processor, memory and disk there are."""
-    _list_python(chart, facts)
-    if device == "cuda":
-        _list_driver(chart, facts, around["surroundings"])
+    _list_python(chart, facts, host.device)
+    if host.device == "cuda":
+        _list_driver(chart, facts, around["surroundings"], host)
     _list_gpus(chart, facts, around.get("users") or {})
     chart.step("cpu")
     chart.ok(
@@ -121,7 +122,7 @@ def list_facts(chart: Chart, facts: Row, around: Row, *, device: str) -> None:
         (chart.warn if free < LITTLE_DISK else chart.ok)(f"{render_size(free)} free where runs are kept")
 
 
-def _list_python(chart: Chart, facts: Row) -> None:
+def _list_python(chart: Chart, facts: Row, device: str) -> None:
     python = facts["python"]
     chart.step("python")
     if python.get("version") is None:
@@ -133,13 +134,18 @@ def _list_python(chart: Chart, facts: Row) -> None:
         chart.fail(str(python.get("error") or "torch is not installed"))
     else:
         cuda = python.get("torch_cuda")
-        chart.ok(f"{python['torch']} ({f'CUDA {cuda}' if cuda else 'built without CUDA'})")
+        (chart.ok if cuda or device == "cpu" else chart.fail)(
+            f"{python['torch']} ({f'CUDA {cuda}' if cuda else 'built without CUDA'})"
+        )
 
 
-def _list_driver(chart: Chart, facts: Row, place: Row) -> None:
+def _list_driver(chart: Chart, facts: Row, place: Row, host: HostSpec) -> None:
     chart.step("driver")
     if facts.get("driver"):
         chart.ok(f"NVIDIA {facts['driver']}")
+    fault = find_driver_fault(facts) if facts["gpus"] else None
+    if fault:
+        (chart.warn if may_bring_cuda(host) else chart.fail)(fault)
     if facts.get("gpu_error"):
         (chart.warn if facts["gpus"] else chart.fail)(str(facts["gpu_error"]))
     hint = hint_container(facts, place)
@@ -189,44 +195,19 @@ def describe_user(row: Row, users: Row) -> str:
     return " ".join([*words, f"(pid {row['pid']})"])
 
 
-def judge(host: HostSpec, chart: Chart, why: str | None) -> tuple[str, str | None]:
-    """Return the one sentence, and what to type or do next."""
-    facts = chart.facts
+def judge(host: HostSpec, facts: Row, why: str | None) -> str:
+    """Return the one sentence; `why` it cannot train."""
     if why is not None:
-        return f"{host.name} cannot train with device = {host.device}: {why}", choose_next(host, chart)
+        return f"{host.name} cannot train with device = {host.device}: {why}"
     torch = f"torch {facts['python']['torch']}"
-    command = f"remote-train run {'--local' if host.is_local else f'--host {host.name}'} SCRIPT"
     if host.device == "cpu":
-        return f"{host.name} is ready: it trains on its CPU with {torch}", command
+        return f"{host.name} is ready: it trains on its CPU with {torch}"
     free = [gpu for gpu in facts["gpus"] if not any(row.get("compute") for row in gpu.get("processes") or [])]
     gpu = (free or facts["gpus"])[0]
     if not free:
-        return f"{host.name} is ready, and every GPU of it is in use: {describe_gpu(gpu, {})}", command
+        return f"{host.name} is ready, and every GPU of it is in use: {describe_gpu(gpu, {})}"
     count = f"{len(free)} GPUs, the first " if len(free) > 1 else ""
-    return f"{host.name} is ready: it trains on {count}{gpu['name']} with {torch}", command
-
-
-def choose_next(host: HostSpec, chart: Chart) -> str:
-    """Return what to do about a host that is reached and unfit."""
-    facts = chart.facts
-    python, where = facts["python"], "here" if host.is_local else "there"
-    if python.get("torch") is None:
-        if chart.others and not host.is_local:
-            return f'python = "{chart.others[0]}" for {host.name} in hosts.toml: that one has torch'
-        return f"install torch {where}: `{python['path']} -m pip install torch`, or name an interpreter that has it as `python` in hosts.toml"
-    if not facts["gpus"]:
-        return _choose_driver(host, facts)
-    return f'install a torch that is built for CUDA {where}, or device = "cpu" for {host.name} in hosts.toml'
-
-
-def _choose_driver(host: HostSpec, facts: Row) -> str:
-    rows = [row for row in facts.get("adapters") or [] if row["kind"] in COMPUTE]
-    nvidia = [row for row in rows if row["vendor"] == "NVIDIA"]
-    if nvidia and "version mismatch" in str(facts.get("gpu_error")):
-        return "restart that machine: its driver was updated"
-    if nvidia:
-        return "install or load NVIDIA's driver there, until `nvidia-smi` lists the GPU"
-    return f'device = "cpu" for {host.name} in hosts.toml trains on its CPU'
+    return f"{host.name} is ready: it trains on {count}{gpu['name']} with {torch}"
 
 
 def render_size(count: float) -> str:

@@ -22,7 +22,7 @@ def describe_reached(link: HostLink, facts: Mapping[str, Any]) -> dict[str, Any]
     if link.is_local:
         return {"host": link.host.name}
     verdict = render_verdict(link.host.name, link.host.device, facts, fresh=link.looked is not None)
-    warnings = find_warnings(link.host.name, facts, link.looked) if link.looked is not None else []
+    warnings = find_warnings(link.host, facts, link.looked) if link.looked is not None else []
     return {"host": link.host.name, "verdict": verdict, "warnings": warnings}
 
 
@@ -66,25 +66,50 @@ def hint_environment(why: str) -> str | None:
     return next((hint for part, hint in _UV_HINTS.items() if part in why), None)
 
 
-def _name_line(why: str) -> str:
-    """Return the line of hosts.toml that mends an environment without torch."""
-    found = re.search(r"torch was found in ([^,\n]+)", why)
-    if found:
-        return f'set `python = "{found.group(1)}"` for that host in hosts.toml'
-    return 'set `python = "…"` or `conda = "…"` for that host in hosts.toml to one that has torch, or install it there'
+def name_found(pythons: Sequence[str]) -> str:
+    """Return a half sentence about interpreters that do have torch, if any were found."""
+    return f"; torch was found in {', '.join(pythons[:3])}" if pythons else ""
 
 
-def unfit_hint(unfit: Sequence[str]) -> str:
-    """Return what to do about hosts that are unfit: the line of hosts.toml to type."""
+def unfit_hint(unfit: Sequence[str], *, here: bool = False) -> str:
+    """Return what to do about hosts that are unfit, by what was said of them: the line to type.
+
+    `here`: it is this machine, which takes its Python from the project and from what is activated.
+    """
     for why in unfit:
         hint = hint_environment(why)
         if hint is not None:
             return hint
-    if any("no conda environment" in why for why in unfit):
+    said = "\n".join(unfit)
+    if "no conda environment" in said:
         return "see `conda` in hosts.toml: the name of an environment there, or its folder"
     without = all("has no torch" in why or "does not work" in why for why in unfit)
-    if without or any("torch was found" in why for why in unfit):
-        return _name_line("\n".join(unfit))
-    if any("is built for CUDA" in why or "is built without CUDA" in why for why in unfit):
-        return 'name another environment in hosts.toml: `python = "…"` or `conda = "…"`'
-    return 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
+    if without or "torch was found" in said:
+        return _name_line(said, here=here)
+    return next((hint for part, hint in _CUDA_HINTS.items() if part in said), _ON_CPU)
+
+
+_ON_CPU = 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
+_OTHER = 'name another environment in hosts.toml: `python = "…"` or `conda = "…"`'
+_CUDA_HINTS = {
+    "is built for CUDA": f"update the driver, or {_OTHER}, with a torch for the CUDA that it runs",
+    "is built without CUDA": f"{_OTHER}, with a torch that is built for CUDA",
+    "version mismatch": "restart that machine: its driver was updated",
+    "; on the bus: ": "install or load NVIDIA's driver there, until `nvidia-smi` lists the GPU",
+}
+"""What to do by what was said of a host's torch, driver and GPUs."""
+
+
+def _name_line(said: str, *, here: bool) -> str:
+    """Return the line that mends an environment without torch."""
+    bare = re.search(r": ([^\n]+) \(Python [^)\n]*\) has no torch", said)
+    install = f"`{bare.group(1)} -m pip install torch`" if bare else "an environment with torch"
+    if here:
+        return f"install torch here: {install}, or activate an environment that has it"
+    found = re.search(r"torch was found in ([^,\n]+)", said)
+    if found:
+        return (
+            f'set `python = "{found.group(1)}"` for that host in hosts.toml, in place of a `venv` or `conda`'
+        )
+    mend = 'set `python = "…"` or `conda = "…"` for that host in hosts.toml to one that has torch'
+    return f"install torch there: {install}, or {mend}" if bare else mend

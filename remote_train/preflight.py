@@ -27,7 +27,7 @@ _MAJOR = re.compile(r"(\d{1,4})(?:\.(\d+))?")
 def find_unfit(host: HostSpec, facts: Mapping[str, Any]) -> str | None:
     """Return why this host cannot run a job of its device, None when it can."""
     return _find_python_fault(host, facts["python"]) or (
-        _find_cuda_fault(facts) if host.device == "cuda" else None
+        _find_cuda_fault(host, facts) if host.device == "cuda" else None
     )
 
 
@@ -43,13 +43,21 @@ def _find_python_fault(host: HostSpec, python: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _find_cuda_fault(facts: Mapping[str, Any]) -> str | None:
+def _find_cuda_fault(host: HostSpec, facts: Mapping[str, Any]) -> str | None:
     python = facts["python"]
     if not facts["gpus"]:
         return f"no CUDA device: {explain_no_cuda(facts)}"
     if python.get("torch_cuda") is None:
         return f"torch {python['torch']} in {python['path']} is built without CUDA"
-    return find_driver_fault(facts)
+    return None if may_bring_cuda(host) else find_driver_fault(facts)
+
+
+def may_bring_cuda(host: HostSpec) -> bool:
+    """Tell whether the training may find another libcuda than NVML was asked by: one of CUDA's forward compatibility packages.
+
+    Source: NVIDIA, CUDA Compatibility, "Forward Compatibility": on data-centre cards it runs a newer major on an older driver.
+    """
+    return bool(host.setup) or "LD_LIBRARY_PATH" in host.env
 
 
 def find_driver_fault(facts: Mapping[str, Any]) -> str | None:
@@ -93,9 +101,16 @@ def render_verdict(host: str, device: str, facts: Mapping[str, Any], *, fresh: b
     return f"{host}: " + ", ".join(part for part in parts if part)
 
 
-def find_warnings(host: str, facts: Mapping[str, Any], now: float | None) -> list[str]:
+def find_warnings(spec: HostSpec, facts: Mapping[str, Any], now: float | None) -> list[str]:
     """Return what a person should hear of a host that was just looked at; `now`: this machine's clock at that moment."""
-    warnings = []
+    host, warnings = spec.name, []
+    if spec.device == "cuda" and facts["gpus"] and may_bring_cuda(spec):
+        fault = find_driver_fault(facts)
+        warnings += (
+            [f"{host}: {fault}; unless `setup` or `env` bring CUDA's compatibility libraries"]
+            if fault
+            else []
+        )
     free, theirs = facts.get("disk_free_bytes"), facts.get("now")
     if isinstance(free, int) and free < LOW_DISK:
         warnings.append(f"{host}: {free / 1e6:,.0f} MB are free where its runs are kept")

@@ -18,6 +18,7 @@ from remote_train.checkpoints import list_checkpoints
 from remote_train.errors import ConnectionLost, HostKeyRefused, RemoteTrainError, Unreachable
 from remote_train.explaining import explain_run
 from remote_train.fencing import is_pending, list_pending
+from remote_train.fitness import unfit_hint
 from remote_train.host import layout
 from remote_train.host.follow import QUIET_SECONDS
 from remote_train.outcome import render_end
@@ -285,8 +286,8 @@ def check_host(link: HostLink) -> dict[str, Any]:
         **row,
         "facts": facts,
         "verdict": why or f"ready: {summary.partition(': ')[2]}",
-        "warnings": find_warnings(link.host.name, facts, link.looked),
-        "next": "see `python` and `device` in hosts.toml" if why else None,
+        "warnings": find_warnings(link.host, facts, link.looked),
+        "next": unfit_hint([f"{link.host.name}: {why}"], here=link.is_local) if why else None,
         "ok": why is None,
         "exit_code": row["exit_code"] if why else 0,
     }

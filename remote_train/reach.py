@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.config.host_target import HostTarget, read_target
 from remote_train.errors import HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
-from remote_train.fitness import unfit_hint
+from remote_train.fitness import name_found, unfit_hint
 from remote_train.memory import HostMemory, host_memory
 from remote_train.occupied import Occupied
 from remote_train.preflight import find_unfit
@@ -296,8 +296,7 @@ def _name_others(session: Session, facts: dict[str, Any]) -> str:
     """Return a half sentence about interpreters that do have torch, if any were found."""
     if facts["python"].get("torch"):
         return ""
-    found = [str(item.get("path")) for item in session.request("search").get("pythons", [])]
-    return f"; torch was found in {', '.join(found[:3])}" if found else ""
+    return name_found([str(item.get("path")) for item in session.request("search").get("pythons", [])])
 
 
 def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
@@ -308,7 +307,7 @@ def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
     if reached is None:
         raise HostUnfit(
             "\n".join([*reasons, *unfit, *absent]),
-            hint="install torch into the project's .venv, or activate an environment that has it",
+            hint=unfit_hint(unfit, here=True),
         )
     reached.reasons, reached.fell_back = reasons, bool(reasons)
     return reached

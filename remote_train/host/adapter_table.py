@@ -2,7 +2,8 @@
 
 Sources: Linux, include/drm/intel/pciids.h (Intel; IS_DGFX platforms are the cards), drivers/gpu/drm/amd/amdgpu/amdgpu_drv.c
 (AMD_IS_APU) and include/drm/drm_pciids.h (RADEON_IS_IGP); the PCI ID repository (pci-ids.ucw.cz) for AMD's since 2021,
-NVIDIA's chipset graphics, virtual and management devices. Ranges are inclusive; of several the first counts.
+NVIDIA's chipset graphics, virtual and management devices. Ranges are inclusive; of several the first counts. What NVIDIA
+builds into processors later than GB10 is called a card until its id stands here: no rule over its ids tells them apart.
 """
 
 from __future__ import annotations

@@ -76,13 +76,14 @@ def _name_of(prefix: str) -> str:
 
 
 def _list_folders() -> Iterator[str]:
-    """Yield the folders of environments that conda would know, those of the user's own lists first."""
+    """Yield the folders of environments that conda would know, those that it has by name first."""
     roots = list(_list_roots(os.environ))
-    listed = _read(os.path.expanduser("~/.conda/environments.txt")).splitlines()
-    yield from (line.strip() for line in listed if line.strip().startswith("/"))
     yield from roots
     for folder in [*_list_configured(roots), *(os.path.join(root, "envs") for root in roots)]:
         yield from _list_within(folder)
+    # conda itself never looks a name up here; for environments of an installation that is in none of the usual places
+    listed = _read(os.path.expanduser("~/.conda/environments.txt")).splitlines()
+    yield from (line.strip() for line in listed if line.strip().startswith("/"))
 
 
 def _list_roots(environ: Mapping[str, str]) -> Iterator[str]:

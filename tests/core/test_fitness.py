@@ -69,14 +69,30 @@ def test_no_room_is_said_before_anything_is_sent(looked: float | None) -> None:
             "box: /p (Python 3.11) has no torch; torch was found in /a/bin/python, /b",
             'python = "/a/bin/python"',
         ),
-        ("box: /p (Python 3.11) has no torch", "conda ="),
+        ("box: /p (Python 3.11) has no torch", "`/p -m pip install torch`"),
+        ("box: /p (Python 3.11) has no torch; torch was found in /b", "in place of a `venv` or `conda`"),
         ("box: there is no conda environment x: there are base", "`conda`"),
         ("box: torch 2.9 in /p is built without CUDA", "another environment"),
         ("box: the environment that uv made for this project (Python 3.11) has no torch", "uv add torch"),
         ("box: uv is not installed there, or not in PATH", "install.sh"),
         ("box: `uv sync` failed there: no solution", "`uv sync` in the project"),
+        (
+            "box: torch 2.9 is built for CUDA 13.0, and its NVIDIA driver 535.54.03 runs CUDA 12.2 at most",
+            "update the driver",
+        ),
         ("box: no CUDA device: none", 'device = "cpu"'),
+        (
+            "box: no CUDA device: NVML: driver/library version mismatch; on the bus: NVIDIA",
+            "restart that machine",
+        ),
+        ("box: no CUDA device: no NVIDIA driver; on the bus: NVIDIA AD104", "`nvidia-smi` lists the GPU"),
     ],
 )
 def test_the_next_step_is_a_line_to_type(why: str, words: str) -> None:
     assert words in unfit_hint([why])
+
+
+def test_on_this_machine_no_host_is_to_be_written_down() -> None:
+    hint = unfit_hint(["local: /p q (Python 3.11) has no torch; torch was found in /b"], here=True)
+
+    assert hint == "install torch here: `/p q -m pip install torch`, or activate an environment that has it"

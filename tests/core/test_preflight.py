@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from remote_train.preflight import find_driver_fault, find_warnings, render_verdict
+from remote_train.config.host_spec import HostSpec
+from remote_train.preflight import find_driver_fault, find_unfit, find_warnings, render_verdict
 
 
 def make_facts(**changes: Any) -> dict[str, Any]:
@@ -52,6 +53,24 @@ def test_a_driver_of_an_older_major_does_not_run_it(
         assert {"13.0": "driver 580 or newer", "12.1": "driver 525 or newer"}[built] in fault
 
 
+@pytest.mark.parametrize(
+    ("brings", "fit"),
+    [
+        ({}, False),
+        ({"setup": ("module load cuda",)}, True),
+        ({"env": {"LD_LIBRARY_PATH": "/usr/local/cuda/compat"}}, True),
+    ],
+)
+def test_a_host_that_may_bring_newer_cuda_is_warned_of_and_not_refused(
+    brings: dict[str, Any], fit: bool
+) -> None:
+    host, facts = HostSpec("box", device="cuda", **brings), make_facts(driver="535.54.03", driver_cuda="12.2")
+    facts["python"] |= {"torch_cuda": "13.0"}
+
+    assert (find_unfit(host, facts) is None) == fit
+    assert any("driver 580 or newer" in line for line in find_warnings(host, facts, None)) == fit
+
+
 def test_a_host_in_one_line() -> None:
     line = "box: Python 3.11, torch 2.9 (CUDA 12.8), driver 570 (CUDA 12.8), RTX 4070 Ti"
 
@@ -94,7 +113,7 @@ def test_a_host_that_trains_on_its_cpu_says_so() -> None:
     ],
 )
 def test_what_is_warned_of(changes: dict[str, Any], now: float | None, words: list[str]) -> None:
-    found = find_warnings("box", make_facts(**changes), now)
+    found = find_warnings(HostSpec("box"), make_facts(**changes), now)
 
     assert len(found) == len(words)
     assert all(text.startswith(start) for text, start in zip(found, words, strict=True))

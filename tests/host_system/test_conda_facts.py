@@ -49,6 +49,8 @@ def test_where_conda_lists_them(home: Path) -> None:
     (home / ".conda" / "environments.txt").write_text(f"/gone/torch\n{far}\n")
 
     assert conda.find_environment("torch") == far
+    named = make_environment(home / "miniconda3" / "envs" / "torch")
+    assert conda.find_environment("torch") == named, "a name is looked up in its folders, as conda does"
 
 
 @pytest.mark.parametrize(

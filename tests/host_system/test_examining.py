@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from remote_train.answers import check_answer
 from remote_train.config.host_spec import HostSpec
-from remote_train.doctor import judge_banner, measure_down, measure_up, read_clock, resolve
+from remote_train.doctor import choose_next, judge_banner, measure_down, measure_up, read_clock, resolve
 from remote_train.errors import ProtocolError
 from remote_train.findings import Chart, judge, list_facts, list_surroundings, render_size
 from remote_train.host.examining import Burst, find_rate
 from remote_train.host.surroundings import lingers, read_kill_setting, read_memory, read_surroundings
+from remote_train.preflight import find_unfit
 from remote_train.show.doctor import render_examinations
 from tests.host.account_kit import account
 
@@ -203,11 +204,13 @@ AROUND: dict[str, Any] = {
 }
 
 
-def examine(facts: dict[str, Any], around: dict[str, Any], noise: int = 0) -> tuple[Chart, dict[str, Any]]:
+def examine(
+    facts: dict[str, Any], around: dict[str, Any], noise: int = 0, **keys: Any
+) -> tuple[Chart, dict[str, Any]]:
     chart = Chart("box")
     chart.facts = facts
     list_surroundings(chart, facts, around, noise, local=False)
-    list_facts(chart, facts, around, device="cuda")
+    list_facts(chart, facts, around, HostSpec(name="box", **keys))
     return chart, {row["step"]: row for row in chart.steps}
 
 
@@ -221,7 +224,7 @@ def test_who_uses_the_gpus_and_what_a_logout_does() -> None:
     assert gpus[0].endswith("12 GB, used by python\x1b[2J of bob (pid 7)")
     assert gpus[1] == "not for CUDA: Intel UHD Graphics 770 (integrated, driver i915)"
     assert seen["cpu"]["lines"] == ["i7, 6 P + 8 E cores, 20 threads"]
-    verdict, command = judge(HostSpec(name="box"), chart, None)
+    verdict, command = judge(HostSpec(name="box"), FACTS, None), choose_next(HostSpec(name="box"), None, [])
     assert "every GPU of it is in use" in verdict
     assert command == "remote-train run --host box SCRIPT"
     shown = render_examinations([chart.as_row(verdict=verdict, next=command, exit_code=0)], 60)
@@ -232,7 +235,7 @@ def test_who_uses_the_gpus_and_what_a_logout_does() -> None:
 @pytest.mark.parametrize(
     ("facts", "around", "following"),
     [
-        ({"adapters": [IGPU]}, {}, 'device = "cpu" for box in hosts.toml trains on its CPU'),
+        ({"adapters": [IGPU]}, {}, 'a host without a GPU trains with `device = "cpu"` in hosts.toml'),
         (
             {"adapters": [{"vendor": "NVIDIA", "kind": "discrete"}]},
             {},
@@ -243,12 +246,32 @@ def test_who_uses_the_gpus_and_what_a_logout_does() -> None:
 def test_what_to_do_about_a_host_without_cuda(
     facts: dict[str, Any], around: dict[str, Any], following: str
 ) -> None:
-    chart, seen = examine(
-        {**FACTS, "gpus": [], "gpu_error": "no NVIDIA driver", **facts}, {**AROUND, **around}
-    )
+    host, changed = HostSpec(name="box"), {**FACTS, "gpus": [], "gpu_error": "no NVIDIA driver", **facts}
+    _, seen = examine(changed, {**AROUND, **around})
 
     assert seen["driver"]["state"] == "fail"
-    assert judge(HostSpec(name="box"), chart, "why")[1] == following
+    assert choose_next(host, find_unfit(host, changed), []).startswith(following)
+
+
+def test_a_driver_too_old_for_torch_is_the_step_that_fails_and_what_is_to_be_mended() -> None:
+    facts = {**FACTS, "driver": "535.54.03", "driver_cuda": "12.2"}
+    facts["python"] = {**FACTS["python"], "torch_cuda": "13.0"}
+    host, setup = HostSpec(name="box"), ("module load cuda",)
+    why = find_unfit(host, facts)
+
+    assert examine(facts, AROUND)[1]["driver"]["state"] == "fail"
+    assert choose_next(host, why, []).startswith("update the driver")
+    assert judge(host, facts, why).endswith("or a torch built for CUDA 12")
+    assert examine(facts, AROUND, setup=setup)[1]["driver"]["state"] == "warn"
+
+
+def test_a_conda_environment_that_is_not_there_is_no_place_for_pip() -> None:
+    host = HostSpec(name="box", conda="torch")
+    error = "there is no conda environment torch: there are base"
+    facts = {**FACTS, "python": {"path": "conda:torch", "version": None, "torch": None, "error": error}}
+    why = find_unfit(host, facts)
+
+    assert choose_next(host, why, ["/b/bin/python"]).startswith("see `conda` in hosts.toml")
 
 
 @pytest.mark.parametrize(
