@@ -93,6 +93,12 @@ def recall_secrets(run: Run, ask: Ask | None) -> dict[str, str]:
     return read_secrets((run.read().get("job") or {}).get("secrets") or () if is_ours(run) else (), ask)
 
 
+def hide_known(run: Run) -> None:
+    """Show no secret of a run that this process has in its environment: whoever looks at the run may have it printed."""
+    names = (run.read().get("job") or {}).get("secrets") or () if is_ours(run) else ()
+    hide(os.environ[name] for name in names if name in os.environ)
+
+
 def _parse_given(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     check_name(name, f"--env {name}={'…' if value else ''}" if equals else "--env")

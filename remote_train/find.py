@@ -12,6 +12,7 @@ from remote_train.config.hostnames import choose_host
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project
 from remote_train.config.ssh_aliases import read_aliases
+from remote_train.consent import hide_known
 from remote_train.errors import ConnectionLost, PackageError, UsageError
 from remote_train.host import layout
 from remote_train.plan import name_script
@@ -82,6 +83,7 @@ def link_of(run: Run, hosts_file: Path | None, ask: Ask | None, attempt: int | N
     record = run.read()
     host, state_dir = place_of(record, attempt or newest_of(record))
     refuse_strange_hosts(run, [host])
+    hide_known(run)
     return make_link(host, state_dir, hosts_file, ask, Path(record["root"]), script_of(record))
 
 

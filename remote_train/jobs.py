@@ -48,6 +48,11 @@ def make_run_id(project: str, now: float) -> str:
     return f"{project[:48]}-{time.strftime('%m%d', time.localtime(now))}-{tail}"
 
 
+def keep_unrecorded(job: Job, secrets: Iterable[str]) -> dict[str, str]:
+    """Return the plain variables of a job that are none of these: what an older run had by `--env` may be a secret now."""
+    return {name: value for name, value in job.env.items() if name not in secrets}
+
+
 def make_job_record(job: Job, secrets: Iterable[str]) -> Row:
     """Return a job as JSON; what else was typed (the hosts) is added by who knows it."""
     spec = {key: getattr(job.project, key) for key in SPEC}

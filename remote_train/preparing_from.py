@@ -11,7 +11,7 @@ from remote_train.consent import choose_environment, recall_environment
 from remote_train.datasets import choose_places, parse_place, recall_data
 from remote_train.errors import PackageError, UsageError
 from remote_train.find import refuse_strange_hosts
-from remote_train.jobs import parse_job
+from remote_train.jobs import keep_unrecorded, parse_job
 from remote_train.kept_package import recall_package
 from remote_train.plan import make_plan, name_script
 from remote_train.preparing import Prepared, check_name, hear, make_route, paths_of, tell_reached
@@ -74,6 +74,7 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     plain_env, _ = choose_environment(root, replace(job.project, env_secret=()), request.env, (), ask)
     secret_env = recall_environment(run, job.project, request.secrets, {}, ask)
     job = _change(job, request, plain_env)
+    job = replace(job, env=keep_unrecorded(job, secret_env))
     if not request.hosts and not request.local:
         fallback = request.fallback and record["job"]["fallback"]
         request = replace(request, hosts=tuple(record["job"]["hosts"]), fallback=fallback)

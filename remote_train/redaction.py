@@ -7,13 +7,17 @@ they are words that stand in any output.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SHORTEST = 8
 MASK = b"[hidden]"
+SETTLED = 2
+"""Bytes at the end of an output that stands still which are shown although a form begins so: a prompt, the `s` of `1.2s`."""
+_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 _forms: tuple[bytes, ...] = ()
 
@@ -56,18 +60,36 @@ def _encode_base64(raw: bytes, offset: int) -> set[bytes]:
 
 
 def redact(data: bytes, forms: Iterable[bytes]) -> bytes:
-    """Return `data` with a mask in the place of each form; they come the longest first."""
+    """Return `data` with a mask in the place of each form, and one in the place of those that overlap."""
+    return _mask(data, forms, len(data), 0)[0]
+
+
+def _mask(data: bytes, forms: Iterable[bytes], cut: int, shown: int) -> tuple[bytes, int]:
+    """Return what is to be shown up to `cut`, and how many bytes behind it are done with too; `shown` at the beginning are."""
+    pieces, end = [], shown
+    for begin, after in sorted(_find_spans(data, forms)):
+        if begin >= cut:
+            break
+        if begin >= end:
+            pieces += [data[end:begin], MASK]
+        end = max(end, after)
+    return b"".join((*pieces, data[end:cut])), max(0, end - cut)
+
+
+def _find_spans(data: bytes, forms: Iterable[bytes]) -> Iterator[tuple[int, int]]:
     for form in forms:
-        if form in data:
-            data = data.replace(form, MASK)
-    return data
+        place = data.find(form)
+        while place >= 0:
+            yield place, place + len(form)
+            place = data.find(form, place + 1)
 
 
 def redact_text(text: str) -> str:
     """Return a message of ours without what must not be shown."""
     if not _forms:
         return text
-    return redact(text.encode("utf-8", "surrogatepass"), _forms).decode("utf-8", "surrogatepass")
+    raw = _NO_BYTES.sub("\ufffd", text).encode("utf-8", "surrogateescape")
+    return redact(raw, _forms).decode("utf-8", "surrogateescape")
 
 
 class Redactor:
@@ -75,19 +97,34 @@ class Redactor:
 
     def __init__(self) -> None:
         self._held = b""
+        self._shown = 0  # bytes of what is held that were shown, or a mask for them
 
     def feed(self, data: bytes) -> bytes:
         """Return what may be shown by now."""
         if not _forms:
             return data
-        data = redact(self._held + data, _forms)
-        self._held = data[len(data) - count_begun(data, _forms) :]
-        return data[: len(data) - len(self._held)]
+        data = self._held + data
+        cut = len(data) - count_begun(data, _forms)
+        seen, self._shown = _mask(data, _forms, cut, self._shown)
+        self._held = data[cut:]
+        return seen
+
+    def settle(self) -> bytes:
+        """Return what waits and is too little to tell anything: for an output that stands still. A form may go on all the same."""
+        if len(self._held) > SETTLED:
+            return b""
+        seen, self._shown = self._held[self._shown :], len(self._held)
+        return seen
 
     def flush(self) -> bytes:
         """Return what waited: nothing more comes."""
-        held, self._held = self._held, b""
-        return held
+        seen, _ = _mask(self._held, _forms, len(self._held), self._shown)
+        self.drop()
+        return seen
+
+    def drop(self) -> None:
+        """Forget what waited: what follows is not what came next."""
+        self._held, self._shown = b"", 0
 
 
 def count_begun(data: bytes, forms: Iterable[bytes]) -> int:

@@ -26,7 +26,7 @@ from remote_train.fencing import lift
 from remote_train.find import link_of, make_link, read_hosts_file, script_of
 from remote_train.fitness import describe_reached
 from remote_train.flocks import open_lock, try_lock
-from remote_train.jobs import parse_job
+from remote_train.jobs import keep_unrecorded, parse_job
 from remote_train.kept_package import recall_package
 from remote_train.launching import NOTHING, begin, make_entry
 from remote_train.leaving import Leaving
@@ -264,8 +264,8 @@ class _Going:
         checkpoint = self._choose_checkpoint(reached.session)
         rows = checkpoint.make_rows() if checkpoint else ()
         meter = job.meter and self.wish.meter
-        job = replace(self._adapt(job), args=(*job.args, *self.wish.args), restore=rows, meter=meter)
-        job = replace(job, on_busy=self.wish.on_busy or job.on_busy)
+        job = replace(self._adapt(job), env=keep_unrecorded(job, secrets), restore=rows, meter=meter)
+        job = replace(job, args=(*job.args, *self.wish.args), on_busy=self.wish.on_busy or job.on_busy)
         for file in checkpoint.files if checkpoint else ():
             if file.sha256 is not None and file.place is not None:
                 files.others[file.sha256] = file.place

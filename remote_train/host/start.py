@@ -116,6 +116,10 @@ def _begin(
     secrets: Dict[str, str] = request.get("secrets", {})
     record["secrets"] = sorted(secrets)
     environment = _make_run_environment(record, secrets)
+    if secrets:
+        from remote_train.host import cores  # noqa: PLC0415  (rare)
+
+        cores.forbid_core()
     progress()  # the last look: whoever asked and went, and asks no more, gets no training
     _check_born(fork_supervisor(folder, record, environment, held, progress))
 

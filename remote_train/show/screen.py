@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PREFIX = "remote-train: "
 REDRAW_SECONDS = 0.1
+SETTLE_SECONDS = 0.2
 ROOM = 3  # columns kept free behind the status: a terminal echoes Ctrl-C as ^C, which must not wrap
 _ERASE = "\r\x1b[K"
 _GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader left; the terminal hung up
@@ -91,7 +92,7 @@ class Screen:
         self._at_start = True  # of a line: where the output left the cursor
         self._status: str | None = None
         self._drawn: str | None = None  # the status line as it stands on the terminal
-        self._drawn_at = float("-inf")
+        self._drawn_at = self._came_at = float("-inf")
         self._deaf = False  # nobody reads stderr
 
     def __enter__(self) -> Self:
@@ -106,12 +107,14 @@ class Screen:
         Raises OutputClosed when nobody reads it any more.
         """
         if self.stdout_is_terminal:
+            self._came_at = self.clock()
             self._show(self._neutral.feed(self._cap.feed(self._hiding.feed(data))))
         else:
             write_all(self.stdout, data)
 
     def leave_out(self, note: str) -> None:
         """End the line the output stands in, and say in the place of what is not shown how much that is."""
+        self._hiding.drop()  # it may be the beginning of a secret whose end is left out
         self._show(self._flush())
         ends_line = "" if self._at_start else "\n"
         self._show(f"{ends_line}{neutral_text(note)}\n".encode())
@@ -146,8 +149,15 @@ class Screen:
 
     def tick(self) -> None:
         """Draw the status if it is due: at most ten times a second. For the caller's loop when nothing comes."""
+        self._settle()
         if self._may_draw() and self.clock() - self._drawn_at >= REDRAW_SECONDS:
             self._draw()
+
+    def _settle(self) -> None:
+        """Show the end of an output that stands still."""
+        if self.stdout_is_terminal and self.clock() - self._came_at >= SETTLE_SECONDS:
+            self._came_at = float("inf")
+            self._show(self._neutral.feed(self._cap.feed(self._hiding.settle())))
 
     def close(self) -> None:
         """End the output: show what was held back, reset colours, take the status away. May be called again."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
+import re
 import shlex
+from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
@@ -19,6 +22,17 @@ from remote_train.show.screen import Screen
 
 SECRET = 's3cr3t/+ key\'s "é"\n'
 MARK = MASK.decode()
+
+
+ScreenAt = tuple[Screen, io.BytesIO]
+
+
+@pytest.fixture
+def screen_at() -> ScreenAt:
+    """A terminal on which each look at the clock is a second later."""
+    out, told, ticks = io.BytesIO(), io.TextIOWrapper(io.BytesIO(), "utf-8"), itertools.count()
+    more: dict[str, Any] = {"stdout_is_terminal": True, "stderr_is_terminal": False, "colour": False}
+    return Screen(out, told, width=lambda: 100, clock=lambda: float(next(ticks)), **more), out
 
 
 def feed(pieces: list[bytes]) -> bytes:
@@ -69,6 +83,65 @@ def test_the_cutting_never_shows_it(secret: str, noise: bytes, cuts: list[int]) 
         assert feed(pieces) == feed([whole])
         if raw not in MASK + noise + MASK:
             assert raw not in feed(pieces)
+
+
+@given(st.data())
+def test_no_part_of_overlapping_secrets_is_shown(data: st.DataObject) -> None:
+    """Of values that begin, hold and overlap each other nothing stands there, however the output is cut."""
+    letters = st.text("ab", min_size=SHORTEST, max_size=14)
+    values = data.draw(st.lists(letters, min_size=1, max_size=4))
+    output = data.draw(st.text("ab.", max_size=80)).encode()
+    whole = bytearray(output)
+    for value in values:
+        place = output.find(value.encode())
+        while place >= 0:
+            whole[place : place + len(value)] = b"#" * len(value)
+            place = output.find(value.encode(), place + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redaction, "_forms", ())
+        hide(values)
+        cuts = sorted({0, len(output), *data.draw(st.lists(st.integers(0, len(output))))})
+        shown = feed([output[begin:end] for begin, end in itertools.pairwise(cuts)])
+    # A mask for each stretch; of two that touch without overlapping each may have one.
+    assert re.sub(rb"(\[hidden\])+", b"#", shown) == re.sub(rb"#+", b"#", bytes(whole))
+
+
+def test_what_stands_still_is_shown_and_goes_on_hidden() -> None:
+    hide(["s3cret-value"])
+    redactor = Redactor()
+    assert redactor.feed(b"it took 1.2s") == b"it took 1.2"
+    assert redactor.settle() + redactor.settle() == b"s"
+    assert redactor.feed(b"3cret-value, 3 s") == b", 3 "
+    assert redactor.feed(b"3cret") == b""
+    assert redactor.settle() == b""
+    assert redactor.flush() == b"s3cret"
+
+
+@pytest.mark.parametrize("value", ["p\udcffssword-long", "\udca9aaaaaaaa", "é-and-more"])
+def test_a_message_with_bytes_that_are_no_text_neither_fails_nor_shows_it(value: str) -> None:
+    hide([value])
+    for text in (f"it is {value}.", "éaaaaaaaa", "\ud800 \udc00 é", "\udcff"):
+        shown = redact_text(text)
+        assert value not in shown
+    assert redact_text(f"it is {value}.") == f"it is {MARK}."
+
+
+def test_what_is_left_out_takes_the_beginning_of_a_secret_with_it(screen_at: ScreenAt) -> None:
+    hide(["correct horse battery"])
+    screen, out = screen_at
+    screen.output(b"key: correct ho")
+    screen.leave_out("4 lines skipped")
+    screen.output(b"next\n")
+    assert out.getvalue() == b"key: \n4 lines skipped\nnext\n"
+
+
+def test_an_output_that_stands_still_is_whole_on_the_terminal(screen_at: ScreenAt) -> None:
+    hide(["s3cret-value"])
+    screen, out = screen_at
+    screen.output(b"it took 1.2s")
+    screen.tick()
+    screen.tick()
+    assert out.getvalue() == b"it took 1.2s"
 
 
 def test_short_values_and_other_processes_hide_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
+import resource
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +35,7 @@ PROJECT = 'resume_args = ["--init_from=resume"]\ncheckpoints = ["out/*.pt"]\n'
 
 
 class Sampler:
-    """Reads the command lines of all processes, and the environments of those of one home, as fast as it can."""
+    """Reads the command lines of all processes, and the environments of those of one home, again and again."""
 
     def __init__(self, home: Path) -> None:
         self._home = f"HOME={home}".encode()
@@ -53,7 +55,7 @@ class Sampler:
         self._thread.join()
 
     def _go(self) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(0.01):
             self.rounds += 1
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit():
@@ -126,23 +128,55 @@ def test_the_canary_is_nowhere_over_a_whole_life(
         said.append(done.out)
 
     assert sampler.rounds > 100
+    check_nowhere(sampler, said, tmp_path)
+
+
+def check_nowhere(sampler: Sampler, said: list[bytes], place: Path) -> None:
+    """Of all that was seen the canary stands in the environment of the training, and nowhere else."""
     assert any(b"remote-train" in command for command in sampler.commands)
     assert [c for c in sampler.commands if any(form in c for form in FORMS)] == []
     assert [words for words in said if any(form in words for form in FORMS)] == []
-    assert list(find_canary(tmp_path)) == []
-    # On the host it is known to the training alone.
+    assert list(find_canary(place)) == []
     assert sampler.knowing
     assert all(cookie and b"train.py" in command for command, cookie in sampler.knowing), sampler.knowing
 
 
-def test_it_is_in_the_trainings_environment_and_not_in_the_supervisors(account: Account) -> None:
+@pytest.mark.sshd
+def test_the_canary_is_nowhere_in_a_run_that_fails(
+    tmp_path: Path, laptop: Laptop, box: Box, project: Path
+) -> None:
+    write_project(project, {"train.py": TRAIN, "remote-train.toml": PROJECT})
+    with Sampler(box.home) as sampler:
+        args = ("--debug", "run", "--secret", "TOKEN_OF_MINE", "train.py", str(len(CANARY)))
+        done = laptop.type(project, *args, env={"TOKEN_OF_MINE": CANARY})
+        assert done.code == 1, done
+        again = laptop.type(project, "resume").expect(2)
+    assert "export TOKEN_OF_MINE=" in again.err
+    assert "the training fails here" in done.err + done.out.decode()
+    check_nowhere(sampler, [done.out, done.err.encode()], tmp_path)
+
+
+def read_core_limit(pid: int) -> list[str]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line for line in lines if line.startswith("Max core file size")).split()[4:6]
+
+
+def test_it_is_in_the_trainings_environment_and_our_processes_leave_no_core(
+    account: Account, request: pytest.FixtureRequest
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_CORE, before))
     script = "import os, time; print('has', os.environ['TOKEN_OF_MINE'] == __import__('sys').argv[1][::-1], flush=True); time.sleep(600)"
     started = account.start(script, CANARY[::-1], secrets={"TOKEN_OF_MINE": CANARY})
     assert started.says(b"has") == b"True"
     record = started.record
     assert record["secrets"] == ["TOKEN_OF_MINE"]
     assert CANARY.encode() in Path(f"/proc/{record['child']}/environ").read_bytes()
-    assert CANARY.encode() not in Path(f"/proc/{record['pid']}/environ").read_bytes()
+    # Our processes have it in their memory: a core file would be a copy of that. The training's own is its user's.
+    soft, hard = read_core_limit(record["pid"])
+    assert (soft, hard) == ("0", read_core_limit(os.getpid())[1])
+    assert read_core_limit(record["child"]) == read_core_limit(os.getpid())
     assert list(find_canary(account.root)) == []
 
 

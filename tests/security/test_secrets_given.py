@@ -100,6 +100,23 @@ def make_run(home: Path, **record: Any) -> Run:
     )
 
 
+def test_who_looks_at_a_run_later_has_its_secrets_hidden_where_they_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_MINE", VALUE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    entry = {"attempt": 1, "host": "local", "state_dir": None}
+    script: dict[str, Any] = {"script": "train.py", "module": None, "spec": {}, "cwd": ""}
+    job = {"secrets": ["TOKEN_OF_MINE", "NOT_SET"], "hosts_file": None, **script}
+    more = {"host": "local", "root": str(tmp_path / "clone"), "attempts": [entry], "job": job}
+    own = make_run(tmp_path / "clone" / "runs", **more)
+    link_of(own, None, None)
+    assert VALUE.encode() in redaction.hidden_forms()
+    monkeypatch.setattr(redaction, "_forms", ())
+    link_of(make_foreign(own, tmp_path / "clone" / "moved" / "run-1"), None, None)
+    assert redaction.hidden_forms() == ()  # a stranger's record could name what is to be seen
+
+
 def make_foreign(run: Run, place: Path) -> Run:
     """Return the run as it lies in a clone: with its record, and unknown to this laptop."""
     place.parent.mkdir(parents=True)
