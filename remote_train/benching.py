@@ -7,7 +7,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.project_spec import ProjectSpec
-from remote_train.errors import EXIT_BUG, ConnectionLost, HostUnfit, ProtocolError, RemoteTrainError
+from remote_train.errors import (
+    EXIT_BUG,
+    ConnectionLost,
+    HostUnfit,
+    ProtocolError,
+    RemoteTrainError,
+    exit_code_of,
+)
 from remote_train.host.benching import STARTING_SECONDS
 from remote_train.metrics.benchmark import Metered, Model, make_model_row, pick_rates
 from remote_train.metrics.denominator import choose_device, choose_device_peak
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 MORE_SECONDS = 20.0
 """An answer may come so much later than its host gives up."""
-LOST_EXIT = 30
 
 
 def bench_hosts(links: Sequence[HostLink], models: Sequence[Model], tell: Callable[[str], None]) -> list[Row]:
@@ -76,8 +82,7 @@ def _reach(link: HostLink, row: Row) -> Session | None:
 
 
 def _note_failure(row: Row, error: RemoteTrainError | ConnectionLost) -> None:
-    known = isinstance(error, RemoteTrainError)
-    row.update(reason=str(error), exit_code=error.exit_code if known else LOST_EXIT)  # type: ignore[union-attr]  # just looked at
+    row.update(reason=str(error), exit_code=exit_code_of(error))
 
 
 def _bench_in_turn(

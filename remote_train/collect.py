@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.attempts import OVER, Place, newest_of, place_of, places_of, standing_at
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.project import find_project, read_project
-from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError
+from remote_train.errors import ConnectionLost, ProtocolError, RemoteTrainError, UsageError, exit_code_of
 from remote_train.find import make_link
 from remote_train.host import layout
 from remote_train.kept_package import drop_packages
@@ -106,10 +106,8 @@ def _clean_place(place: Place, wish: Wish, runs: Sequence[Run], ask: Ask | None)
         if wish.hosts:
             raise
         return {**row, "trouble": f"no host is named {name} any more", "exit_code": UsageError.exit_code}
-    except RemoteTrainError as error:
-        return {**row, "trouble": str(error), "exit_code": error.exit_code}
-    except ConnectionLost as error:
-        return {**row, "trouble": str(error), "exit_code": 30}
+    except (RemoteTrainError, ConnectionLost) as error:
+        return {**row, "trouble": str(error), "exit_code": exit_code_of(error)}
 
 
 def is_of(run: Run, host: str, state_dir: str | None) -> bool:

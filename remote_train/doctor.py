@@ -22,6 +22,7 @@ from remote_train.errors import (
     LoginRefused,
     RemoteTrainError,
     Unreachable,
+    exit_code_of,
 )
 from remote_train.findings import Chart, judge, list_facts, list_surroundings, render_rate
 from remote_train.fitness import name_found, unfit_hint
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from remote_train.reach import HostLink
     from remote_train.session import Session
 
-LOST_EXIT = 30
 RESOLVE_SECONDS = 5.0
 ROUNDS = 9
 BURST_SECONDS = 2.0
@@ -306,10 +306,9 @@ def _end_early(chart: Chart, error: RemoteTrainError | ConnectionLost) -> dict[s
     hint = (
         known.hint if known else "run it again; if it stays so, the link or the host's SSH server breaks off"
     )
-    code = known.exit_code if known else LOST_EXIT
     first = message.splitlines()[0]
     verdict = first if first.startswith(chart.host) else f"{chart.host}: {first}"
-    return chart.as_row(verdict=verdict, next=hint, exit_code=code)
+    return chart.as_row(verdict=verdict, next=hint, exit_code=exit_code_of(error))
 
 
 def _end(link: HostLink, chart: Chart) -> dict[str, Any]:

@@ -202,5 +202,10 @@ class ConnectionLost(Exception):
         self.silence = silence
 
 
+def exit_code_of(error: RemoteTrainError | ConnectionLost) -> int:
+    """Return the exit code of a command that an error has ended."""
+    return error.exit_code if isinstance(error, RemoteTrainError) else ConnectionGivenUp.exit_code
+
+
 class AgentEnded(ConnectionLost):
     """Our program on the host ended without a word, over a connection that lives: it was killed, or crashed."""

@@ -15,7 +15,14 @@ from remote_train.attempts import (
     update_newest,
 )
 from remote_train.checkpoints import list_checkpoints
-from remote_train.errors import ConnectionLost, HostKeyRefused, RemoteTrainError, Unreachable
+from remote_train.errors import (
+    ConnectionLost,
+    HostKeyRefused,
+    HostUnfit,
+    RemoteTrainError,
+    Unreachable,
+    exit_code_of,
+)
 from remote_train.explaining import explain_run
 from remote_train.fencing import is_pending, list_pending
 from remote_train.fitness import unfit_hint
@@ -264,7 +271,7 @@ def next_commands(run: str, state: str, *, pruned: bool = False) -> list[str]:
 
 def check_host(link: HostLink) -> dict[str, Any]:
     """Return what `hosts check` found at one host, step by step, and a verdict with the next step."""
-    row = {"host": link.host.name, "address": list(link.host.address), "ok": False, "exit_code": 13}
+    row = {"host": link.host.name, "address": list(link.host.address), "ok": False}
     began = time.monotonic()
     try:
         session = link.connect()
@@ -275,7 +282,8 @@ def check_host(link: HostLink) -> dict[str, Any]:
         row["login"] = f"in {time.monotonic() - began:.2f} s"
         facts = link.read_facts(session, fresh=True)
     except (RemoteTrainError, ConnectionLost) as error:
-        return {**row, "verdict": str(error), "next": getattr(error, "hint", None)}
+        hint = getattr(error, "hint", None)
+        return {**row, "exit_code": exit_code_of(error), "verdict": str(error), "next": hint}
     finally:
         session.close()
     why = find_unfit(link.host, facts)
@@ -289,24 +297,19 @@ def check_host(link: HostLink) -> dict[str, Any]:
         "warnings": find_warnings(link.host, facts, link.looked),
         "next": unfit_hint([f"{link.host.name}: {why}"], here=link.is_local) if why else None,
         "ok": why is None,
-        "exit_code": row["exit_code"] if why else 0,
+        "exit_code": HostUnfit.exit_code if why else 0,
     }
 
 
 def _describe_refusal(error: RemoteTrainError | ConnectionLost) -> dict[str, Any]:
     """Return how far a connection came that did not come about."""
+    row: dict[str, Any] = {"exit_code": exit_code_of(error), "reachable": True, "login": False}
     if isinstance(error, ConnectionLost):
-        return {"reachable": True, "login": False, "verdict": str(error), "next": "try again"}
+        return {**row, "verdict": str(error), "next": "try again"}
     if isinstance(error, Unreachable):
         verdict, next_step = f"unreachable: {error.message}", "is it on, and is the address right?"
-        return {"exit_code": error.exit_code, "reachable": False, "verdict": verdict, "next": next_step}
-    row = {
-        "exit_code": error.exit_code,
-        "reachable": True,
-        "login": False,
-        "verdict": error.message,
-        "next": error.hint,
-    }
+        return {"exit_code": row["exit_code"], "reachable": False, "verdict": verdict, "next": next_step}
+    row |= {"verdict": error.message, "next": error.hint}
     if isinstance(error, HostKeyRefused):
         row |= {
             "host_key": error.facts.get("verdict"),

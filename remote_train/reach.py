@@ -21,7 +21,7 @@ from remote_train.occupied import Occupied
 from remote_train.preflight import find_unfit
 from remote_train.session import Session, open_session
 from remote_train.transport.dial import Dialling, Refused, limit_seconds
-from remote_train.transport.keyholder import leave_alone
+from remote_train.transport.keyholder import is_asked, leave_alone
 from remote_train.transport.local import LocalTransport
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ class HostLink:
         self.looked: float | None = None
         """When what is known of it was looked at, by this machine's clock; None while that is remembered."""
         self._ask = ask
-        self._may_prompt = ask is not None
         self._told: set[str] = set()
         self._target: HostTarget | None = None
         self._dialling: Dialling | None = None
@@ -75,7 +74,6 @@ class HostLink:
     def unasked(self) -> HostLink:
         """Return another link to the same host, for what goes on behind a person's back."""
         link = HostLink(self.host, self.agent, leave_alone(self._ask), self.pythons)
-        link._may_prompt = False
         link.environment = self.environment
         return link
 
@@ -143,8 +141,8 @@ class HostLink:
             session = open_session(transport, self.agent, own_python(self.host))
         finally:
             self.seen = getattr(transport, "seen", {})
-        # ssh may ask for a passphrase or a code once in a command: coming back is for keys and shared connections.
-        self._may_prompt = False
+        # A person is asked once in a command: who comes back at night would wait for an answer for ever.
+        self._ask = leave_alone(self._ask)
         return session
 
     def _tell(self, text: str) -> None:
@@ -170,7 +168,7 @@ class HostLink:
         if self.host.transport is None:
             self._say(f"{self.host.name}: ssh itself is used: {target.need}")
         policy = Policy(
-            target.strict_host_key_checking, self._may_prompt, self.host.host_key, target.known_hosts_files
+            target.strict_host_key_checking, is_asked(self._ask), self.host.host_key, target.known_hosts_files
         )
         return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
 

@@ -12,6 +12,7 @@ from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
     HostUnfit,
+    LoginRefused,
     Unreachable,
 )
 from remote_train.transport import suspend
@@ -105,7 +106,8 @@ def reconnect(
 ) -> Session:
     """Return a new session on which `begin` went through.
 
-    Raises ConnectionGivenUp after the patience is over; a refused host key or login ends it at once.
+    Raises ConnectionGivenUp after the patience is over; a refused host key or login ends it at once. Nobody is asked
+    anything: an answer that does not come would hold up whatever is to be done after the patience.
     """
     failures, since = patience.losses.begin(loss)
     absence = _Absence(link.host.name, patience, since)
@@ -116,6 +118,9 @@ def reconnect(
     while True:
         try:
             session = _begin(link, begin)
+        except LoginRefused as error:
+            error.hint = f"{patience.meanwhile}; who comes back is not asked anything: `remote-train logs -f {patience.run}` on a terminal is"
+            raise
         except (ConnectionLost, Unreachable, HostUnfit) as error:
             absence.add(error)
             seconds = absence.limit(choose_pause(failures, random.random()))  # noqa: S311  (as above)

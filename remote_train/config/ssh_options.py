@@ -65,7 +65,7 @@ HARMLESS = {
     "a command of the user's own beside a session, which we do not run": "permitlocalcommand localcommand",
     "only speaks with another option, which needs ssh": (
         "canonicalizefallbacklocal canonicalizemaxdots canonicaldomains canonicalizepermittedcnames "
-        "proxyusefdpass gssapikeyexchange gssapidelegatecredentials gssapitrustdns gssapirenewalforcesrekey "
+        "gssapikeyexchange gssapidelegatecredentials gssapitrustdns gssapirenewalforcesrekey "
         "gssapikexalgorithms gssapiclientidentity gssapiserveridentity"
     ),
 }
@@ -93,6 +93,7 @@ LACKED = {
     "securitykeyprovider": "SecurityKeyProvider",
     "knownhostscommand": "KnownHostsCommand",
     "revokedhostkeys": "RevokedHostKeys",
+    "proxyusefdpass": "ProxyUseFdpass",
 }
 """Options that ssh follows and paramiko lacks, as people write them."""
 

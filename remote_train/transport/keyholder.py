@@ -65,6 +65,10 @@ class Keyholder:
         """Return what is held under a name."""
         return self._held.get(name)
 
+    def forget(self, name: str) -> None:
+        """Hold it no longer: it was refused."""
+        self._held.pop(name, None)
+
     def ask_once(self, name: str, prompt: str, accept: Callable[[str], bool]) -> str | None:
         """Return what is held under `name`, else ask, at most three times, until `accept` takes it; then hold it.
 
@@ -88,6 +92,11 @@ class Keyholder:
         other = Keyholder(lambda _question: False, None)
         other._held = self._held
         return other
+
+
+def is_asked(ask: Ask | None) -> bool:
+    """Tell whether there is somebody to ask."""
+    return ask.is_there if isinstance(ask, Keyholder) else ask is not None
 
 
 def leave_alone(ask: Ask | None) -> Ask | None:

@@ -36,6 +36,8 @@ NEVER = (
     f"ServerAliveInterval={ALIVE_SECONDS}",
     f"ServerAliveCountMax={ALIVE_COUNT}",
 )
+NO_DESCRIPTOR = "ProxyUseFdpass=no"
+"""As ssh does with a ProxyJump: the command for it passes none, whatever ssh_config wants of others."""
 # Not known to every ssh, and only in the way when ssh_config sets them.
 YOUNGER = {
     "remotecommand": "RemoteCommand=none",
@@ -100,7 +102,7 @@ def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
         seconds = CONNECT_SECONDS if not way.proxied else PROXIED_SECONDS
         options += [] if way.proxied and policy.prompts else [f"ConnectTimeout={seconds}"]
     if way.jumps:
-        options.append(f"ProxyCommand={make_jump_command(way, policy)}")
+        options += [f"ProxyCommand={make_jump_command(way, policy)}", NO_DESCRIPTOR]
     if policy.pin:
         options += make_pin_options(policy.pin, policy.known_hosts_files)
     if policy.alias:
@@ -126,7 +128,7 @@ def make_jump_command(way: Way, policy: Policy) -> str:
     given = [word for option in options for word in ("-o", option)]
     command = ""
     for jump in way.jumps:
-        through = ["-o", f"ProxyCommand={command}"] if command else []
+        through = ["-o", f"ProxyCommand={command}", "-o", NO_DESCRIPTOR] if command else []
         # The last ssh replaces %h and %p by where it wants to go; every other % is meant for those within.
         words = [*way.program, "-T", *given, *through, "-W"]
         inner = " ".join(shlex.quote(word.replace("%", "%%")) for word in words)

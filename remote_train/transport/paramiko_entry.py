@@ -19,12 +19,14 @@ from remote_train.transport.paramiko_tuning import WIRE_FAULTS, Ssh
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from remote_train.transport import SshTarget
+    from remote_train.transport import Notify, SshTarget
     from remote_train.transport.keyholder import Keyholder
     from remote_train.transport.vigil import Vigil
 
 ORDER = ("publickey", "keyboard-interactive", "password")
 MOST_STEPS = 8  # a host could ask for one more for ever
+MOST_ROUNDS = 10
+"""Of questions in one login; a code that has to be typed twice, and a new password, take six."""
 PUSH_SECONDS = 60.0
 """How long a host may take after an answer: it may itself wait for a person's telephone."""
 
@@ -33,12 +35,20 @@ class Entry:
     """One login at one host; `person` is None where nobody can be asked."""
 
     def __init__(
-        self, target: SshTarget, attempts: login.Attempts, person: Keyholder | None, vigil: Vigil
+        self,
+        target: SshTarget,
+        attempts: login.Attempts,
+        person: Keyholder | None,
+        vigil: Vigil,
+        notify: Notify | None = None,
     ) -> None:
         self._target = target
         self._attempts = attempts
         self._person = person
         self._vigil = vigil
+        self._notify = notify
+        self._account = f"{target.user}@{target.name}"
+        self._rounds = 0
         self._keys = Keys(target, attempts, vigil.paused, person)
         self._offers: Iterator[tuple[str, Any]] = self._keys.offer()
         self._ways: dict[str, Callable[[Ssh], bool]] = {
@@ -75,7 +85,10 @@ class Entry:
     def _may(self, method: str) -> bool:
         if method == "publickey":
             return True
-        return self._person is not None and (method != "password" or self._target.password)
+        person = self._person
+        if person is None or not (person.is_there or person.recall(self._account)):
+            return False
+        return method != "password" or self._target.password
 
     def _offer_keys(self, ssh: Ssh) -> bool:
         """Offer our keys one after the other; say whether one let us in."""
@@ -147,9 +160,17 @@ class Entry:
         )
 
     def _answer(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
-        """Answer one round of the host's questions."""
+        """Answer one round of the host's questions; it gets more time only for what a person has to do."""
+        self._rounds += 1
+        if self._rounds > MOST_ROUNDS:
+            self._attempts.skipped.append(f"the answers to more than {MOST_ROUNDS} rounds of questions")
+            raise login.make_login_error(self._target, self._attempts)
         # Each line says whose words it has, and a prompt is one line: none can look like a question of ours.
         said = [line for text in (title, instructions) for line in clean(text).splitlines()]
+        waits = not prompts and self._rounds == 1  # a telephone that is called at once
+        if not prompts and self._notify:
+            for text in said:
+                self._notify(f"{self._target.name} says: {text}")
         answers = []
         for raw, echo in prompts:
             prompt = " ".join(clean(raw).split())
@@ -160,9 +181,16 @@ class Entry:
                 ]
             )
             said = []
+            waits = waits or not self._is_held(prompt, echo=echo)
             answers.append(self._ask(asked, prompt, echo=echo))
-        self._vigil.grant(PUSH_SECONDS)
+        if waits:
+            self._vigil.grant(PUSH_SECONDS)
         return answers
+
+    def _is_held(self, prompt: str, *, echo: bool) -> bool:
+        """Tell whether what is asked for was typed before."""
+        held = self._person is not None and self._person.recall(self._account) is not None
+        return held and is_password_prompt(prompt, echo=echo)
 
     def _give_password(self, ssh: Ssh) -> bool:
         """Send the account's password, which the user wants to be asked for."""
@@ -178,7 +206,7 @@ class Entry:
         if person is not None:
             with self._vigil.paused():
                 if is_password_prompt(prompt, echo=echo):
-                    typed = person.ask_once(self._target.user + "@" + self._target.name, asked, bool)
+                    typed = person.ask_once(self._account, asked, bool)
                 else:
                     typed = person.ask(asked, echo=echo)
         if typed is None:
@@ -188,11 +216,13 @@ class Entry:
         return typed
 
     def _enter_by(self, ssh: Ssh, method: str, act: Callable[[], list[str]]) -> bool:
-        """Try a method that needs a person; say whether it let us in."""
+        """Try a method that needs a person; say whether it let us in. What was refused is held no longer."""
         self._attempts.tried.append(method)
         try:
             further = act()
         except paramiko.AuthenticationException:
+            if self._person is not None:
+                self._person.forget(self._account)
             if not ssh.is_active():
                 raise
             return False

@@ -15,7 +15,7 @@ import paramiko  # type: ignore[import-untyped]
 
 from remote_train.errors import ConnectionLost, HostUnfit
 from remote_train.transport import login
-from remote_train.transport.keyholder import Keyholder
+from remote_train.transport.keyholder import Keyholder, is_asked
 from remote_train.transport.known_hosts import make_fingerprint
 from remote_train.transport.paramiko_entry import Entry
 from remote_train.transport.paramiko_gate import Gate
@@ -55,7 +55,7 @@ class Login:
         self._ssh: Ssh | None = None
         self._attempts = login.Attempts()
         self._vigil = Vigil(self._socket, login.LOGIN_SECONDS, self._knock, self._hang_up)
-        self._entry = Entry(identity.target, self._attempts, self._person, self._vigil)
+        self._entry = Entry(identity.target, self._attempts, self._person, self._vigil, notify)
         self._command: str | None = None
 
     def run(self, command: str, *, early: bool) -> tuple[Any, Any, Vigil]:
@@ -183,6 +183,4 @@ def choose_ask(ask: Ask | None, strict: str) -> Ask | None:
     """Return who decides about an unknown key: as ssh_config says, accept-new only ever adds; None refuses it."""
     if strict == "accept-new":
         return lambda _question: True
-    if strict == "yes" or (isinstance(ask, Keyholder) and not ask.is_there):
-        return None
-    return ask
+    return None if strict == "yes" or not is_asked(ask) else ask

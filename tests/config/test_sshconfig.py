@@ -143,6 +143,7 @@ IN_FORCE = {
     "casignaturealgorithms": "ssh-ed25519",
     "pubkeyacceptedalgorithms": "ssh-ed25519",
     "requiredrsasize": "3072",
+    "proxyusefdpass": "yes",
 }
 
 

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_train import reconnect
-from remote_train.errors import AgentEnded, ConnectionGivenUp, ConnectionLost
+from remote_train.errors import AgentEnded, ConnectionGivenUp, ConnectionLost, HostSpace, ProtocolError
 from remote_train.follow import Following, Wish
+from remote_train.query import check_host
 from remote_train.reconnect import Losses
 from remote_train.session import open_session
 from remote_train.transport import suspend
@@ -78,3 +79,34 @@ def test_an_agent_that_is_always_killed_is_no_lost_connection(
         following.run()
     assert link.connections <= 100  # a busy machine may be killed before its word, which is another loss
     assert started.supervisor_lives(), "the run goes on"
+
+
+class Broken(CuttingLink):
+    """Connects, or not, and asks for facts in vain."""
+
+    def __init__(self, error: Exception, *, connects: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.connects = connects
+
+    def connect(self) -> Session:
+        if not self.connects:
+            raise self.error
+        return super().connect()
+
+    def read_facts(self, *_: object, **__: object) -> dict[str, Any]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "connects", "code"),
+    [
+        (ConnectionLost("cut"), False, 30),
+        (HostSpace("full"), False, 14),
+        (ConnectionLost("cut"), True, 30),
+        (ProtocolError("nonsense"), True, 60),
+    ],
+)
+def test_a_check_ends_with_the_code_of_what_ended_it(error: Exception, connects: bool, code: int) -> None:
+    row = check_host(Broken(error, connects=connects))
+    assert (row["ok"], row["exit_code"], row["verdict"]) == (False, code, str(error))

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING
 import paramiko  # type: ignore[import-untyped]
 import pytest
 
-from remote_train.errors import LoginRefused
+from remote_train import reach
+from remote_train.config.host_spec import HostSpec
+from remote_train.errors import ConnectionLost, LoginRefused
+from remote_train.reconnect import Patience, reconnect
 from remote_train.transport.keyholder import Keyholder
 from remote_train.transport.known_hosts import make_fingerprint
+from remote_train.transport.paramiko_ssh import ParamikoTransport
+from remote_train.transport.vigil import Vigil
+from tests.core.cutting_link import Ears
+from tests.host.account_kit import the_agent
 from tests.sshd import Sshd, SshdTarget, make_key, public_line, run, running_sshd
 from tests.transport.test_other_servers import Host
 
@@ -105,12 +112,14 @@ class Asking(Host):
         self.rounds += 1
         return paramiko.InteractiveQuery("Welcome", "\x1b[31mred", ("Password: ", False), ("Code: ", True))
 
-    def check_auth_interactive_response(self, responses: list[str]) -> int:
+    def check_auth_interactive_response(self, responses: list[str]) -> object:
         return int(paramiko.AUTH_SUCCESSFUL if responses == ["pw", "123"] else paramiko.AUTH_FAILED)
 
 
 @contextlib.contextmanager
-def serving(methods: str, *, after_key: bool = False) -> Iterator[tuple[SshdTarget, list[Asking]]]:
+def serving(
+    methods: str, *, after_key: bool = False, kind: type[Asking] | None = None
+) -> Iterator[tuple[SshdTarget, list[Asking]]]:
     key = paramiko.ECDSAKey.generate()
     made: list[paramiko.Transport] = []
     hosts: list[Asking] = []
@@ -122,7 +131,7 @@ def serving(methods: str, *, after_key: bool = False) -> Iterator[tuple[SshdTarg
                     transport = paramiko.Transport(server.accept()[0])
                     made.append(transport)
                     transport.add_server_key(key)
-                    hosts.append(Asking(methods, after_key=after_key))
+                    hosts.append((kind or Asking)(methods, after_key=after_key))
                     transport.start_server(threading.Event(), hosts[-1])
 
         thread = threading.Thread(target=serve)
@@ -139,8 +148,6 @@ def serving(methods: str, *, after_key: bool = False) -> Iterator[tuple[SshdTarg
 
 
 def enter(target: SshdTarget, person: Keyholder | None) -> bytes | None:
-    from remote_train.transport.paramiko_ssh import ParamikoTransport
-
     transport = ParamikoTransport(target, ask=person)
     try:
         channel = transport.open("this")
@@ -192,3 +199,69 @@ def test_a_password_is_asked_for_only_when_the_user_wants_it(wanted: bool) -> No
                 enter(target, person.holder)
             assert "password = true" in str(caught.value.hint)
         assert len(person.asked) == int(wanted)
+
+
+class Opened:
+    """As much of a session as a link needs: the host here runs no agent."""
+
+    def __init__(self, transport: ParamikoTransport, *_: object) -> None:
+        self.transport = transport
+        transport.open("this")
+
+    def submit(self, *_: object, **__: object) -> None:
+        pass
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+def test_who_comes_back_is_not_asked_and_gives_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "open_session", Opened)
+    with serving("keyboard-interactive") as (target, hosts):
+        person = Person("pw", "123")
+        spec = HostSpec("box", ("127.0.0.1",), port=target.port, host_key=target.pin)
+        link = reach.HostLink(spec, the_agent(), person.holder, [])
+        link.connect().close()
+        patience = Patience("r-1", None, Ears())
+        with pytest.raises(LoginRefused) as caught:
+            reconnect(link, ConnectionLost("cut"), patience, lambda _session: None)
+        assert "remote-train logs -f r-1" in str(caught.value.hint)
+        assert len(person.asked) == 2
+        assert len(hosts) == 2
+
+
+def test_a_password_that_was_wrong_is_not_held() -> None:
+    with serving("password") as (served, _):
+        target = replace(served, password=True)
+        person = Person("mistyped", "pw")
+        with pytest.raises(LoginRefused):
+            enter(target, person.holder)
+        assert enter(target, person.holder) == b"ran this"
+        assert len(person.asked) == 2
+
+
+class Chatting(Asking):
+    """Has one more thing to say, for ever."""
+
+    def check_auth_interactive(self, _user: str, _submethods: str) -> object:
+        self.rounds += 1
+        return paramiko.InteractiveQuery("Duo", "Pushed to your phone")
+
+    def check_auth_interactive_response(self, responses: list[str]) -> object:
+        del responses
+        return self.check_auth_interactive("", "")
+
+
+def test_a_host_cannot_keep_us_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[float] = []
+    monkeypatch.setattr(Vigil, "grant", lambda _self, seconds: granted.append(seconds))
+    told: list[str] = []
+    with serving("keyboard-interactive", kind=Chatting) as (target, hosts):
+        person = Person()
+        with pytest.raises(LoginRefused, match="more than 10 rounds"):
+            ParamikoTransport(target, ask=person.holder, notify=told.append).open("this")
+        with pytest.raises(LoginRefused, match="no key"):
+            enter(target, person.holder.unasked())
+        assert [host.rounds for host in hosts] == [11, 0]
+    assert granted == [60.0], "for the telephone that may ring at once"
+    assert told[:2] == ["box says: Duo", "box says: Pushed to your phone"]

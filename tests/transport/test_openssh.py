@@ -334,6 +334,8 @@ def through(sshd: Sshd, *hops: Sshd) -> OpensshTransport:
 def test_every_host_on_the_way_is_held_to_our_policy(sshd: Sshd, tmp_path: Path) -> None:
     with running_sshd(tmp_path / "near") as near, running_sshd(tmp_path / "far") as far:
         transport = through(sshd, near, far)
+        with (sshd.folder / "ssh_config").open("a") as config:
+            config.write("ProxyUseFdpass yes\n")
         assert read_to_end(transport.open("echo in")) == b"in\n"
         transport.close()
         for hop, others in ((near, (far, sshd)), (far, (near, sshd))):
