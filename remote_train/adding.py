@@ -1,7 +1,7 @@
 """`hosts add`: connect to a host as every later command will, and describe it in hosts.toml once it is found fit.
 
-Nothing is written unless all of it went well. An accepted key goes where ssh keeps it, into known_hosts, so that both
-know the host; one whose fingerprint was stated is pinned as well: then no other is ever accepted.
+hosts.toml is not written unless all of it went well. An accepted key goes where ssh keeps it, into known_hosts, so that
+both know the host, fit or not; one whose fingerprint was stated is pinned as well: then no other is ever accepted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.reach import HostLink
-    from remote_train.transport import Ask
+    from remote_train.transport import Ask, Notify
+
+    Person = tuple[Ask | None, Notify | None]
+    """Who is asked, and who is told."""
 
 Row = dict[str, Any]
 
@@ -84,7 +87,9 @@ def make_values(wish: Wish, aliases: Sequence[str]) -> Row:
     return values | wish.keys
 
 
-def add_host(wish: Wish, ask: Ask | None, *, check: bool = True) -> tuple[Row | None, Row | None]:
+def add_host(
+    wish: Wish, ask: Ask | None, notify: Notify | None = None, *, check: bool = True
+) -> tuple[Row | None, Row | None]:
     """Return what `hosts check` says of the host, and what was written; None for what was not done.
 
     Raises UsageError, ConfigError, LocalSpace; and HostKeyRefused with the command to type.
@@ -93,7 +98,7 @@ def add_host(wish: Wish, ask: Ask | None, *, check: bool = True) -> tuple[Row | 
     spec = _preview(wish, values)
     row = None
     if check:
-        row, values = _check(wish, spec, values, ask)
+        row, values = _check(wish, spec, values, (ask, notify))
         if not row["ok"]:
             return row, None
     place = write_changed(wish.hosts_file, partial(_edit, wish, values), os.environ)
@@ -110,27 +115,30 @@ def _preview(wish: Wish, values: Row) -> HostSpec:
     return read_changed(wish.hosts_file, partial(_edit, wish, values), os.environ).hosts[wish.name]
 
 
-def _check(wish: Wish, spec: HostSpec, values: Row, ask: Ask | None) -> tuple[Row, Row]:
+def _check(wish: Wish, spec: HostSpec, values: Row, person: Person) -> tuple[Row, Row]:
     """Return the check's row, and the values with a Python that has torch where the host's own has none."""
-    link = _link(spec, ask)
+    link = _link(spec, person)
     row = check_host(link)
-    if row["exit_code"] == HostKeyRefused.exit_code and _ask_for_stated(spec):
-        row = check_host(link)
-    if row["exit_code"] == HostKeyRefused.exit_code:
-        return {**row, "next": _next_of_key(wish, spec, row)}, values
+    if row.get("host_key_of") == spec.name:  # and not of a host on the way to it
+        if _ask_for_stated(spec):
+            row = check_host(link)
+        if row["exit_code"] == HostKeyRefused.exit_code:
+            return {**row, "next": _next_of_key(wish, spec, row)}, values
     has_torch = (row.get("facts") or {}).get("python", {}).get("torch")
     if row["ok"] or "facts" not in row or has_torch or spec.python is not None:
         return row, values
     for python in _search(link):
         values = {**values, "python": python}
-        found = check_host(_link(_preview(wish, values), ask))
+        found = check_host(_link(_preview(wish, values), person))
         if found["ok"] or found.get("facts", {}).get("python", {}).get("torch"):
             return found, values
     return row, values
 
 
-def _link(spec: HostSpec, ask: Ask | None) -> HostLink:
-    return make_links([spec], read_agent(), ask, Path.cwd())[0]
+def _link(spec: HostSpec, person: Person) -> HostLink:
+    link = make_links([spec], read_agent(), person[0], Path.cwd())[0]
+    link.notify = person[1]
+    return link
 
 
 def _search(link: HostLink) -> list[str]:

@@ -10,6 +10,7 @@ from remote_train.config.host_target import read_target
 from remote_train.config.hosts_file import read_hosts
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.errors import UsageError
+from remote_train.transport.login import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +40,11 @@ def _list_rows(hosts_file: Path | None) -> Iterator[Row]:
 
 def _describe(host: HostSpec, source: str, *, default: bool) -> Row:
     """Ask ssh_config what it makes of a host; what it refuses is told in place of it."""
-    row = {
+    row: Row = {
         "name": host.name,
         "address": list(host.address) or [host.name],
         "user": host.user,
-        "jump": getattr(host, "proxy_jump", None),
+        "jump": list(host.proxy_jump or ()),
         "transport": host.transport,
         "pin": host.host_key,
         "device": host.device,
@@ -55,4 +56,5 @@ def _describe(host: HostSpec, source: str, *, default: bool) -> Row:
     except UsageError as error:  # a ConfigError is one
         return {**row, "trouble": error.message.replace("\n", "; ")}
     row |= {"address": list(target.addresses), "port": target.port, "user": target.user}
+    row["jump"] = [plain_name(hop) for hop in target.jumps] or row["jump"]
     return row | {"transport": "openssh" if target.need else "paramiko"}

@@ -313,6 +313,7 @@ def _describe_refusal(error: RemoteTrainError | ConnectionLost) -> dict[str, Any
     if isinstance(error, HostKeyRefused):
         row |= {
             "host_key": error.facts.get("verdict"),
+            "host_key_of": error.facts.get("key_of"),
             "fingerprint": str(error.facts.get("offered")).split()[-1],
         }
     return row

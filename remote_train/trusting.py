@@ -7,6 +7,7 @@ habit replaces a key. A revoked one is never taken.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +18,10 @@ from remote_train.config.hosts_edit import set_pin
 from remote_train.config.hosts_write import write_changed
 from remote_train.errors import HostKeyRefused, Unreachable
 from remote_train.transport import login
-from remote_train.transport.dial import Dialled, Dialling, Endpoint, Refused
+from remote_train.transport.dial import Dialled, Dialling, Refused, limit_seconds
 from remote_train.transport.known_hosts import make_fingerprint, match_pin
 from remote_train.transport.known_hosts_edit import replace_known_host
+from remote_train.transport.openssh_command import Policy, make_jump_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +55,18 @@ class Offer:
     def verdict(self) -> str:
         """What the files, or the pin, say of it."""
         return str(self.refusal.facts["verdict"]) if self.refusal else "match"
+
+
+def make_single(target: HostTarget, address: str) -> HostTarget:
+    """Return the target with one of its addresses; where only ssh can log in on the way there, ssh leads to it."""
+    single = replace(target, addresses=(address,))
+    way = next((way for way in target.ways if way.hostname == address and way.jumps), None)
+    if way is None or not any(hop.need for hop in target.jumps):
+        return single
+    command = make_jump_command(way, Policy(target.strict_host_key_checking, prompts=False))
+    tokens = {"h": address, "p": str(target.port)}
+    line = re.sub("%(.)", lambda token: tokens.get(token[1], token[1]), command)
+    return replace(single, jumps=(), proxy_command=line)
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class Trusting:
         absent: list[str] = []
         found = 0
         for address, dialled in self._dial(target):
-            single = replace(target, addresses=(address,))
+            single = make_single(target, address)
             try:
                 if isinstance(dialled, Refused):
                     raise Unreachable(dialled.reason)  # noqa: TRY301 - as when a jump host says so
@@ -114,7 +128,8 @@ class Trusting:
         """Dial all addresses at once; None for each where the way leads through other hosts or a command."""
         if target.jumps or target.proxy_command:
             return [(address, None) for address in target.addresses]
-        diallings = [(each, Dialling(Endpoint((each,), target.port))) for each in target.addresses]
+        limit = limit_seconds(target.connect_timeout)
+        diallings = [(each, Dialling(replace(target, addresses=(each,)), limit)) for each in target.addresses]
         return [(address, dialling.wait()) for address, dialling in diallings]
 
     def _read(self, single: HostTarget, dialled: Dialled | None, kinds: Sequence[str]) -> KeySeen:

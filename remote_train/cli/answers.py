@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from remote_train.cli.options import say
+from remote_train.cli.options import name_hosts_file, say
 from remote_train.metrics.record import MetricRecord
 from remote_train.show.jsonl import write_event
 from remote_train.show.neutral import neutral_text
@@ -64,7 +64,7 @@ def show_runs(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     _print(render_runs, rows, "run", as_json=as_json)
     for row in rows:
         if row["trouble"] and not as_json:
-            say(f"{row['run']}: as last seen; {row['trouble']}")
+            say(f"{row['run']}: as last seen; {name_hosts_file(row['trouble'])}")
 
 
 def show_run(facts: dict[str, Any], *, as_json: bool) -> None:
@@ -98,7 +98,12 @@ def show_checks(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print `hosts check`."""
     from remote_train.show.tables import render_checks
 
-    _print(render_checks, rows, "check", as_json=as_json)
+    _print(render_checks, name_files(rows), "check", as_json=as_json)
+
+
+def name_files(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with the file in use in the commands of their next steps."""
+    return [{**row, "next": name_hosts_file(row["next"])} for row in rows]
 
 
 def show_imports(rows: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -80,10 +80,11 @@ def _examine_text(path: Path) -> dict[str, Any]:
 
 def show_examinations(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print what was found: a table for people, an event for each machine for programs."""
-    from remote_train.cli.answers import write_text
+    from remote_train.cli.answers import name_files, write_text
     from remote_train.show.doctor import render_examinations
     from remote_train.show.jsonl import write_event
 
+    rows = name_files(rows)
     if as_json:
         for row in rows:
             write_event(sys.stdout.buffer, "doctor", row)

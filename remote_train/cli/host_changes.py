@@ -63,7 +63,7 @@ def add(
         "host_key": host_key,
     }
     wish = Wish(name, tuple(addresses or ()), {k: v for k, v in keys.items() if v}, replace, hosts_file)
-    row, written = add_host(wish, make_ask(), check=not no_check)
+    row, written = add_host(wish, make_ask(), say, check=not no_check)
     if row is not None:
         show_checks([row], as_json=json)
     if written is None:

@@ -26,7 +26,7 @@ from remote_train.cli import (
     run,
     runs,
 )
-from remote_train.cli.options import app, settings
+from remote_train.cli.options import app, name_hosts_file, settings
 from remote_train.cli.signals import Ended, end_on_signals, restore_terminal, settle
 from remote_train.errors import (
     EXIT_BUG,
@@ -141,6 +141,7 @@ def _show(error: RemoteTrainError) -> int:
 
     if settings.debug:
         raise error
+    error.hint = name_hosts_file(error.hint)
     if settings.json:
         with contextlib.suppress(OutputClosed, LocalSpace):  # which may be what the error is about
             write_event(sys.stdout.buffer, "error", describe_error(error) or {})

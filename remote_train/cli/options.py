@@ -28,6 +28,8 @@ class Settings:
 
     debug: bool = False
     json: bool = False
+    hosts_file: Path | None = None
+    """What --hosts-file names; a variable of the shell is there for the next command too."""
 
 
 settings = Settings()
@@ -44,8 +46,23 @@ RunArgument = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="Id, unique prefix, HOST:ID; default: this project's latest."),
 ]
+
+
+def _note_hosts_file(path: Path | None) -> Path | None:
+    import os
+
+    settings.hosts_file = path if str(path) != os.environ.get("REMOTE_TRAIN_HOSTS") else None
+    return path
+
+
 HostsFile = Annotated[
-    Path | None, typer.Option("--hosts-file", envvar="REMOTE_TRAIN_HOSTS", help="Use this hosts.toml.")
+    Path | None,
+    typer.Option(
+        "--hosts-file",
+        envvar="REMOTE_TRAIN_HOSTS",
+        callback=_note_hosts_file,
+        help="Use this hosts.toml.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
 GiveUp = Annotated[
@@ -153,6 +170,17 @@ def make_type_in() -> Callable[[str], str] | None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     return lambda words: str(typer.prompt(words, default="", show_default=False, err=True))
+
+
+def name_hosts_file(text: str | None) -> str | None:
+    """Complete the commands about hosts in a next step: typed as it stands, each is about the file in use."""
+    if text is None or settings.hosts_file is None:
+        return text
+    import re
+    import shlex
+
+    option = f" --hosts-file {shlex.quote(str(settings.hosts_file))}"
+    return re.sub(r"remote-train (?:hosts [a-z]+|doctor)\b", lambda command: command[0] + option, text)
 
 
 def choose_give_up(given: float | None) -> float | None:

@@ -48,8 +48,8 @@ class HostTarget:
 
     @property
     def is_proxied(self) -> bool:
-        """Tell a host that ssh reaches through others: whether it answers is found out by logging in to those."""
-        return any(way.proxied for way in self.ways)
+        """Tell a host that is reached through others: whether it answers is found out by logging in to those."""
+        return bool(self.jumps or self.proxy_command) or any(way.proxied for way in self.ways)
 
     @property
     def nearest(self) -> HostTarget:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.config.hosts_file import hosts_path
+from remote_train.config.jumps import link_jumps
 from remote_train.config.ssh_aliases import read_aliases
 from remote_train.config.toml_file import parse_toml, read_private_text
 from remote_train.errors import LocalSpace
@@ -47,4 +48,4 @@ def _check(place: Path, edit: Callable[[str], str]) -> tuple[str, Hosts]:
     from remote_train.config.hosts_schema import make_hosts  # noqa: PLC0415 - pydantic costs 50 ms
 
     text = edit(read_private_text(place) if place.exists() else "")
-    return text, make_hosts(parse_toml(place, text), read_aliases(Path.home()))
+    return text, link_jumps(make_hosts(parse_toml(place, text), read_aliases(Path.home())))

@@ -222,11 +222,18 @@ def _read_one(path: Path) -> KnownHostsFile | None:
     return KnownHostsFile(str(path), text)
 
 
+def keeps_lines(path: Path) -> bool:
+    """Tell a place where lines can be kept, there already or not, from /dev/null and the like."""
+    return path.is_file() or not path.exists()
+
+
 def write_known_host(path: Path, name: str, key_type: str, key: bytes) -> None:
     """Append one line for a host whose key the user has accepted; make the file (0600) where there is none."""
     if not re.fullmatch(r"[A-Za-z0-9._:%\[\]-]+", name):
         raise ValueError(f"{name!r} cannot stand in known_hosts")
     path = path.expanduser()
+    if not keeps_lines(path):
+        raise ValueError(f"{path} is no file")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = f"{name} {key_type} {base64.b64encode(key).decode()}\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -17,6 +17,7 @@ from remote_train.host.durable import write_whole
 from remote_train.transport.known_hosts import (
     Entry,
     find_entries,
+    keeps_lines,
     match_hosts,
     parse_line,
     read_known_hosts,
@@ -78,8 +79,15 @@ def replace_known_host(paths: Sequence[Path], names: Sequence[str], key_type: st
     """Take a host's other keys out of the user's files and add this one to the first; return the files changed.
 
     Each file is replaced whole, its old text kept beside it as FILE.old, as `ssh-keygen -R` does. Raises ConfigError
-    for lines that have to be changed by hand, before anything is written, and LocalSpace.
+    for lines that have to be changed by hand, or no file to write to, before anything is written, and LocalSpace.
     """
+    if not paths or not keeps_lines(paths[0].expanduser()):
+        raise ConfigError(
+            [
+                f"ssh_config: the UserKnownHostsFile of {names[0]} is {paths[0] if paths else 'none'}: no key can be remembered"
+            ],
+            hint='host_key = "SHA256:…" in hosts.toml pins it instead; `hosts add` writes that for --host-key',
+        )
     if fixed := find_fixed(paths, names, key):
         raise ConfigError(
             [f"{where}: knows another key for {names[0]}, and is not ours to change" for where in fixed],
@@ -88,7 +96,7 @@ def replace_known_host(paths: Sequence[Path], names: Sequence[str], key_type: st
     try:
         changed = [path for path in paths if _rewrite(path.expanduser(), names, key)]
         known = [e for e in find_entries(read_known_hosts(paths), names)[0] if e.key == key and not e.marker]
-        if not known and paths:
+        if not known:
             write_known_host(paths[0], names[0], key_type, key)
             changed = list(dict.fromkeys([paths[0], *changed]))
     except (OSError, ValueError) as error:

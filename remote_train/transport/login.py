@@ -98,7 +98,13 @@ def make_refusal(identity: HostIdentity, address: str, verdict: Verdict, offered
         message, hint = words[verdict.kind](who, offered, verdict, identity)
     known = [f"{e.key_type} {make_fingerprint(e.key)}" for e in verdict.known]
     return HostKeyRefused(
-        message, hint=hint, verdict=verdict.kind, offered=offered, known=known, where=verdict.where
+        message,
+        hint=hint,
+        verdict=verdict.kind,
+        offered=offered,
+        known=known,
+        where=verdict.where,
+        key_of=plain_name(identity.target),
     )
 
 
@@ -123,9 +129,13 @@ def _word_unknown(who: str, offered: str, verdict: Verdict, identity: HostIdenti
     return message, f"compare it with what the host itself says, then: {_trust(identity)}"
 
 
+def plain_name(target: SshTarget) -> str:
+    """Return the name by which hosts.toml and ssh_config know a host, on the way to another or not."""
+    return target.name.removeprefix("jump host ")  # how host_target.py calls those on the way
+
+
 def _trust(identity: HostIdentity) -> str:
-    name = identity.target.name.removeprefix("jump host ")  # how reach.py calls those on the way
-    return shlex.join(["remote-train", "hosts", "trust", name])
+    return shlex.join(["remote-train", "hosts", "trust", plain_name(identity.target)])
 
 
 def _ssh(identity: HostIdentity) -> str:
@@ -239,7 +249,7 @@ def _choose_login_hint(target: SshTarget, attempts: Attempts) -> str:
     if attempts.unanswered:
         return "run the command on a terminal: what this host asks at each login, a person has to answer"
     if human == ["password"] and not target.password and "publickey" not in attempts.methods:
-        return f"password = true for {target.name} in hosts.toml asks for the password on a terminal; or use a key: ssh-copy-id"
+        return f"password = true for {plain_name(target)} in hosts.toml asks for the password on a terminal; or use a key: ssh-copy-id"
     if (
         human
         and not any(method in attempts.tried for method in human)

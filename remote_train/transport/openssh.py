@@ -21,7 +21,14 @@ from remote_train.transport.dial import Dialling, Endpoint, Refused
 from remote_train.transport.known_hosts import find_entries
 from remote_train.transport.openssh_command import make_command
 from remote_train.transport.openssh_log import SshLog, make_lines
-from remote_train.transport.openssh_words import Failure, Story, explain, is_closed_early, parse_story
+from remote_train.transport.openssh_words import (
+    Failure,
+    Story,
+    describe_way,
+    explain,
+    is_closed_early,
+    parse_story,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +67,8 @@ class OpensshTransport:
         self._dialled = dialled
         self._notify = notify
         self._channel: OpensshChannel | None = None
+        self.seen: dict[str, str] = {}
+        """What ssh has said of the host's key and of the login, as far as it came."""
 
     def open(self, command: str) -> OpensshChannel:
         """Log in and run `command`; an address with a wrong key is dropped for the next one of this host."""
@@ -149,7 +158,10 @@ class OpensshTransport:
                 policy = replace(policy, prompts=False)
             log = SshLog(self._hear)
             argv = make_command(way, policy, log.path, command)
-            return start(argv, log, failure, terminal)
+            try:
+                return start(argv, log, failure, terminal)
+            finally:
+                self.seen = describe_way(parse_story(log.lines))
 
     def _hear(self, line: str) -> None:
         """Ask for what ssh, without a terminal as its stderr, does not ask for."""

@@ -30,6 +30,8 @@ WORDS = 300
 LOGGED_IN = re.compile(
     r"Authenticated to |debug1: Authentication succeeded|debug1: mux_client_request_session: master session id"
 )
+LOGGED_IN_BY = re.compile(r'Authenticated to .* using "([a-z-]{1,40})"')
+SHARED = re.compile(r"debug1: mux_client_request_session: ")
 ENDED = re.compile(r"debug1: client_input_channel_req: channel \d+ rtype exit-(status|signal) ")
 BANNER = re.compile(r"debug1: Remote protocol version ")
 KEY = re.compile(r"debug1: Server host (?:key|certificate): (\S+) (SHA256:[A-Za-z0-9+/]{43})")
@@ -59,7 +61,7 @@ NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: op
 CLOSED_EARLY = re.compile(
     r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
-STEPS = {"banner": BANNER, "logged_in": LOGGED_IN, "ended": ENDED, "accepted": ACCEPTED}
+STEPS = {"shared": SHARED, "banner": BANNER, "logged_in": LOGGED_IN, "ended": ENDED, "accepted": ACCEPTED}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Story:
     key: str = ""
     """Type and fingerprint of the key that the host offered."""
     logged_in: bool = False
+    by: str = ""
+    """The method that did it."""
+    shared: bool = False
+    """Over a connection of the user's that stood already; whose key it is was seen then."""
     ended: bool = False
     """The host said how the command ended."""
     accepted: bool = False
@@ -81,12 +87,14 @@ class Story:
 
 def parse_story(lines: Iterable[str]) -> Story:
     """Parse ssh's log."""
-    key, methods, offered, words = "", (), [], []
+    key, by, methods, offered, words = "", "", (), [], []
     seen: set[str] = set()
     for line in lines:
         seen.update(name for name, pattern in STEPS.items() if pattern.match(line))
         if found := KEY.match(line):
             key = f"{found[1]} {found[2]}"
+        elif found := LOGGED_IN_BY.match(line):
+            by = found[1]
         elif found := METHODS.match(line):
             methods = tuple(found[1].split(","))
         elif found := OFFERED.match(line):
@@ -94,7 +102,13 @@ def parse_story(lines: Iterable[str]) -> Story:
         elif not line.startswith("debug1: ") and line.strip("@ \r\n"):
             words.append(line.strip())
     steps = {name: name in seen for name in STEPS}
-    return Story(key=key, methods=methods, offered=tuple(offered), words=tuple(words), **steps)
+    return Story(key=key, by=by, methods=methods, offered=tuple(offered), words=tuple(words), **steps)
+
+
+def describe_way(story: Story) -> dict[str, str]:
+    """Return what `doctor` says of host key and login, as far as it came."""
+    by = "a connection of ssh's that stands already" if story.shared else story.by
+    return {key: value for key, value in (("host_key", story.key), ("login", by)) if value}
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,7 @@ def _explain_key(failure: Failure) -> Exception | None:
             f"{failure.identity.target.name}: a host on the way to it: {'; '.join(words)[:WORDS]}"
         )
         refusal.hint = "connect to that host once with ssh, which tells you what to do about its key"
+        refusal.facts["key_of"] = None
         refusal.args = (refusal.message,)
         return refusal
     pinned = verdict.kind == "changed" and failure.identity.pin

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.machines import Box, Laptop, known_line, write_project
 from tests.e2e.terminal import open_terminal
-from tests.sshd import make_key, public_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.sshd import USER, make_key, public_line, running_sshd, wait_until
 
 pytestmark = [pytest.mark.sshd, pytest.mark.timeout(100)]
 
@@ -120,6 +118,43 @@ def test_a_new_key_is_asked_about_at_the_terminal(laptop: Laptop, box: Box, proj
         terminal.wait_for("in there")
         assert terminal.end() == 0
     assert known_line(box.sshd) in (laptop.home / ".ssh" / "known_hosts").read_text()
+
+
+CLUSTER = """Host login.example
+    HostName 127.0.0.1
+    Port {gate.port}
+Host a100
+    HostName 127.0.0.1
+    Port {box.port}
+    ProxyJump {user}@login.example
+    ControlPath ~/.ssh/cm-%r@%h:%p
+"""
+
+
+@pytest.mark.slow
+def test_a_connection_shared_once_a_day_leads_through_a_jump_host_without_a_login(
+    laptop: Laptop, box: Box, project: Path, tmp_path: Path
+) -> None:
+    """What docs/hosts.md says of a university: ssh's master is made by the user, and ours finds it."""
+    write_project(project, {"train.py": "print('in')\n"})
+    # Sockets have short paths only.
+    with running_sshd(tmp_path / "gate") as gate, tempfile.TemporaryDirectory(dir="/tmp") as short:
+        (gate.folder / "authorized_keys").write_text(public_line(box.sshd.user_key) + "\n")
+        laptop.trust(known_line(box.sshd), known_line(gate))
+        config = laptop.home / ".ssh" / "config"
+        said = CLUSTER.format(gate=gate, box=box.sshd, user=USER).replace("~/.ssh", short)
+        config.write_text(f"{said}Host *\n    IdentityFile {box.sshd.user_key}\n{config.read_text()}")
+        keys = dict.fromkeys(("address", "port", "identity_file"), "")
+        laptop.write_hosts(f"[hosts.a100]\n{box.describe(transport=OPENSSH, **keys)}")
+        master = subprocess.Popen(["ssh", "-F", str(config), "-NM", "a100"], stdin=subprocess.DEVNULL)
+        try:
+            wait_until(Path(short, f"cm-{USER}@127.0.0.1:{box.sshd.port}").exists, "the master")
+            logins = [sshd.read_log().count("Accepted publickey") for sshd in (gate, box.sshd)]
+            assert laptop.ok(project, "run", "--host", "a100", "train.py").out == b"in\n"
+            assert logins == [sshd.read_log().count("Accepted publickey") for sshd in (gate, box.sshd)]
+        finally:
+            master.kill()
+            master.wait()
 
 
 def find_ssh(port: str) -> int:

@@ -233,13 +233,14 @@ Host *
 Match all
 Include more
 """
+BEHIND = "Host included\n  ProxyJump a,me@h.example\n"
 
 
 def test_the_hosts_of_ssh_config_are_imported_in_one_command(tmp_path: Path) -> None:
     laptop = make_laptop(tmp_path / "laptop")
     ssh = laptop.home / ".ssh"
     (ssh / "config").write_text(SSH_CONFIG)
-    (ssh / "more").write_text("Host included\n")
+    (ssh / "more").write_text(BEHIND)
     laptop.write_hosts('# mine\n[hosts.a]\nuser = "me"\n')
     before = laptop.hosts_file.read_text()
     dry = laptop.ok(tmp_path, "hosts", "import", "--dry-run", "--json").events
@@ -266,6 +267,7 @@ def test_the_hosts_of_ssh_config_are_imported_in_one_command(tmp_path: Path) -> 
     listed = {row["name"]: row for row in laptop.ok(tmp_path, "hosts", "list", "--json").events}
     assert listed["b.c"]["address"] == ["10.0.0.1"]
     assert listed["b.c"]["port"] == 2222
+    assert listed["included"]["jump"] == ["a", "me@h.example"], "ssh_config's count too"
     again = laptop.ok(tmp_path, "hosts", "import", "--json").events
     assert {row["host"]: row["done"] for row in again}["b.c"] == "kept"
     assert not [row for row in again if row["done"] == "added"]
@@ -281,10 +283,35 @@ def test_the_key_of_a_host_behind_a_jump_host_is_trusted_through_it(desk: Desk, 
         refused = desk.laptop.type(desk.project, "hosts", "trust", "b").expect(11)
         assert "remote-train hosts trust j" in refused.err, "the nearest comes first"
         jumping = make_fingerprint(key_bytes(jump.host_keys[0]))
+        added = desk.laptop.type(desk.project, "hosts", "add", "n", desk.where, "--proxy-jump=j").expect(11)
+        assert "remote-train hosts trust j" in added.out.decode()
+        assert "--host-key" not in added.out.decode(), "the key is the jump host's"
         desk.laptop.ok(desk.project, "hosts", "trust", "j", "--key", jumping)
         logins = desk.logins()
         refused = desk.laptop.type(desk.project, "hosts", "trust", "b").expect(11)
         assert f"remote-train hosts trust b --key {desk.fingerprint}" in refused.err
         desk.laptop.ok(desk.project, "hosts", "trust", "b", "--key", desk.fingerprint)
         assert desk.logins() == logins
+    assert known_line(desk.box.sshd) in desk.known
+
+
+def test_a_key_is_looked_at_on_the_way_that_ssh_config_describes(desk: Desk, tmp_path: Path) -> None:
+    config = desk.laptop.home / ".ssh" / "config"
+    before = config.read_text()
+    other = tmp_path / "other.toml"
+    other.write_text(f"[hosts.six]\nport = {desk.box.sshd.port}\naddress = ['localhost']\n[hosts.b]\n")
+    with running_sshd(tmp_path / "jump") as jump:
+        (jump.folder / "authorized_keys").write_text(public_line(desk.box.sshd.user_key) + "\n")
+        known = f"[127.0.0.1]:{jump.port} {public_line(jump.host_keys[0])}"
+        config.write_text(
+            f"Host localhost\n  AddressFamily inet6\nHost gate\n  HostName 127.0.0.1\n  Port {jump.port}\n"
+            f"  KnownHostsCommand /bin/echo {known}\n  IdentityFile {desk.box.sshd.user_key}\n"
+            f"Host b\n  HostName 127.0.0.1\n  Port {desk.box.sshd.port}\n  ProxyJump gate\n{before}"
+        )
+        desk.laptop.type(desk.project, "hosts", "trust", "six", "--hosts-file", str(other)).expect(10)
+        trust = ("hosts", "trust", "b", "--hosts-file", str(other))
+        refused = desk.laptop.type(desk.project, *trust).expect(11)
+        command = f"remote-train hosts trust --hosts-file {other} b --key {desk.fingerprint}"
+        assert command in refused.err, "typed as it stands"
+        desk.laptop.ok(desk.project, *command.split()[1:])
     assert known_line(desk.box.sshd) in desk.known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from remote_train.errors import ConfigError
 from remote_train.transport.known_hosts import match_key, read_known_hosts
 from remote_train.transport.known_hosts_edit import drop_names, replace_known_host
 from tests.sshd import key_bytes, make_key, public_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ED = "ssh-ed25519"
 
@@ -59,6 +56,13 @@ def test_the_new_key_is_the_only_one_and_the_old_file_is_beside_it(keys: list[Pa
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert not missing.exists()
     assert replace_known_host([first, second], names, ED, key_bytes(keys[1])) == [], "once is enough"
+
+
+@pytest.mark.parametrize("paths", [[], [Path("/dev/null")]])
+def test_a_key_is_not_called_trusted_where_nothing_keeps_it(paths: list[Path], keys: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="no key can be remembered") as caught:
+        replace_known_host(paths, ["box"], ED, key_bytes(keys[0]))
+    assert "host_key" in (caught.value.hint or "")
 
 
 def test_no_byte_of_other_lines_changes(keys: list[Path], tmp_path: Path) -> None:

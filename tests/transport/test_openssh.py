@@ -21,6 +21,7 @@ from remote_train.errors import (
     LoginRefused,
     Unreachable,
 )
+from remote_train.transport.dial import Dialling, Endpoint
 from remote_train.transport.known_hosts import make_fingerprint
 from remote_train.transport.openssh import make_environment
 from tests.sshd import (
@@ -112,6 +113,12 @@ def test_sixty_four_megabytes_each_way_and_nothing_stays(sshd: Sshd) -> None:
     )
 
 
+def test_what_ssh_has_seen_is_known_afterwards(sshd: Sshd, transport: OpensshTransport) -> None:
+    read_to_end(transport.open("echo in"))
+    key = make_fingerprint(key_bytes(sshd.host_keys[0]))
+    assert transport.seen == {"host_key": f"ssh-ed25519 {key}", "login": "publickey"}
+
+
 def test_a_command_that_ends_with_255_has_ended(transport: OpensshTransport) -> None:
     assert read_to_end(transport.open("printf bye; exit 255")) == b"bye"
     assert read_to_end(transport.open("printf bye; kill -9 $$")) == b"bye"
@@ -149,6 +156,7 @@ def test_a_shared_connection_of_the_users_is_used_and_survives(sshd: Sshd) -> No
     with running_master(sshd) as master:
         transport = openssh(sshd, f"ControlPath {sshd.folder}/master\nControlMaster auto\nControlPersist yes")
         assert read_to_end(transport.open("echo in")) == b"in\n"
+        assert transport.seen == {"login": "a connection of ssh's that stands already"}
         channel = transport.open("echo up; exec cat")
         assert channel.receive(30) == b"up\n"
         os.kill(channel.group, signal.SIGKILL)
@@ -359,8 +367,11 @@ def test_an_address_with_a_wrong_key_is_dropped_for_the_next(sshd: Sshd, tmp_pat
     with running_sshd(tmp_path / "wrong", [f"Port {sshd.port}", "ListenAddress 127.0.0.2"]) as other:
         sshd.known_hosts.write_text(f"[127.0.0.2]:{sshd.port} {public_line(sshd.host_keys[0])}\n")
         notices: list[str] = []
-        assert run(sshd, addresses=("127.0.0.2", "127.0.0.1"), notify=notices.append) == b"in\n"
-        assert len(notices) <= 1
+        dialled = Dialling(Endpoint(("127.0.0.2",), sshd.port)).wait()
+        addresses = ("127.0.0.2", "127.0.0.1")
+        assert run(sshd, addresses=addresses, notify=notices.append, dialled=dialled) == b"in\n"
+        (notice,) = notices
+        assert notice.endswith("127.0.0.2 is not used")
         assert "userauth" not in other.read_log()
 
 
