@@ -228,6 +228,7 @@ for n in range(1, 21):
 """
 
 
+@pytest.mark.slow
 def test_metrics_as_json_and_csv(laptop: Laptop, project: Path) -> None:
     write_project(project, {"train.py": GPT_LINES})
     laptop.ok(project, "run", "train.py")

@@ -277,6 +277,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(laptop: Laptop, box: Box, pro
     assert len(data_of(box)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.sshd
 def test_gc_lists_data_and_downloads_and_removes_them_when_asked(
     laptop: Laptop, box: Box, project: Path

@@ -69,7 +69,7 @@ def read_tree(root: Path) -> dict[str, bytes | str]:
     return found
 
 
-@pytest.mark.parametrize("checkout", [5000], indirect=True)
+@pytest.mark.parametrize("checkout", [500, pytest.param(5000, marks=pytest.mark.slow)], indirect=True)
 def test_what_arrives_and_what_does_not(laptop: Laptop, box: Box, checkout: Path) -> None:
     done = laptop.ok(checkout, "run", "train.py")
 
@@ -110,7 +110,7 @@ def test_ignored_data_is_named_and_the_line_to_add_works(laptop: Laptop, box: Bo
     assert arrived == (checkout / "data/train.bin").read_bytes()
 
 
-@pytest.mark.parametrize("checkout", [5000], indirect=True)
+@pytest.mark.parametrize("checkout", [500, pytest.param(5000, marks=pytest.mark.slow)], indirect=True)
 def test_one_changed_file_is_all_that_is_sent(laptop: Laptop, box: Box, checkout: Path) -> None:
     first = laptop.ok(checkout, "run", "--json", "train.py").event("package")
     before = box.blobs()

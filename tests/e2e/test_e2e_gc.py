@@ -124,6 +124,7 @@ def test_what_an_older_attempt_made_comes_only_to_a_folder_apart(alone: Laptop, 
     assert (training / "apart" / "ckpt.pt").read_bytes() == b"one" * 50_000
 
 
+@pytest.mark.slow
 def test_launches_keep_the_last_ten_runs(alone: Laptop, training: Path) -> None:
     """Twelve runs, one of them with a checkpoint that never came home; and one of another project of the same name."""
     other = write_project(training.parent / "elsewhere" / training.name, {"train.py": SAVING})
@@ -172,6 +173,7 @@ def test_a_host_that_keeps_much_is_said_after_the_start(laptop: Laptop, box: Box
     assert "remote-train keeps" not in laptop.ok(training, "run", "-d", "train.py", "x").err
 
 
+@pytest.mark.slow
 @pytest.mark.sshd
 def test_a_host_that_is_away_does_not_keep_the_others(laptop: Laptop, box: Box, training: Path) -> None:
     train(laptop, training, "here", options=("--local",))

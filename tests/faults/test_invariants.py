@@ -160,6 +160,7 @@ def test_an_orphan_and_an_agent_that_stays_are_found(
         expect_no_agents(account.home, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.sshd
 def test_commands_that_contradict_the_host_are_found(laptop: Laptop, box: Box, project: Path) -> None:
     write_project(project, {"train.py": "print('hello'); raise SystemExit(3)"})

@@ -87,6 +87,7 @@ def tell_truth(stream: Stream) -> None:
     stream.finish(settled=False)
 
 
+@pytest.mark.slow
 def test_several_laptops_watch_one_run_through_cuts(
     laptop: Laptop, proxied: Laptop, proxy: ChaosProxy, box: Box, project: Path, tmp_path: Path
 ) -> None:

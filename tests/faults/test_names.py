@@ -66,6 +66,7 @@ def test_a_name_that_this_laptop_knows_is_refused_without_a_connection(
     )
 
 
+@pytest.mark.slow
 def test_a_name_that_the_host_knows_is_refused_before_the_package_travels(
     laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_network_that_falls_silent_is_noticed_and_left_behind(tmp_path: Path) 
                 stream.check_all()
 
 
+@pytest.mark.slow
 def test_lost_packets_resets_and_a_slow_line_only_take_time(tmp_path: Path) -> None:
     name = "20 % of packets lost, a line of 1 Mbit/s, resets: whole runs"
     with contextlib.ExitStack() as stack, Goal(name, reduced=3, nightly=3) as goal:

@@ -75,6 +75,7 @@ def end_long(box: Box, run: str) -> None:
     (box.code(run) / "go").touch()
 
 
+@pytest.mark.slow
 def test_the_last_lines_of_a_long_log_come_alone(box: Box, laptop: Laptop, project: Path) -> None:
     run = start_long(laptop, box, project)
     log = Path(layout.rank_log(str(box.attempt(run)), 0))

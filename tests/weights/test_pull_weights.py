@@ -70,6 +70,7 @@ def test_the_newest_checkpoints_model_comes_home_across_cuts(puller: Puller) -> 
     assert path.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_every_checkpoint_that_matches_in_another_dtype(puller: Puller) -> None:
     save_trained(puller.code / "out" / "a.pt", 256)
     save_trained(puller.code / "out" / "b.pt", 32)
