@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from remote_train.config.host_target import read_target
 from remote_train.config.hosts_edit import set_host
 from remote_train.config.hosts_write import read_changed, write_changed
 from remote_train.config.ssh_aliases import read_aliases
-from remote_train.errors import ConnectionLost, HostKeyRefused, RemoteTrainError, UsageError
+from remote_train.errors import HostKeyRefused, UsageError
+from remote_train.preflight import find_unfit
 from remote_train.query import check_host
 from remote_train.reach import make_links
 from remote_train.transport.known_hosts_edit import replace_known_host
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.reach import HostLink
+    from remote_train.session import Session
     from remote_train.transport import Ask, Notify
 
     Person = tuple[Ask | None, Notify | None]
@@ -118,21 +121,16 @@ def _preview(wish: Wish, values: Row) -> HostSpec:
 def _check(wish: Wish, spec: HostSpec, values: Row, person: Person) -> tuple[Row, Row]:
     """Return the check's row, and the values with a Python that has torch where the host's own has none."""
     link = _link(spec, person)
-    row = check_host(link)
+    usual = link.pythons
+    further = partial(_look_further, link)
+    row = check_host(link, further)
     if row.get("host_key_of") == spec.name:  # and not of a host on the way to it
-        if _ask_for_stated(spec):
-            row = check_host(link)
+        if _ask_for_stated(spec, person[0]):
+            row = check_host(link, further)
         if row["exit_code"] == HostKeyRefused.exit_code:
             return {**row, "next": _next_of_key(wish, spec, row)}, values
-    has_torch = (row.get("facts") or {}).get("python", {}).get("torch")
-    if row["ok"] or "facts" not in row or has_torch or spec.python is not None:
-        return row, values
-    for python in _search(link):
-        values = {**values, "python": python}
-        found = check_host(_link(_preview(wish, values), person))
-        if found["ok"] or found.get("facts", {}).get("python", {}).get("torch"):
-            return found, values
-    return row, values
+    found = {} if link.pythons == usual else {"python": link.pythons[0]}
+    return row, values | found
 
 
 def _link(spec: HostSpec, person: Person) -> HostLink:
@@ -141,16 +139,27 @@ def _link(spec: HostSpec, person: Person) -> HostLink:
     return link
 
 
-def _search(link: HostLink) -> list[str]:
+def _look_further(link: HostLink, session: Session, facts: Row) -> Row:
+    """Return what the host is like with a Python that has torch, where the one it would take has none; `link` has it then.
+
+    All over one connection: a code that a host asks for is good for one login.
+    """
+    named = link.host.python or link.host.conda or link.host.uv
+    if named or facts["python"].get("torch") or find_unfit(link.host, facts) is None:
+        return facts
+    usual = link.pythons
+    for python in _search(session):
+        link.pythons = [python]
+        found = link.read_facts(session, fresh=True)
+        if found["python"].get("torch"):
+            return found
+    link.pythons = usual
+    return facts
+
+
+def _search(session: Session) -> list[str]:
     """Return Pythons of the host that have torch, the usual places first; those that hosts.toml cannot name left out."""
-    try:
-        session = link.connect()
-        try:
-            found = session.request("search").get("pythons", [])
-        finally:
-            session.close()
-    except (RemoteTrainError, ConnectionLost):
-        return []
+    found = session.request("search").get("pythons", [])
     paths = [item.get("path") for item in found if isinstance(item, dict)]
     return [path for path in paths if isinstance(path, str) and _is_plain(path)][:3]
 
@@ -161,12 +170,13 @@ def _is_plain(path: str) -> bool:
     return is_program(path)
 
 
-def _ask_for_stated(spec: HostSpec) -> bool:
+def _ask_for_stated(spec: HostSpec, ask: Ask | None) -> bool:
     """Where the stated fingerprint is of a key of another type, have that type asked for from now on; tell whether."""
     if spec.host_key is None:
         return False
     target = read_target(spec)
-    offer = Trusting(spec).find_stated(target, spec.host_key)
+    with closing(Trusting(spec, ask=ask)) as trusting:
+        offer = trusting.find_stated(target, spec.host_key)
     if offer is None or offer.verdict != "match":
         return False
     replace_known_host(target.known_hosts_files, HostIdentity(target, ()).names, offer.key_type, offer.key)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from remote_train.reach import HostLink
+    from remote_train.session import Session
+
+    Further = Callable[[Session, dict[str, Any]], dict[str, Any]]
     from remote_train.records import Run
     from remote_train.watch import Watch
 
@@ -269,8 +272,11 @@ def next_commands(run: str, state: str, *, pruned: bool = False) -> list[str]:
     return [f"remote-train logs -f {run}", f"remote-train stop {run}"]
 
 
-def check_host(link: HostLink) -> dict[str, Any]:
-    """Return what `hosts check` found at one host, step by step, and a verdict with the next step."""
+def check_host(link: HostLink, further: Further | None = None) -> dict[str, Any]:
+    """Return what `hosts check` found at one host, step by step, and a verdict with the next step.
+
+    `further` may look for more over the same connection, and returns the facts to judge.
+    """
     row = {"host": link.host.name, "address": list(link.host.address), "ok": False}
     began = time.monotonic()
     try:
@@ -281,6 +287,7 @@ def check_host(link: HostLink) -> dict[str, Any]:
     try:
         row["login"] = f"in {time.monotonic() - began:.2f} s"
         facts = link.read_facts(session, fresh=True)
+        facts = further(session, facts) if further else facts
     except (RemoteTrainError, ConnectionLost) as error:
         hint = getattr(error, "hint", None)
         return {**row, "exit_code": exit_code_of(error), "verdict": str(error), "next": hint}

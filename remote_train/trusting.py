@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.transport import Ask
+    from remote_train.transport.paramiko_gate import Gate
     from remote_train.transport.paramiko_look import KeySeen
 
     TypeIn = Callable[[str], str]
@@ -77,6 +79,8 @@ class Trusting:
     hosts_file: Path | None = None
     ask: Ask | None = None
     type_in: TypeIn | None = None
+    gates: list[Gate] = field(default_factory=list)
+    """Jump hosts that have let us in: one login there is enough for all that is looked at behind them."""
 
     def trust(self, stated: str | None) -> dict[str, Any]:
         """Have the host's key trusted from now on, and return what was done; `stated` is the fingerprint it must have.
@@ -84,8 +88,9 @@ class Trusting:
         Raises Unreachable, or HostKeyRefused with both fingerprints when nobody says that the key is right.
         """
         target = read_target(self.host)
-        offers = list(self.look(target))
-        offer = self._choose(target, offers, stated)
+        with closing(self):
+            offers = list(self.look(target))
+            offer = self._choose(target, offers, stated)
         row: dict[str, Any] = {
             "host": self.host.name,
             "key_type": offer.key_type,
@@ -103,6 +108,11 @@ class Trusting:
             "was": offer.refusal.facts.get("known") or self.host.host_key,
             "files": self._write(target, offer),
         }
+
+    def close(self) -> None:
+        """Leave the jump hosts."""
+        while self.gates:
+            self.gates.pop().close()
 
     def look(self, target: HostTarget, kinds: Sequence[str] = ()) -> Iterator[Offer]:
         """Look at the key of each address that answers, asking for `kinds` first; Unreachable when none does."""
@@ -135,7 +145,7 @@ class Trusting:
     def _read(self, single: HostTarget, dialled: Dialled | None, kinds: Sequence[str]) -> KeySeen:
         from remote_train.transport.paramiko_look import read_offered_key  # noqa: PLC0415 - 150 ms
 
-        return read_offered_key(single, dialled, kinds, self.ask)
+        return read_offered_key(single, dialled, kinds, self.gates, self.ask)
 
     def find_stated(self, target: HostTarget, stated: str) -> Offer | None:
         """Look for the key of this fingerprint among a host's keys of other types; None: it has none such."""

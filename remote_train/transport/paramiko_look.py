@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from remote_train.transport import Ask, SshTarget
     from remote_train.transport.dial import Dialled
+    from remote_train.transport.paramiko_gate import Gate
 
 
 class KeySeen(HostKeyRefused):
@@ -46,6 +47,12 @@ class _Looking(ParamikoTransport):
 
     kinds: tuple[str, ...] = ()
 
+    def look(self, gates: list[Gate]) -> None:
+        """Raise the KeySeen; the jump hosts of `gates` have let us in before, and stay there with those behind them."""
+        for hop in self._target.jumps[len(gates) :]:
+            gates.append(self._pass(hop, gates, Login.enter))
+        self._pass(self._target, gates, Login.enter)
+
     def _make_login(self, stop: SshTarget, dialled: Dialled) -> Login:
         if stop is not self._target:
             return super()._make_login(stop, dialled)
@@ -55,17 +62,21 @@ class _Looking(ParamikoTransport):
 
 
 def read_offered_key(
-    target: SshTarget, dialled: Dialled | None, kinds: Sequence[str] = (), ask: Ask | None = None
+    target: SshTarget,
+    dialled: Dialled | None,
+    kinds: Sequence[str],
+    gates: list[Gate],
+    ask: Ask | None = None,
 ) -> KeySeen:
     """Return the key that a login would have to trust: of one of `kinds`, else of a type that known_hosts has for it.
 
-    `target` has one address; `dialled` is a connection to it, None where the way leads through others, who may `ask`.
-    Raises ConnectionLost and the errors that a login can meet before its authentication.
+    `target` has one address; `dialled` is a connection to it, None where the way leads through others, who may `ask`
+    when they are not among `gates` yet; the caller closes those. Raises ConnectionLost and the errors that a login can meet before its authentication.
     """
     looking = _Looking(target, dialled, ask=ask)
     looking.kinds = tuple(kinds)
     try:
-        looking.open("").close()
+        looking.look(gates)
     except KeySeen as seen:
         return seen
     raise AssertionError("a look never logs in")

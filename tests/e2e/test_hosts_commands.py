@@ -122,10 +122,12 @@ def test_a_python_with_torch_is_found_where_the_host_s_own_has_none(desk: Desk, 
     desk.laptop.trust(known_line(desk.box.sshd))
     place = desk.box.home / "miniconda3"
     place.symlink_to(python.parent.parent)
+    before = desk.box.sshd.read_log().count("Accepted publickey")
     try:
         done = desk.laptop.type(desk.project, *desk.add[:-1], "--json")
     finally:
         place.unlink()
+    assert desk.box.sshd.read_log().count("Accepted publickey") == before + 1, "a code is good for one login"
     found = done.event("check")["facts"]["python"]
     if found["torch"] and not found["path"].startswith(str(desk.box.home)):
         pytest.skip("this machine's own python3 has torch")

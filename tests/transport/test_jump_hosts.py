@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_train.errors import HostKeyRefused, HostUnfit, LoginRefused, Unreachable
-from remote_train.transport.paramiko_ssh import ParamikoTransport
+from remote_train.transport.paramiko_look import read_offered_key
+from remote_train.transport.paramiko_ssh import ParamikoTransport, close_gates
 from tests.sshd import (
     Sshd,
     SshdTarget,
     free_port,
+    key_bytes,
     make_key,
     public_line,
     read_to_end,
@@ -27,6 +29,8 @@ from tests.sshd import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from remote_train.transport.paramiko_gate import Gate
 
 pytestmark = pytest.mark.sshd
 
@@ -200,3 +204,14 @@ def test_an_ssh_in_a_command_that_refuses_a_key_or_is_refused_is_no_silence(
         run(chain[-1].target(proxy_command=stranger))
     assert (key.value.exit_code, login.value.exit_code) == (11, 12)
     assert attempts(chain[-1]) == before
+
+
+def test_many_looks_behind_jump_hosts_are_one_login_there(chain: list[Sshd]) -> None:
+    gates: list[Gate] = []
+    accepted = [sshd.read_log().count("Accepted publickey") for sshd in chain]
+    for kind in ("ssh-ed25519", "ssh-rsa"):
+        seen = read_offered_key(through(chain, 2), None, (kind,), gates)
+        assert seen.key == key_bytes(chain[-1].host_keys[0])
+    close_gates(gates)
+    more = [sshd.read_log().count("Accepted publickey") for sshd in chain]
+    assert [now - then for now, then in zip(more, accepted, strict=True)] == [1, 1, 0]
