@@ -168,7 +168,11 @@ class HostLink:
         if self.host.transport is None:
             self._say(f"{self.host.name}: ssh itself is used: {target.need}")
         policy = Policy(
-            target.strict_host_key_checking, is_asked(self._ask), self.host.host_key, target.known_hosts_files
+            target.strict_host_key_checking,
+            is_asked(self._ask),
+            self.host.host_key,
+            target.known_hosts_files,
+            target.password,
         )
         return OpensshTransport(target, target.ways, policy, dialled=dialled, notify=self._say)
 

@@ -27,7 +27,7 @@ from remote_train.cli import (
     runs,
 )
 from remote_train.cli.options import app, name_hosts_file, settings
-from remote_train.cli.signals import Ended, end_on_signals, restore_terminal, settle
+from remote_train.cli.signals import Ended, end_on_signals, give_back, restore_terminal, settle
 from remote_train.errors import (
     EXIT_BUG,
     ConnectionGivenUp,
@@ -79,6 +79,7 @@ def main() -> NoReturn:
     except Ended as cut:
         restore_terminal()
         code = 128 + cut.number
+    give_back()
     # Threads that wait for a silent host must not keep the prompt.
     try:
         sys.stdout.flush()

@@ -145,8 +145,11 @@ def make_ask() -> Keyholder | None:
 
 @functools.cache
 def _make_keyholder() -> Keyholder:
+    from remote_train.cli.signals import give_back_with
+    from remote_train.transport import foreground
     from remote_train.transport.keyholder import Keyholder
 
+    give_back_with(foreground.leave)
     return Keyholder(lambda question: typer.confirm(question, default=False, err=True), _ask_secret)
 
 

@@ -50,6 +50,7 @@ class _Leaving:
     armed = True
     """The next signal raises Ended; the main thread takes it back."""
     restore: Callable[[], bytes] = staticmethod(lambda: b"\r\x1b[K")  # what a terminal echoes: ^C
+    give_back: Callable[[], object] = staticmethod(lambda: None)
 
 
 _leaving = _Leaving()
@@ -71,6 +72,16 @@ def end_on_signals() -> None:
 def restore_with(restore: Callable[[], bytes]) -> None:
     """Have these bytes written to stderr, when it is a terminal, should the process be ended at once."""
     _leaving.restore = restore
+
+
+def give_back_with(give_back: Callable[[], object]) -> None:
+    """Have this called when the process ends: it ends whatever question a thread is asking at the terminal."""
+    _leaving.give_back = give_back
+
+
+def give_back() -> None:
+    """End the questions that are being asked."""
+    _leaving.give_back()
 
 
 def settle() -> None:
@@ -137,6 +148,7 @@ def _hear(number: int) -> None:
 
 def restore_terminal() -> None:
     """Leave the terminal as a person wants it: no status, no echoed ^C, no colours, the cursor at the start of a line."""
+    give_back()
     with contextlib.suppress(OSError, ValueError):
         if not os.isatty(2):
             return

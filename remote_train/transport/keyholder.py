@@ -7,8 +7,9 @@ held.
 from __future__ import annotations
 
 import re
-import threading
 from typing import TYPE_CHECKING
+
+from remote_train.transport import foreground
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,17 +35,16 @@ def clean(text: str) -> str:
 
 
 class Keyholder:
-    """An Ask that can also be asked for secrets. One question at a time, from whichever thread."""
+    """An Ask that can also be asked for secrets. One question at a time, from whichever thread, ours or ssh's."""
 
     def __init__(self, confirm: Ask, secret: AskSecret | None) -> None:
         self._confirm = confirm
         self._secret = secret
         self._held: dict[str, str] = {}
-        self._asking = threading.RLock()
 
     def __call__(self, question: str) -> bool:
         """Ask yes or no."""
-        with self._asking:
+        with foreground.taken():
             return self._confirm(question)
 
     @property
@@ -54,7 +54,7 @@ class Keyholder:
 
     def ask(self, prompt: str, *, echo: bool = False) -> str | None:
         """Ask for something that is not to be held; None when nobody answers."""
-        with self._asking:
+        with foreground.taken():
             return None if self._secret is None else self._secret(prompt, echo)
 
     def hidden(self, question: str) -> str:
@@ -74,7 +74,7 @@ class Keyholder:
 
         An empty answer gives up, as it does with ssh.
         """
-        with self._asking:
+        with foreground.taken():
             held = self._held.get(name)
             if held is not None:
                 return held

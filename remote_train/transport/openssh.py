@@ -20,12 +20,13 @@ from remote_train.transport.child import Child
 from remote_train.transport.dial import Dialling, Endpoint, Refused
 from remote_train.transport.known_hosts import find_entries
 from remote_train.transport.openssh_command import make_command
-from remote_train.transport.openssh_log import SshLog, make_lines
+from remote_train.transport.openssh_log import Limits, SshLog, make_lines
 from remote_train.transport.openssh_words import (
     Failure,
     Story,
     describe_way,
     explain,
+    explain_silence,
     is_closed_early,
     parse_story,
 )
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from remote_train.transport.foreground import Terminal
     from remote_train.transport.openssh_command import Policy, Way
 
+PERSON_SECONDS = 300.0
+"""A person at the terminal has so long for all that ssh asks."""
+WAY_SECONDS = 90.0
+"""A login through others at a terminal: their questions about keys cannot be told from silence."""
 END_SECONDS = 2.0
 """From the end of the stream to ssh's own."""
 LOST = 255
@@ -153,13 +158,13 @@ class OpensshTransport:
         policy = replace(self._policy, alias=choose_alias(identity, self._ways))
         failure = Failure(identity, way.hostname, parse_story(()), dialled=dialled)
         with contextlib.ExitStack() as stack:
-            terminal = stack.enter_context(foreground.borrowed()) if policy.prompts else None
+            terminal = stack.enter_context(foreground.taken()) if policy.prompts else None
             if terminal is None:
                 policy = replace(policy, prompts=False)
             log = SshLog(self._hear)
             argv = make_command(way, policy, log.path, command)
             try:
-                return start(argv, log, failure, terminal)
+                return start(argv, log, failure, terminal, proxied=way.proxied)
             finally:
                 self.seen = describe_way(parse_story(log.lines))
 
@@ -190,7 +195,9 @@ def make_environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def start(argv: Sequence[str], log: SshLog, failure: Failure, terminal: Terminal | None) -> OpensshChannel:
+def start(
+    argv: Sequence[str], log: SshLog, failure: Failure, terminal: Terminal | None, *, proxied: bool = False
+) -> OpensshChannel:
     """Start ssh and return its channel once it has logged in; raise which of our errors it ended with."""
     try:
         channel = OpensshChannel(argv, log, failure, own_terminal=terminal is None)
@@ -198,10 +205,11 @@ def start(argv: Sequence[str], log: SshLog, failure: Failure, terminal: Terminal
         log.end()
         raise ConnectionLost(f"{failure.identity.target.name}: {argv[0]}: {error.strerror}") from error
     try:
+        limits = Limits(login.LOGIN_SECONDS)
         if terminal is not None:
+            limits = Limits(WAY_SECONDS if proxied else limits.seconds, PERSON_SECONDS, terminal.is_hidden)
             terminal.lend(channel.group)
-        # At a terminal the time is a person's, and Ctrl-C ends it.
-        channel.wait_login(log.wait_login(None if terminal else login.LOGIN_SECONDS))
+        channel.wait_login(limits)
     except BaseException:
         channel.kill()  # nothing has begun, and the command may be over before a patient end
         channel.close()
@@ -231,13 +239,16 @@ class OpensshChannel(Child):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.group, signal.SIGKILL)
 
-    def wait_login(self, logged_in: bool | None) -> None:
-        """Raise why ssh has not logged in; None is no answer in time."""
-        if logged_in:
-            return
+    def wait_login(self, limits: Limits) -> None:
+        """Wait for ssh to log in; raise why it has not."""
+        allowed = limits.seconds
+        logged_in = self._log.wait_login(limits)
+        if logged_in is None and limits.seconds > 0:
+            raise ConnectionLost(f"{self._name}: nobody answered within {PERSON_SECONDS:g} s")
         if logged_in is None:
-            raise ConnectionLost(f"{self._name}: did not finish the login within {login.LOGIN_SECONDS:g} s")
-        raise self._explain()
+            raise explain_silence(replace(self._failure, story=self._story()), allowed)
+        if not logged_in:
+            raise self._explain()
 
     def receive(self, timeout: float) -> bytes | None:
         """Return what has come, b"" when the command has ended, None after `timeout` seconds of nothing.

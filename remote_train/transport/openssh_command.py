@@ -17,6 +17,7 @@ ALIVE_SECONDS = 5
 ALIVE_COUNT = 2
 """ssh gives a silent host up after 5 s three times over (ssh_config(5), ServerAliveCountMax)."""
 CONNECT_SECONDS = 5
+"""Of each host that we connect to ourselves, the nearest jump host's included."""
 PROXIED_SECONDS = 20
 """A jump host logs us in before the host's banner can come; less than a login may take, so that silence is told apart."""
 
@@ -35,9 +36,12 @@ NEVER = (
     "ControlPersist=no",
     f"ServerAliveInterval={ALIVE_SECONDS}",
     f"ServerAliveCountMax={ALIVE_COUNT}",
+    # What was refused is not tried again; ssh counts passphrases with passwords.
+    "NumberOfPasswordPrompts=1",
 )
 NO_DESCRIPTOR = "ProxyUseFdpass=no"
 """As ssh does with a ProxyJump: the command for it passes none, whatever ssh_config wants of others."""
+UNASKED = "PasswordAuthentication=no"
 # Not known to every ssh, and only in the way when ssh_config sets them.
 YOUNGER = {
     "remotecommand": "RemoteCommand=none",
@@ -89,6 +93,8 @@ class Policy:
     pin: str | None = None
     known_hosts_files: tuple[Path, ...] = ()
     """Where keys may be revoked, which a pin does not outweigh."""
+    password: bool = False
+    """The account's password may be asked for."""
     alias: str | None = None
     """The name that the host's key is known under, whichever address answers."""
 
@@ -98,9 +104,8 @@ def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
     options = [*_choose_strictness(policy), *NEVER]
     options += [text for word, text in YOUNGER.items() if word in way.keywords]
     options += ["LogLevel=DEBUG1"]
-    if not way.patient:
-        seconds = CONNECT_SECONDS if not way.proxied else PROXIED_SECONDS
-        options += [] if way.proxied and policy.prompts else [f"ConnectTimeout={seconds}"]
+    options += [] if policy.password else [UNASKED]
+    options += _limit_connecting(way, policy, proxied=way.proxied)
     if way.jumps:
         options += [f"ProxyCommand={make_jump_command(way, policy)}", NO_DESCRIPTOR]
     if policy.pin:
@@ -117,6 +122,13 @@ def _choose_strictness(policy: Policy) -> list[str]:
     return [f"StrictHostKeyChecking={strict}", f"BatchMode={'no' if policy.prompts else 'yes'}"]
 
 
+def _limit_connecting(way: Way, policy: Policy, *, proxied: bool) -> list[str]:
+    """Bound the time to a banner, but where a person may be asked by a host on the way: openssh.py counts that."""
+    if way.patient or (proxied and policy.prompts):
+        return []
+    return [f"ConnectTimeout={PROXIED_SECONDS if proxied else CONNECT_SECONDS}"]
+
+
 def make_jump_command(way: Way, policy: Policy) -> str:
     """Return a ProxyCommand that does what ProxyJump does, and holds every host on the way to our policy too.
 
@@ -124,10 +136,11 @@ def make_jump_command(way: Way, policy: Policy) -> str:
     """
     strict = "ask" if policy.prompts and policy.strict != "yes" else "yes"
     batch = "no" if policy.prompts else "yes"
-    options = [f"StrictHostKeyChecking={strict}", f"BatchMode={batch}", *NEVER, "LogLevel=INFO"]
-    given = [word for option in options for word in ("-o", option)]
+    options = [f"StrictHostKeyChecking={strict}", f"BatchMode={batch}", *NEVER, UNASKED, "LogLevel=INFO"]
     command = ""
     for jump in way.jumps:
+        mine = [*options, *_limit_connecting(way, policy, proxied=bool(command))]
+        given = [word for option in mine for word in ("-o", option)]
         through = ["-o", f"ProxyCommand={command}", "-o", NO_DESCRIPTOR] if command else []
         # The last ssh replaces %h and %p by where it wants to go; every other % is meant for those within.
         words = [*way.program, "-T", *given, *through, "-W"]

@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remote_train.transport.openssh_words import LOGGED_IN
+from remote_train.transport.openssh_words import LOGGED_IN, MAY_ASK, WENT_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 LONGEST_LINE = 2000
 MOST_LINES = 1000
 LAST_WORDS_SECONDS = 0.5
+TICK = 0.5
 
 
 def make_lines(data: bytes) -> list[str]:
@@ -26,6 +29,28 @@ def make_lines(data: bytes) -> list[str]:
     text = data.decode("utf-8", "replace")
     lines = [line.rstrip("\r") for line in text.split("\n")]
     return ["".join(c if c.isprintable() else "?" for c in line[:LONGEST_LINE]) for line in lines if line]
+
+
+@dataclass
+class Limits:
+    """The seconds that are left for a login, and those that a person may take meanwhile.
+
+    ssh does not say when it asks: it may from the offer of an unknown key, or a method of logging in, until it goes on.
+    What hosts on the way ask for stands in no log, but whoever asks for a secret hides what is typed (`is_hidden`).
+    """
+
+    seconds: float
+    person: float = 0.0
+    is_hidden: Callable[[], bool] | None = None
+    """None: there is nobody to ask."""
+
+    def count(self, passed: float, *, may_ask: bool) -> bool:
+        """Take off what has passed; say whether anything is left."""
+        if self.is_hidden and (may_ask or self.is_hidden()):
+            self.person -= passed
+        else:
+            self.seconds -= passed
+        return self.seconds > 0 and (self.person > 0 or not self.is_hidden)
 
 
 class SshLog:
@@ -41,7 +66,7 @@ class SshLog:
         self._listen = listen
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._changed = threading.Condition()
-        self._over = self._logged_in = False
+        self._over = self._logged_in = self._may_ask = False
         self._thread = threading.Thread(target=self._read, name="ssh log", daemon=True)
         self._thread.start()
 
@@ -51,11 +76,15 @@ class SshLog:
         with self._changed:
             return list(self._lines)
 
-    def wait_login(self, seconds: float | None) -> bool | None:
-        """Wait until ssh has logged in (True) or ended (False); None: neither within `seconds`."""
+    def wait_login(self, limits: Limits) -> bool | None:
+        """Wait until ssh has logged in (True) or ended (False); None: neither within the limits."""
         with self._changed:
-            done = self._changed.wait_for(lambda: self._logged_in or self._over, seconds)
-            return self._logged_in if done else None
+            while not (self._logged_in or self._over):
+                before = time.monotonic()
+                self._changed.wait(min(TICK, limits.seconds))
+                if not limits.count(time.monotonic() - before, may_ask=self._may_ask):
+                    return None
+            return self._logged_in
 
     def end(self) -> None:
         """Take in ssh's last words, once it has ended."""
@@ -80,6 +109,7 @@ class SshLog:
         for line in make_lines(data):
             with self._changed:
                 self._lines.append(line)
+                self._may_ask = bool(MAY_ASK.match(line)) or (self._may_ask and not WENT_ON.match(line))
                 if LOGGED_IN.match(line):
                     self._logged_in = True
                     self._changed.notify_all()

@@ -33,6 +33,13 @@ LOGGED_IN = re.compile(
 LOGGED_IN_BY = re.compile(r'Authenticated to .* using "([a-z-]{1,40})"')
 SHARED = re.compile(r"debug1: mux_client_request_session: ")
 ENDED = re.compile(r"debug1: client_input_channel_req: channel \d+ rtype exit-(status|signal) ")
+MAY_ASK = re.compile(
+    r"debug1: (Server host (key|certificate)|Next authentication method|Server accepts key|Trying private key): "
+)
+"""From here on ssh may wait for a person: about the key, for a code or a passphrase, for a touch."""
+WENT_ON = re.compile(
+    r"debug1: (rekey out after|SSH2_MSG_NEWKEYS sent|Offering public key: |Authentications that can continue: )"
+)
 BANNER = re.compile(r"debug1: Remote protocol version ")
 KEY = re.compile(r"debug1: Server host (?:key|certificate): (\S+) (SHA256:[A-Za-z0-9+/]{43})")
 METHODS = re.compile(r"debug1: Authentications that can continue: (\S+)")
@@ -58,9 +65,11 @@ UNREACHABLE = re.compile(
     r"Could not resolve hostname|connect failed|Name or service not known|Connection timed out during banner exchange)"
 )
 NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: open failed: ")
+FORBIDDEN = re.compile(r"open failed: administratively prohibited")
 CLOSED_EARLY = re.compile(
     r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
+FORBIDDEN_HINT = "its sshd forbids it (AllowTcpForwarding, PermitOpen); ask whoever runs it"
 STEPS = {"shared": SHARED, "banner": BANNER, "logged_in": LOGGED_IN, "ended": ENDED, "accepted": ACCEPTED}
 
 
@@ -136,7 +145,7 @@ def explain(failure: Failure) -> Exception:
         return _explain_session(failure)
     if (bad := _find(BAD_OPTION, failure.words)) and not story.banner:
         return ConfigError([f"ssh_config: host {name}: {bad}"], hint=_hint_option(bad))
-    for explained in (_explain_key, _explain_login, _explain_absence):
+    for explained in (_explain_key, _explain_login, _explain_way, _explain_absence):
         if (error := explained(failure)) is not None:
             return error
     return ConnectionLost(f"{name}: {_last(failure.words) or 'ssh ended without a word'}")
@@ -231,9 +240,29 @@ def _explain_login(failure: Failure) -> Exception | None:
             "the key is right and could not be used: `ssh-add` it first, without a terminal nobody can be asked for "
             "its passphrase"
         )
-    elif attempts.methods and "publickey" not in attempts.methods:
+    elif attempts.methods and not {"publickey", "password"} & set(attempts.methods):
         error.hint = f"log in once by hand: ssh {target.name}; without a terminal only a key or a ticket can"
     return error
+
+
+def _explain_way(failure: Failure) -> Exception | None:
+    """Return that a host on the way lets nobody through."""
+    said = None if failure.story.banner else _find(FORBIDDEN, failure.others)
+    if said is None:
+        return None
+    return HostUnfit(
+        f"{failure.identity.target.name}: a host on the way lets us in, but not through: {said[:WORDS]}",
+        hint=FORBIDDEN_HINT,
+    )
+
+
+def explain_silence(failure: Failure, seconds: float) -> Exception:
+    """Return what it is that ssh has neither logged in nor ended within its limits: nobody there, or nobody who goes on."""
+    name = failure.identity.target.name
+    if failure.dialled or failure.story.banner:
+        return ConnectionLost(f"{name}: did not finish the login within {seconds:g} s")
+    reason = f"no SSH banner within {seconds:g} s"
+    return Unreachable(f"{name} is unreachable: {reason}", reason=reason)
 
 
 def _explain_absence(failure: Failure) -> Exception | None:

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from remote_train.errors import HostKeyRefused, LoginRefused
+from remote_train.errors import HostKeyRefused, HostUnfit, LoginRefused
 from remote_train.transport.dial import CLOSED, IDENT, Dialled, Refused, explain, quote, read_banner
 from remote_train.transport.sink import Tail
 
@@ -28,6 +28,7 @@ BANNER_SECONDS = 30.0
 GRACE_SECONDS = 0.15
 BAD_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY")
 NO_WAY_IN = re.compile(r"Permission denied \([^)]*\)|Too many authentication failures")
+FORBIDDEN = re.compile(r"open failed: administratively prohibited")
 """What OpenSSH's ssh says, which is what ProxyCommands mostly are."""
 
 
@@ -84,10 +85,11 @@ class ProxyCommand:
 
 
 def refuse_by_words(words: str, address: str) -> None:
-    """Raise HostKeyRefused or LoginRefused where an ssh says of a host on the way that it was that: no silence, no fallback."""
+    """Raise HostKeyRefused, LoginRefused or HostUnfit where an ssh says of a host on the way that it was that: no silence, no fallback."""
     for pattern, kind, what in (
         (BAD_KEY, HostKeyRefused, "did not accept the key of a host on the way"),
         (NO_WAY_IN, LoginRefused, "was not let in by a host on the way"),
+        (FORBIDDEN, HostUnfit, "was let in by a host on the way, but not through"),
     ):
         said = next((line for line in words.splitlines() if pattern.search(line)), None)
         if said is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyte
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.e2e.machines import Laptop
@@ -82,13 +82,20 @@ class Terminal:
 
 @contextlib.contextmanager
 def open_terminal(laptop: Laptop, cwd: Path, *args: str) -> Iterator[Terminal]:
-    """Type a command on a terminal of its own; it is killed when the block ends."""
+    """Type a command of ours on a terminal of its own; it is killed when the block ends."""
+    with open_command([*laptop.command, *args], cwd, laptop.environment) as terminal:
+        yield terminal
+
+
+@contextlib.contextmanager
+def open_command(argv: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Terminal]:
+    """Type any command on a terminal of its own; it is killed when the block ends."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    environment = {**laptop.environment, "TERM": "xterm-256color"}
+    environment = {**environment, "TERM": "xterm-256color"}
     environment.pop("COLUMNS", None)
     process = subprocess.Popen(
-        ["setsid", "--ctty", *laptop.command, *args],
+        ["setsid", "--ctty", *argv],
         cwd=cwd,
         env=environment,
         stdin=slave,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import termios
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.machines import Box, Laptop, known_line, write_project
-from tests.e2e.terminal import open_terminal
+from tests.e2e.terminal import Terminal, open_terminal
 from tests.sshd import USER, make_key, public_line, running_sshd, wait_until
 
 pytestmark = [pytest.mark.sshd, pytest.mark.timeout(100)]
@@ -82,9 +83,11 @@ def test_a_person_is_asked_by_ssh_and_ctrl_c_does_not_reach_it_afterwards(
     laptop: Laptop, box: Box, guarded: Path
 ) -> None:
     with open_terminal(laptop, guarded, "run", "train.py") as terminal:
+        found = termios.tcgetattr(terminal.master)
         terminal.wait_for("Enter passphrase for key")
-        terminal.key(b"open sesame\n")
+        terminal.key(b"\x1a\x15open sesame\n")  # Ctrl-Z stops nothing here, Ctrl-U takes it back
         terminal.wait_for("up")
+        assert termios.tcgetattr(terminal.master) == found
         assert "open sesame" not in terminal.text
         ssh = find_ssh(str(box.sshd.port))
         assert os.getpgid(ssh) == ssh
@@ -101,10 +104,54 @@ def test_a_person_is_asked_by_ssh_and_ctrl_c_does_not_reach_it_afterwards(
 @pytest.mark.slow
 def test_ctrl_c_at_the_question_ends_the_command(laptop: Laptop, box: Box, guarded: Path) -> None:
     with open_terminal(laptop, guarded, "run", "train.py") as terminal:
+        found = termios.tcgetattr(terminal.master)
         terminal.wait_for("Enter passphrase for key")
         terminal.key(b"\x03")
         assert terminal.end() == 130
+        assert termios.tcgetattr(terminal.master) == found
     assert not list((box.root / "runs").glob("*"))
+
+
+def is_asked(terminal: Terminal, answered: int) -> bool:
+    """Wait for a question after so many that were answered, or for what `ps` tells in the end; say which."""
+    terminal.wait(
+        lambda: terminal.text.count("assphrase ") > answered or "running" in terminal.text, "a question"
+    )
+    assert terminal.text.count("assphrase ") <= answered + 1, "two at once"
+    return "running" not in terminal.text
+
+
+@pytest.mark.slow
+def test_one_asks_at_a_time_and_ctrl_c_leaves_the_terminal_as_it_was(
+    laptop: Laptop, box: Box, project: Path
+) -> None:
+    write_project(project, {"train.py": "import time\ntime.sleep(600)\n"})
+    key = make_key(laptop.home / "guarded", passphrase="open sesame")
+    (box.sshd.folder / "authorized_keys").write_text(
+        f"{public_line(box.sshd.user_key)}\n{public_line(key)}\n"
+    )
+    names = {"by-ssh": OPENSSH, "by-us": PARAMIKO}
+    for guard in ({}, {"identity_file": f'"{key}"'}):
+        tables = [f"[hosts.{name}]\n{box.describe(transport=way, **guard)}" for name, way in names.items()]
+        laptop.write_hosts("".join(tables))
+        for name in names if not guard else ():
+            laptop.ok(project, "run", "-d", "--host", name, "train.py")
+
+    with open_terminal(laptop, project, "ps") as terminal:
+        answered = 0
+        while is_asked(terminal, answered):
+            terminal.key(b"open sesame\n")
+            answered += 1
+        assert terminal.end() == 0
+        assert terminal.text.count("running") == 2
+        assert "Passphrase of" in terminal.text
+        assert "Enter passphrase for key" in terminal.text
+    with open_terminal(laptop, project, "ps") as terminal:
+        found = termios.tcgetattr(terminal.master)
+        terminal.wait_for("assphrase ")
+        terminal.key(b"\x03")
+        assert terminal.end() == 130
+        assert termios.tcgetattr(terminal.master) == found
 
 
 @pytest.mark.slow

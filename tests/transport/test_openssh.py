@@ -314,6 +314,7 @@ def test_an_option_that_ssh_refuses_is_shown_in_its_words(sshd: Sshd) -> None:
         ),
         ("sh -c 'echo channel 0: open failed: connect failed: No route to host >&2; exit 255'", Unreachable),
         ("sh -c 'exit 1'", Unreachable),
+        ("sh -c 'echo channel 0: open failed: administratively prohibited: x >&2; exit 255'", HostUnfit),
         ("sh -c 'echo Host key verification failed. >&2; exit 255'", HostKeyRefused),
         ("sh -c 'echo me@j: Permission denied \\(publickey\\). >&2; exit 255'", LoginRefused),
         ("sh -c 'echo SSH-2.0-x; echo nonsense; cat >/dev/null & sleep 0.1'", ConnectionLost),
