@@ -225,7 +225,6 @@ def _is_unchecked(options: Options) -> bool:
 
 def _make_plain_options(spec: HostSpec, where: Address, place: SshPlace) -> Options:
     """Make the options of a machine without ssh: OpenSSH's defaults, and ~/.ssh/config as paramiko reads it."""
-    config = place.home / ".ssh" / "config"
     user = where.user or spec.user or place.user
     if user is None:
         raise ConfigError([f"host {spec.name}: this uid has no login name"], hint="set user in hosts.toml")

@@ -13,7 +13,7 @@ import paramiko  # type: ignore[import-untyped]
 
 from remote_train.transport import login
 from remote_train.transport.keyholder import clean, is_password_prompt
-from remote_train.transport.paramiko_keys import Keys, Locked
+from remote_train.transport.paramiko_keys import LOCKED, Keys, Locked
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS, Ssh
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Entry:
         """Ask for the passphrase of a key that the host would take; None without one."""
         person = self._person
         if person is None or not person.is_there:
-            self._attempts.skipped.append(f"{label} (needs its passphrase; ssh-add it to an agent)")
+            self._attempts.skipped.append(f"{label} ({LOCKED})")
             return None
         ssh.ensure_session()
         if locked.public and not ssh.would_accept(self._target.user, locked.public):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 AGENT_SECONDS = 5.0
 LOCKED = "needs its passphrase; ssh-add it to an agent"
+"""Why a key file is not offered where nobody types its passphrase."""
 
 
 @dataclass

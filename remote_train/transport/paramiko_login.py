@@ -150,8 +150,9 @@ class Login:
 
     @property
     def lost_early(self) -> bool:
-        """Whether the connection was lost between the login and a command that was sent early."""
-        return self.logged_in and self._ssh is not None and self._ssh.early is not None
+        """Whether the connection broke off between the login and a command that was sent early."""
+        sent = self.logged_in and self._ssh is not None and self._ssh.early is not None
+        return sent and not self._vigil.verdict
 
     def _knock(self) -> None:
         """Ask for a sign of life; before the login there is no way to."""

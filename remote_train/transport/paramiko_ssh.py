@@ -71,12 +71,25 @@ class ParamikoTransport:
         try:
             for hop in self._target.jumps:
                 gates.append(self._pass(hop, gates, Login.enter))
-            started = self._pass(self._target, gates, lambda entry: entry.run(command, early=self._early))
+            started = self._start(command, gates)
         except BaseException:
             close_gates(gates)
             raise
         self._channel = ParamikoChannel(*started, gates)
         return self._channel
+
+    def _start(self, command: str, gates: Sequence[Gate]) -> tuple[Any, Any, Vigil]:
+        """Run `command`, once more and step by step where the connection broke over one that was sent early."""
+        early = self._early
+        try:
+            return self._pass(self._target, gates, lambda entry: entry.run(command, early=early))
+        except ConnectionLost as loss:
+            if self._early == early:
+                raise
+            try:
+                return self._pass(self._target, gates, lambda entry: entry.run(command, early=False))
+            except Unreachable:  # it has answered a moment ago
+                raise loss from None
 
     def _pass(self, stop: SshTarget, gates: Sequence[Gate], act: Callable[[Login], T]) -> T:
         """Log in to a jump host or to the host itself, behind the last of `gates`, and `act` there."""
@@ -97,7 +110,7 @@ class ParamikoTransport:
                 refusal = error
                 self._say(f"{error.message}; {dialled.address} is not used")
             except ConnectionLost:
-                self._early = not entry.lost_early
+                self._early = self._early and not entry.lost_early
                 raise
         raise refusal or Unreachable(f"{stop.name} has no address")
 
