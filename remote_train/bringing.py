@@ -18,6 +18,7 @@ from remote_train.fencing import publishing
 from remote_train.host.commits import COMMITTED
 from remote_train.host.disk import FAILING
 from remote_train.host.durable import sync_folder
+from remote_train.landing import refuse_links
 from remote_train.ledger import make_mark
 from remote_train.mirror import hash_file
 from remote_train.records import choose_hint
@@ -70,6 +71,10 @@ class Home:
     partials: Partials
     aside: bool = False
     """What lands there may be of an attempt that counts no more."""
+
+    def refuse_links(self, place: Path) -> None:
+        """Raise OSError where the way to a place is not by folders alone; of `--to DIR` only below DIR."""
+        refuse_links(self.run.folder if self.target == self.run.files else self.target, place)
 
     def publishing(self) -> AbstractContextManager[None]:
         """Be the one who gives a file its name; raise PullIncomplete when the attempt counts no more."""
@@ -171,6 +176,7 @@ class Landing:
             forget_stage(self._home.run, place)
             return None
         try:
+            self._home.refuse_links(place)
             return open_stage(self._home.run, place)
         except OSError as error:
             raise make_local_error(place, error) from error
@@ -251,6 +257,7 @@ class Landing:
         return str(place) if other is None else f"{place} (on this disk the same file as {other.name})"
 
     def _fetch(self, row: Row, place: Path, ledger: Ledger, held: Held) -> Row:
+        self._home.refuse_links(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
         with self._home.partials.writing(place, of) as partial:

@@ -27,7 +27,7 @@ def open_lock(path: Path) -> int | None:
     """Return a descriptor to lock; None on a disk that has no room for it: the mirror will not be written either."""
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         with contextlib.suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     return None
 
 

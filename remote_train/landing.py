@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import TYPE_CHECKING
 
+from remote_train.host.manifest_format import MAX_PARTS
 from remote_train.host.units import is_nameable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATH = 4096
 NAME_BYTES = 255
@@ -14,7 +20,23 @@ PARTIAL = ".remote-train-partial"
 
 def is_place(path: object) -> bool:
     """Tell whether a host's relative path may be joined to a folder of ours."""
-    return isinstance(path, str) and len(path) <= PATH and all(map(_is_name, path.split("/")))
+    if not isinstance(path, str) or len(path) > PATH:
+        return False
+    parts = path.split("/")
+    return len(parts) <= MAX_PARTS and all(map(_is_name, parts))
+
+
+def find_link(top: Path, place: Path) -> Path | None:
+    """Return a folder on the way from `top` to a place below it that is a link: it may lead anywhere."""
+    folders = [folder for folder in place.parents if folder != top and folder.is_relative_to(top)]
+    return next((folder for folder in folders if folder.is_symlink()), None)
+
+
+def refuse_links(top: Path, place: Path) -> None:
+    """Raise OSError where the way from `top` to a place goes through a link: what a host sends would land elsewhere."""
+    link = find_link(top, place)
+    if link is not None:
+        raise OSError(errno.ELOOP, f"{link} is a link, and what a host sends goes through none", str(place))
 
 
 def _is_name(part: str) -> bool:

@@ -133,7 +133,7 @@ class Mirror:
         path = self.attempt.output(name)
         try:
             if not path.exists():
-                path.touch(mode=0o600)
+                open_append(path).close()
             limit = self.offsets[name] if name in self.lost else path.stat().st_size
             length, digest = limit, hash_file(path, limit)
         except OSError as error:

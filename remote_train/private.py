@@ -17,6 +17,6 @@ def make_private(folder: Path) -> None:
 
 
 def open_append(path: Path) -> BinaryIO:
-    """Open a file to append to, unbuffered; it is made where there is none."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Open a file to append to, unbuffered; it is made where there is none, and a link in its place is an OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     return os.fdopen(fd, "ab", buffering=0)

@@ -30,6 +30,7 @@ import platformdirs
 from remote_train.errors import LocalSpace, NameTaken, UsageError
 from remote_train.flocks import is_locked, locked, open_lock, try_lock
 from remote_train.host import durable, layout
+from remote_train.landing import refuse_links
 from remote_train.private import make_private
 
 if TYPE_CHECKING:
@@ -187,8 +188,10 @@ class Attempt:
             durable.write_record(str(path), {k: v for k, v in record.items() if k != "format"}, sync=False)
 
     def prepare(self) -> None:
-        """Make the folders."""
-        make_private(self.folder / layout.RANKS)
+        """Make the folders; raise LocalSpace, also where one of them is a link."""
+        with keeping(self.folder):
+            refuse_links(self.folder.parent.parent, self.output("0"))
+            make_private(self.folder / layout.RANKS)
 
 
 def find_namesake(home: Path, run_id: str) -> Path | None:

@@ -110,7 +110,9 @@ def _check_owner(file: Path, folder: Path) -> Path:
 
 def _find_git_root(folder: Path) -> Path | None:
     """Find git's top level: `.git` is a folder, or a file in worktrees and submodules."""
-    return next((place for place in (folder, *folder.parents) if os.path.lexists(place / ".git")), None)
+    above = (place / ".git" for place in (folder, *folder.parents))
+    found = next((place for place in above if os.path.lexists(place)), None)
+    return None if found is None else _check_owner(found, folder)
 
 
 def _read_files(root: Path) -> Iterator[tuple[TomlFile, KeyPath]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.config.toml_lines import KeyPath, choose_line, parse_key_lines
 from remote_train.errors import ConfigError
+from remote_train.host.disk import find_open_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,8 @@ def _read_bytes(path: Path, *, private: bool) -> bytes:
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0, closefd=True) as file:
+            if private:
+                _check_folders(path)
             _check_kind(path, os.fstat(descriptor), private=private)
             raw = file.read(MAX_BYTES + 1) or b""
     except IsADirectoryError:
@@ -90,6 +93,17 @@ def _read_bytes(path: Path, *, private: bool) -> bytes:
     if len(raw) > MAX_BYTES:
         raise ConfigError([f"{path}: is larger than {MAX_BYTES:,} bytes"])
     return raw
+
+
+def _check_folders(path: Path) -> None:
+    """Refuse a file that another user could put another in the place of: this user's own, from a stranger's project."""
+    for place in (path.absolute(), path.resolve()):
+        folder = find_open_folder(str(place))
+        if folder is not None:
+            raise ConfigError(
+                [f"{path}: everybody may write into {folder}, and put another file there"],
+                hint=f"chmod o-w '{folder}'",
+            )
 
 
 def _check_kind(path: Path, status: os.stat_result, *, private: bool) -> None:

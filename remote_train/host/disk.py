@@ -35,6 +35,19 @@ _LIMITS = {
 }
 
 
+def find_open_folder(path: str) -> Optional[str]:
+    """Return a folder above an absolute path in which everybody may put something else in its place; None: there is none."""
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            continue
+        if mode & 0o002 and not mode & 0o1000:  # in a sticky one nobody renames what is another's
+            return path
+    return None
+
+
 class Unwritten(OSError):
     """An OSError of a write that knows where it was to go and how many bytes it needed."""
 

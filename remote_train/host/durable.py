@@ -29,7 +29,8 @@ def write_whole(path: str, data: bytes, *, sync: bool = True) -> None:
     """
     temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600)
         try:
             write_all(fd, data)
             if sync:

@@ -26,6 +26,8 @@ else:
 MAX_ROWS = 200_000
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
+MAX_PARTS = 200
+"""Of a path: folders are made by recursion, and deeper ones would end the program that makes them."""
 MAX_FILE_BYTES = 1 << 62
 FILE_MODE, PROGRAM_MODE = 0o644, 0o755
 
@@ -125,6 +127,8 @@ def _check_lengths(path: str, parts: List[str]) -> None:
         raise ManifestError("%.200r cannot be a file name" % path) from None
     if max(sizes) > MAX_NAME_BYTES or sum(sizes) + len(sizes) - 1 > MAX_PATH_BYTES:
         raise ManifestError("%.200r is too long" % path)
+    if len(parts) > MAX_PARTS:
+        raise ManifestError("%.200r is too deep: %d folders" % (path, len(parts) - 1))
 
 
 def _check_entry(path: str, row: Row) -> None:

@@ -9,7 +9,7 @@ import os
 import zlib
 
 from remote_train.host import layout
-from remote_train.host.disk import drop, name_place
+from remote_train.host.disk import drop, find_open_folder, name_place
 from remote_train.host.durable import read_record, write_whole
 from remote_train.host.manifest_format import ManifestError, apply_delta, check_rows, make_package_id
 
@@ -59,18 +59,10 @@ def open_root(root: str) -> None:
 
 def _refuse_open_parents(root: str) -> None:
     """Raise PermissionError where another user could put a folder of their own in the place of one above the root."""
-    above = os.path.dirname(root)
-    while True:
-        try:
-            mode = os.stat(above).st_mode
-        except FileNotFoundError:
-            mode = 0
-        if mode & 0o002 and not mode & 0o1000:
-            words = "everybody may write into that folder above the state folder: chmod o-w it, or name another state_dir"
-            raise PermissionError(errno.EPERM, words, above)
-        if above == os.path.dirname(above):
-            return
-        above = os.path.dirname(above)
+    above = find_open_folder(root)
+    if above is not None:
+        words = "everybody may write into that folder above the state folder: chmod o-w it, or name another state_dir"
+        raise PermissionError(errno.EPERM, words, above)
 
 
 def has_blob(root: str, sha256: str, size: int) -> bool:

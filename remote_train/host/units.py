@@ -11,6 +11,7 @@ import time
 
 from remote_train.host.containers import is_shard
 from remote_train.host.globs import make_pattern
+from remote_train.host.manifest_format import MAX_PARTS
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ def is_old(status: os.stat_result) -> bool:
 
 
 def is_nameable(path: str) -> bool:
-    """Tell whether a laptop takes a file of this name: none with a control character, which a terminal might obey."""
-    return not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in path)
+    """Tell whether a laptop takes a file of this name: none with a control character, which a terminal might obey, nor too deep."""
+    return path.count("/") < MAX_PARTS and not any(
+        ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in path
+    )
 
 
 def belongs(path: str, unit: str) -> bool:
@@ -157,7 +160,8 @@ class Tree:
                 if entry.name == "__pycache__" or not is_nameable(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    folder.folders.append(entry.name)
+                    if path.count("/") < MAX_PARTS - 3:
+                        folder.folders.append(entry.name)
                 elif entry.is_file(follow_symlinks=False):
                     folder.files.append(entry.name)
         matched = [name for name in folder.files if self._is_meant(os.path.join(path, name))]

@@ -194,11 +194,12 @@ def _take_folder(draft: _Draft, globs: _Globs, folder: str, names: Iterable[str]
         path = start + name
         if globs.exclude and _is_excluded(path, globs):
             continue
-        if (is_secret or is_secret_name(name)) and path not in globs.literal:
-            draft.note(
-                "secret", path, "looks like a secret: left out (an include line with its exact path sends it)"
-            )
-            continue
+        if is_secret or is_secret_name(name):
+            if path not in globs.literal:
+                words = "looks like a secret: left out (an include line with its exact path sends it)"
+                draft.note("secret", path, words)
+                continue
+            draft.note("secret", path, "looks like a secret, and goes along: an include line names it")
         try:
             found = os.lstat(full + name)
         except (FileNotFoundError, NotADirectoryError):  # deleted and not committed, or deleted just now

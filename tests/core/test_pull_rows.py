@@ -32,6 +32,7 @@ from remote_train.listed import choose_latest, make_patterns, parse_page, parse_
         "a\0b",
         "x" * 256,
         "a/" * 3000 + "b",
+        "a/" * 200 + "b",
         "\ud800",
         "a\nb",
         "\x1b[2J",

@@ -10,8 +10,9 @@ import pytest
 
 from remote_train import private, records
 from remote_train.config.hosts_file import read_hosts
+from remote_train.config.project import find_project
 from remote_train.config.toml_file import read_toml
-from remote_train.errors import ConfigError
+from remote_train.errors import ConfigError, PackageError
 from remote_train.host import store
 from tests.e2e.machines import Laptop, known_line, running_box, write_project
 
@@ -96,6 +97,34 @@ def test_hosts_that_others_may_write_are_refused(tmp_path: Path, mode: int) -> N
     assert caught.value.exit_code == 2
     assert f"chmod go-w '{path}'" in str(caught.value.hint)
     assert read_toml(path).data["hosts"]  # as any project's file may be
+
+
+def test_hosts_that_others_may_put_another_file_in_the_place_of_are_refused(tmp_path: Path) -> None:
+    real, shared = tmp_path / "real", tmp_path / "shared"
+    for folder in (real, shared / "deeper"):
+        folder.mkdir(parents=True)
+        (folder / "hosts.toml").write_text('[hosts.box]\naddress = ["box"]\n')
+    (shared / "link.toml").symlink_to(real / "hosts.toml")
+    (real / "link.toml").symlink_to(shared / "deeper" / "hosts.toml")
+    shared.chmod(0o777)
+    for path in (shared / "deeper" / "hosts.toml", shared / "link.toml", real / "link.toml"):
+        with pytest.raises(ConfigError) as caught:
+            read_hosts(path)
+        assert str(caught.value.hint) == f"chmod o-w '{shared}'"
+    assert read_hosts(real / "hosts.toml").hosts
+    shared.chmod(0o1777)  # as /tmp
+    assert read_hosts(real / "link.toml").hosts
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="to give a folder away takes root")
+@pytest.mark.parametrize("name", [".git", "remote-train.toml"])
+def test_what_another_user_put_above_a_project_does_not_make_it_larger(tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (tmp_path / name).mkdir() if name == ".git" else (tmp_path / name).touch()
+    os.chown(tmp_path / name, 61234, 61234)
+    with pytest.raises(PackageError, match="belongs to another user"):
+        find_project(own, tmp_path.parent)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="to give a file away takes root")

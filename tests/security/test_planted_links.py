@@ -1,0 +1,127 @@
+"""Links that somebody else put into a run's folder, as a `git pull` does: nothing that a host sends goes through one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_train.errors import LocalSpace, PullIncomplete
+from remote_train.flocks import open_lock
+from remote_train.host.durable import write_whole
+from remote_train.host.manifest_format import MAX_PARTS, ManifestError, check_path
+from remote_train.ledger import Ledger, drop_old
+from remote_train.mirror import Mirror, hash_file
+from remote_train.pull import PullWish
+from remote_train.records import create_run
+from tests.core.test_pull_files import Puller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from remote_train.records import Run
+    from tests.host.account_kit import Account
+
+MAKING = """
+import os
+for folder in ("out", "checkpoint-9", "d/" * 250):
+    os.makedirs(folder)
+    open(folder + "/ckpt.pt", "w").write("from a host")
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """Somebody's home."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "laptop"))
+    return create_run(tmp_path / "runs", "run-1", {"state": "running"})
+
+
+def test_a_pull_goes_through_no_link_and_no_depth_ends_it(account: Account, outside: Path) -> None:
+    puller = Puller(account, MAKING)
+    files = puller.run.files
+    for link, wish in (
+        (files, PullWish()),
+        (files / "out", PullWish()),
+        (files / "checkpoint-9", PullWish(match=("checkpoint-9/*",))),
+        (account.home / "to" / "out", PullWish(to=account.home / "to", everything=True)),
+    ):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside)
+        with pytest.raises(
+            PullIncomplete, match="is a link, and what a host sends goes through none"
+        ) as caught:
+            puller.pull().bring(wish)
+        assert str(link) in caught.value.message
+        assert list(outside.iterdir()) == []
+        link.unlink()
+        shutil.rmtree(files, ignore_errors=True)
+    # The folder that was asked for may be one: that is the user's own word.
+    (account.home / "real").mkdir()
+    (account.home / "asked").symlink_to(account.home / "real")
+    puller.pull().bring(PullWish(to=(account.home / "asked").resolve()))
+    # What lies deeper than any program of ours goes is not brought, and nothing else is lost by it.
+    found = {"out/ckpt.pt": b"from a host", "checkpoint-9/ckpt.pt": b"from a host"}
+    assert puller.here(account.home / "real") == found
+    for pull in puller.pulls:
+        pull.session.close()
+
+
+def test_an_output_is_written_to_no_link(run: Run, outside: Path) -> None:
+    precious = outside / "rc"
+    precious.write_text("mine\n")
+    attempt = run.attempt(1)
+    attempt.output("0").symlink_to(precious)
+    attempt.output("1").symlink_to(outside / "new")
+    mirror = Mirror(attempt, ["0", "1"], writing=True)
+    mirror.verify("1", {"length": 0})
+    mirror.write("0", b"a line of a host\n")
+    assert mirror.failure is not None
+    mirror.close()
+    (run.folder / "attempts" / "2").symlink_to(outside)
+    with pytest.raises(LocalSpace, match="is a link"):
+        run.attempt(2).prepare()
+    assert [path.name for path in outside.iterdir()] == ["rc"]
+    assert precious.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("write", [open_lock, lambda path: write_whole(str(path), b"ours")])
+def test_locks_and_records_make_nothing_behind_a_link(
+    tmp_path: Path, outside: Path, write: Callable[[Path], object]
+) -> None:
+    place = tmp_path / "record"
+    for name in ("record", f"record.{os.getpid()}.tmp"):
+        (tmp_path / name).symlink_to(outside / "made")
+    try:
+        assert write(place) is None
+    except OSError:
+        assert place.is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+def test_an_old_checkpoint_behind_a_link_is_not_removed(tmp_path: Path, outside: Path) -> None:
+    (outside / "rc").write_text("as everybody has it")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "out").symlink_to(outside)
+    place = tmp_path / "files" / "out" / "rc"
+    ledger = Ledger(tmp_path / "pulled.json")
+    entry = {"sha256": hash_file(place), "unit": "out", "checkpoint": {}, "attempt": 1, "mtime_ns": 1}
+    ledger.note({place: entry})
+    assert drop_old(ledger, tmp_path / "files", 0) == []
+    assert place.exists()
+
+
+def test_a_package_has_no_deeper_folders_than_we_make() -> None:
+    check_path("d/" * (MAX_PARTS - 1) + "x")
+    with pytest.raises(ManifestError, match="too deep"):
+        check_path("d/" * MAX_PARTS + "x")
