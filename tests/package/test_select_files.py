@@ -232,7 +232,7 @@ def test_only_its_exact_path_sends_a_secret(checkout: Tree, include: str, sent: 
     selection = choose(checkout, include)
     assert ("certs/server.pem" in selection.files) is sent
     if sent:  # the line may be a stranger's
-        assert "goes along" in next(notice.text for notice in selection.notices if notice.kind == "secret")
+        assert "goes along" in next(notice.message for notice in selection.notices if notice.kind == "secret")
 
 
 def test_many_notices_of_a_kind_are_counted(checkout: Tree) -> None:
