@@ -16,6 +16,7 @@ from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish
 from remote_train.host import layout, life
 from remote_train.kept_package import drop_packages
 from remote_train.listener import Silent
+from remote_train.package.manifest import render_size
 from remote_train.query import keep_state, name_newest
 from remote_train.records import client_root, list_runs
 from remote_train.retention import (
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from remote_train.reach import HostLink
     from remote_train.records import Run
     from remote_train.session import Session
+
+MUCH_BYTES = 20_000_000_000
+"""What a host may keep of us before it is said."""
 
 AT_ONCE = 20
 """Runs that one launch asks for."""
@@ -200,3 +204,14 @@ def count_missing(run: Run, place: Place) -> int:
         ended = mirror.read(layout.EXIT) or {}
         missing += sum(max(0, size - mirror.offset(name)) for name, size in ended.get("outputs", {}).items())
     return missing
+
+
+def tell_usage(usage: object, host: str, listener: Listener) -> None:
+    """Say what we keep on a host, when that is much, data that was sent on purpose aside."""
+    known = usage if isinstance(usage, dict) else {}
+    kinds = known.get("kinds")
+    sizes = (known.get("total"), kinds.get(layout.DATA, 0) if isinstance(kinds, dict) else 0)
+    total, data = (size if isinstance(size, int) else 0 for size in sizes)
+    if total - data > MUCH_BYTES:
+        text = f"remote-train keeps {render_size(total)} on {host}; `remote-train gc` frees some"
+        listener.tell("note", text=text)

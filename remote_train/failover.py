@@ -140,7 +140,12 @@ class Failover:
         route = choose_route(run.read(), lost=lost)
         self.listener.tell("failover", run=run.id, attempt=self.training.attempt, reason=reason, hosts=route)
         wish = ResumeWish(
-            give_up=self.seconds, reason=reason, lost=True, anew=lost, known=self.secrets, on_busy="fail"
+            give_up=self.seconds,
+            reason=reason,
+            lost=True,
+            anew=lost,
+            known=self.secrets,
+            on_busy=self._on_busy(),
         )
         refusal = self._try_route(route, wish, before)
         if isinstance(refusal, HostKeyRefused):  # someone may be between us and it: nobody goes on by habit
@@ -150,6 +155,11 @@ class Failover:
         elif refusal is not None:
             self._say_nowhere(lost=lost)
         return refusal is None
+
+    def _on_busy(self) -> str:
+        """Return what is to be done on a host whose GPUs are in use: there may be others."""
+        kept = (self.training.run.read().get("job") or {}).get("on_busy")
+        return "share" if kept == "share" else "fail"
 
     def _try_route(self, route: list[str], wish: ResumeWish, before: int) -> Refusal | None:
         """Try hosts in order, and wait for the first that is busy when none is free; return the last refusal, None for none.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.graphics import name_adapter, render_cpu
+from remote_train.host.turns import find_users, is_foreign_busy
 from remote_train.preflight import find_driver_fault, may_bring_cuda
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def describe_gpu(gpu: Row, users: Row) -> str:
     for key, words in (("memory_bytes", ""), ("memory_used_bytes", " in use")):
         if gpu.get(key) is not None:
             parts.append(render_size(gpu[key]) + words)
-    computing = [row for row in gpu.get("processes") or [] if row.get("compute")]
-    parts += [f"used by {describe_user(row, users)}" for row in computing] or ["free"]
+    state = "in use by somebody who cannot be seen from there" if is_foreign_busy(gpu) else "free"
+    parts += [f"used by {describe_user(row, users)}" for row in find_users(gpu)] or [state]
     return ", ".join(parts)
 
 
@@ -202,7 +203,7 @@ def judge(host: HostSpec, facts: Row, why: str | None) -> str:
     torch = f"torch {facts['python']['torch']}"
     if host.device == "cpu":
         return f"{host.name} is ready: it trains on its CPU with {torch}"
-    free = [gpu for gpu in facts["gpus"] if not any(row.get("compute") for row in gpu.get("processes") or [])]
+    free = [gpu for gpu in facts["gpus"] if not is_foreign_busy(gpu)]
     gpu = (free or facts["gpus"])[0]
     if not free:
         return f"{host.name} is ready, and every GPU of it is in use: {describe_gpu(gpu, {})}"

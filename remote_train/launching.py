@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from remote_train.attempt_list import change_plan, retract_attempt
@@ -13,6 +13,7 @@ from remote_train.datasets import DataSender, make_persistent
 from remote_train.errors import (
     ConnectionGivenUp,
     ConnectionLost,
+    HostBusy,
     HostKeyRefused,
     HostUnfit,
     LocalSpace,
@@ -25,7 +26,6 @@ from remote_train.errors import (
 from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, name_checkpoints
 from remote_train.host import layout
 from remote_train.jobs import make_job_record, make_run_id
-from remote_train.package.manifest import render_size
 from remote_train.plan import make_plan
 from remote_train.preflight import find_unfit
 from remote_train.preparing import Prepared, Request, paths_of
@@ -50,8 +50,6 @@ LOOKS = 3
 NOTHING = "nothing was started"
 TRUTH_SECONDS = 0.6
 """How long a Ctrl-C waits for the answer to a start; the prompt is back after a second at most."""
-MUCH_BYTES = 20_000_000_000
-"""What a host may keep of us before it is said."""
 
 
 @dataclass
@@ -84,9 +82,24 @@ def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
         raise
     try:
         return launch(prepared, listener)
+    except HostBusy as error:  # somebody was quicker between the look at the host and the start
+        prepared.reached.session.close()
+        left = list_left(prepared)
+        if not left:
+            raise
+        listener.tell("passed_over", reason=f"{prepared.plan.host}: {error.message}")
     except BaseException:
         prepared.reached.session.close()
         raise
+    return start(replace(request, hosts=left), listener, ask)
+
+
+def list_left(prepared: Prepared) -> tuple[str, ...]:
+    """Return the hosts after the one that was reached, where the user said to take the next."""
+    name = prepared.plan.host
+    if prepared.job.on_busy != "next" or name not in prepared.hosts:
+        return ()
+    return prepared.hosts[prepared.hosts.index(name) + 1 :]
 
 
 def import_followers() -> None:
@@ -105,7 +118,12 @@ def launch(prepared: Prepared, listener: Listener) -> Started:
         request.name or make_run_id(prepared.job.project.project, now),
         make_record(prepared, now),
     )
-    return begin(prepared, run, listener)
+    try:
+        return begin(prepared, run, listener)
+    except HostBusy:
+        if list_left(prepared):
+            drop_run(run)
+        raise
 
 
 def begin(prepared: Prepared, run: Run, listener: Listener) -> Started:
@@ -148,24 +166,13 @@ def _announce(prepared: Prepared, following: Following, plan: Plan, state: dict[
     except LocalSpace as error:  # it runs: the stream goes on, and what could not be kept is told at its end
         following.mirror.fail(error)
     listener.tell("started", run=run.id, host=reached.link.host.name, plan=plan, state=state["state"])
-    tell_usage(state.get("usage"), reached.link.host.name, listener)
-    from remote_train.cleaning import Cleaning  # noqa: PLC0415  (see import_followers)
+    from remote_train.cleaning import Cleaning, tell_usage  # noqa: PLC0415  (see import_followers)
     from remote_train.kept_package import Keeping  # noqa: PLC0415  (as above)
 
+    tell_usage(state.get("usage"), reached.link.host.name, listener)
     keeping = Keeping(prepared.root, prepared.package) if prepared.files is None else None
     cleaning = Cleaning(run, following.session or reached.session, reached.link)
     return Started(run, prepared, following, state, cleaning, keeping)
-
-
-def tell_usage(usage: object, host: str, listener: Listener) -> None:
-    """Say what we keep on a host, when that is much, data that was sent on purpose aside."""
-    known = usage if isinstance(usage, dict) else {}
-    kinds = known.get("kinds")
-    sizes = (known.get("total"), kinds.get(layout.DATA, 0) if isinstance(kinds, dict) else 0)
-    total, data = (size if isinstance(size, int) else 0 for size in sizes)
-    if total - data > MUCH_BYTES:
-        text = f"remote-train keeps {render_size(total)} on {host}; `remote-train gc` frees some"
-        listener.tell("note", text=text)
 
 
 @dataclass

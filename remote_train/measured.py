@@ -19,6 +19,10 @@ def capability(value: object) -> None:
         raise Malformed("one number instead of two")
 
 
+_GPU_USER = table(
+    {"pid": whole()},
+    {**dict.fromkeys(("compute", "draws"), flag), "memory_bytes": maybe(whole())},
+)
 GPU = table(
     {},
     {
@@ -28,8 +32,9 @@ GPU = table(
         "sm_count": maybe(whole(0, 1 << 20)),
         "clock_mhz": maybe(whole(0, 1 << 20)),
         "capability": maybe(capability),
-        "memory_bytes": maybe(whole()),
+        **dict.fromkeys(("memory_bytes", "memory_used_bytes"), maybe(whole())),
         "bandwidth": maybe(BANDWIDTH),
+        "processes": maybe(items(_GPU_USER, 4096)),
     },
 )
 
@@ -81,6 +86,7 @@ queued = table(
         "count": whole(0, 1 << 16),
         "ahead": items(table({"run": text(64), "since": MOMENT}), 64),
         "users": items(_QUEUED_USER, 64),
+        "why": maybe(text(256)),
     },
 )
 """Why an attempt waits for GPUs: see host/gpu_users.py."""

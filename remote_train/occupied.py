@@ -23,7 +23,13 @@ class Occupied:
 
     def takes(self, reached: Reached) -> bool:
         """Tell whether a host is to be taken now; one that is busy is kept for later, unless that ends the command."""
-        said = find_busy(reached, self._gpus) if self._asks and self._on_busy != "fail" else None
+        said = None
+        if self._asks and self._on_busy in ("queue", "next"):
+            try:
+                said = find_busy(reached, self._gpus)
+            except BaseException:
+                reached.session.close()
+                raise
         if said is not None:
             self.found.append((reached, said))
             return False

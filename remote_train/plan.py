@@ -48,7 +48,7 @@ class Job:
     family: Family | None
     gpus: str = "1"
     on_busy: str = "queue"
-    """Where the GPUs are in use: wait in the `queue`, take the `next` host, or `fail`."""
+    """Where the GPUs are in use: wait in the `queue`, take the `next` host, `fail`, or `share` them with whoever is there."""
     processes: int | None = None
     launcher: str | None = None
     max_restarts: int = 0
@@ -199,6 +199,13 @@ def parse_gpus(text: str, facts: Facts) -> dict[str, Any]:
     ids = [item.strip() for item in text.split(",") if item.strip()]
     cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
     unknown = [item for item in ids if item not in cards]
+    divided = [item for item in ids if sum(str(gpu["index"]) == item for gpu in known) > 1]
+    if divided:
+        raise UsageError(
+            f"--gpus {text}: GPU {divided[0]} is divided (MIG)",
+            hint="name its parts by UUID: "
+            + ", ".join(gpu["uuid"] for gpu in known if str(gpu["index"]) == divided[0]),
+        )
     twice = len({cards.get(item) for item in ids}) < len(ids)
     if not ids or unknown or twice:
         what = "a GPU is named twice" if twice and not unknown else "no such GPU"

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from remote_train.graphics import explain_no_cuda
+from remote_train.host.turns import is_foreign_busy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,22 +135,17 @@ def _render_driver(facts: Mapping[str, Any]) -> str:
 
 def _render_gpus(gpus: list[Any], *, fresh: bool) -> list[str]:
     """Return a part for each kind of GPU: how many, and how many of them are free."""
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for gpu in gpus:
         kinds.setdefault(str(gpu.get("name") or "GPU"), []).append(gpu)
     parts = []
     for name, cards in kinds.items():
         short = name.removeprefix("NVIDIA ").removeprefix("GeForce ")
-        free = sum(1 for card in cards if not _is_used(card))
+        free = sum(1 for card in cards if not is_foreign_busy(card))
         many = f"{len(cards)} x {short}" if len(cards) > 1 else short
         state = "" if not fresh else f" {free} free" if len(cards) > 1 else " free" if free else " in use"
         parts.append(many + state)
     return parts
-
-
-def _is_used(gpu: Mapping[str, Any]) -> bool:
-    held = gpu.get("processes")
-    return any(isinstance(item, dict) and item.get("compute") for item in held or ())
 
 
 def _parse_major(version: object) -> int | None:

@@ -149,15 +149,32 @@ def make_row(run: Run, trouble: str | None) -> dict[str, Any]:
         "loss": metric.loss if metric else None,
         "mfu": metric.mfu if metric else None,
         "started": record.get("created"),
-        "duration": end - record["created"] if end else None,
+        "duration": None
+        if is_queued(record) or not end
+        else end - record["created"] - _sum_waits(run, record),
         "exit": render_exit(ended) if ended else None,
     }
 
 
 def describe_state(record: dict[str, Any]) -> str:
     """Return a run's state in a word or two; of one that waits for GPUs its place."""
-    waits = record["state"] == "starting" and record.get("queue")
-    return render_place(record["queue"]) if waits else str(record["state"])
+    return render_place(record["queue"]) if is_queued(record) else str(record["state"])
+
+
+def is_queued(record: dict[str, Any]) -> bool:
+    """Tell whether a run waits for GPUs; that is none of its time."""
+    return record["state"] == "starting" and bool(record.get("queue"))
+
+
+def _sum_waits(run: Run, record: dict[str, Any]) -> float:
+    """Return the seconds that its attempts have waited for GPUs, by their hosts' clocks."""
+    waited = 0.0
+    for item in record["attempts"]:
+        about = run.attempt(item["attempt"]).read(layout.ATTEMPT) or {}
+        queued, started = about.get("queued"), about.get("started")
+        if isinstance(queued, (int, float)) and isinstance(started, (int, float)):
+            waited += max(started - queued, 0.0)
+    return waited
 
 
 def render_exit(ended: dict[str, Any]) -> str:
@@ -250,7 +267,7 @@ def render_notes(record: dict[str, Any]) -> list[str]:
         notes.append(f"{record.get('why') or 'it is gone'}; how it ended is not known")
     elif record["state"] not in OVER and record.get("supervised") is False and record.get("why"):
         notes.append(f"{record['why']}: it runs on, and how it ends will not be known")
-    if record["state"] == "starting" and record.get("queue"):
+    if is_queued(record):
         notes.append(render_wait(record["queue"], record["host"]))
     if record["state"] not in OVER and (record.get("quiet") or 0) >= QUIET_SECONDS:
         notes.append(f"no output for {record['quiet'] / 60:.0f} minutes: it may hang")

@@ -24,7 +24,7 @@ _KINDS: dict[str, type[errors.RemoteTrainError]] = {
 }
 
 _HINTS = {
-    "host-busy": "leave --on-busy out and the run waits in the queue; --host NAME asks another host",
+    "host-busy": "leave --on-busy out and the run waits in the queue; `--on-busy share` starts beside them, --host NAME asks another host",
     "host-space": "free space there, or set `state_dir` for the host in hosts.toml",
     "name-taken": "choose another --name, or leave it out",
     "pull-incomplete": "leave out --weights to bring it whole",

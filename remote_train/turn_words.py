@@ -13,13 +13,14 @@ NAMED = 3
 
 
 def render_wait(wait: Mapping[str, Any], host: str) -> str:
-    """Return the whole story: which GPUs, which place, who is before it, who has them."""
+    """Return the whole story: which GPUs, which place, who is before it, who has them, what else stands in the way."""
     place = f"place {wait['place']} of {wait['of']}"
     ahead = [f"{item['run']} (since {_render_time(item['since'])})" for item in wait.get("ahead") or []]
     behind = f", behind {_join(ahead)}" if ahead else ""
     users = list(dict.fromkeys(_render_user(user) for user in wait.get("users") or []))
     used = f"; in use by {_join(users)}" if users else ""
-    return f"waiting for {_render_gpus(wait)} of {host}: {place}{behind}{used}"
+    why = f"; {wait['why']}" if wait.get("why") else ""
+    return f"waiting for {_render_gpus(wait)} of {host}: {place}{behind}{used}{why}"
 
 
 def render_place(wait: Mapping[str, Any]) -> str:

@@ -79,8 +79,8 @@ def _check_launcher(launcher: str | None) -> str | None:
 
 
 def _check_on_busy(on_busy: str | None) -> str | None:
-    if on_busy not in (None, "queue", "next", "fail"):
-        raise typer.BadParameter(f"{on_busy!r} is none of queue, next, fail", param_hint="--on-busy")
+    if on_busy not in (None, "queue", "next", "fail", "share"):
+        raise typer.BadParameter(f"{on_busy!r} is none of queue, next, fail, share", param_hint="--on-busy")
     return on_busy
 
 
@@ -119,9 +119,9 @@ def run(
         str | None,
         typer.Option(
             "--on-busy",
-            metavar="queue|next|fail",
+            metavar="queue|next|fail|share",
             callback=_check_on_busy,
-            help="When the GPUs are in use: wait for them, try the next host, or end. [default: queue]",
+            help="When the GPUs are in use: wait for them, try the next host, end, or start beside whoever uses them. [default: queue]",
         ),
     ] = None,
     processes: Annotated[

@@ -6,6 +6,7 @@ What was measured of the device is kept as the peak that later runs divide by.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ from remote_train.host.supervisor import BUSY_LOAD, BUSY_SECONDS
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, Iterator, List, Optional
 
     from remote_train.host.operations import Operations
 
@@ -43,16 +44,16 @@ def bench(operations: Operations, request: Dict[str, Any]) -> None:
     if job["what"] == "peak":
         operations.aside(request["id"], lambda: measure_peak(root, plan))
     else:
-        operations.aside(request["id"], lambda: train_model(plan, job))
+        operations.aside(request["id"], lambda: train_model(root, plan, job))
 
 
 def measure_peak(root: str, plan: Dict[str, Any]) -> Dict[str, Any]:
-    """Measure the freest GPU, or the CPU, and keep that; raise Refusal."""
+    """Measure a free GPU, or the CPU, and keep that; raise Refusal."""
     device, threads = str(plan["device"]), int(plan["cpu"]["threads"])
-    gpu = _choose_gpu(plan)
     load = os.getloadavg()[0]
     job = {"what": "peak", "device": device, "threads": threads, "dtypes": DTYPES[device]}
-    words = _run(job, plan, gpu, None, PEAK_MARKER)
+    with _hold_gpu(root, plan) as gpu:
+        words = _run(job, plan, gpu, None, PEAK_MARKER)
     peak: Dict[str, Any] = json.loads(words)
     busy = device == "cpu" and load > BUSY_LOAD * threads
     if busy:
@@ -65,26 +66,35 @@ def measure_peak(root: str, plan: Dict[str, Any]) -> Dict[str, Any]:
     return {"peak": peak, "gpu": gpu, "load": load}
 
 
-def _choose_gpu(plan: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    """Return the GPU that the plan asks for, with all that is known of it; None for a CPU."""
+@contextlib.contextmanager
+def _hold_gpu(root: str, plan: Dict[str, Any]) -> Iterator[Optional[Dict[str, Any]]]:
+    """Have a free GPU of those that the plan asks for, with all that is known of it, to ourselves; None for a CPU.
+
+    Beside somebody else's work the figures would be of what that leaves, and slow it. Raises Refusal.
+    """
     if plan["device"] != "cuda":
-        return None
-    from remote_train.host import gpus  # noqa: PLC0415  (ctypes: only CUDA pays for it)
+        yield None
+        return
+    from remote_train.host import waiting  # noqa: PLC0415  (ctypes: only CUDA pays for it)
 
-    wanted = plan["gpus"]
-    chosen = gpus.choose_gpus(gpus.list_gpus(), wanted.get("ids") or wanted["count"])
-    if isinstance(chosen, str):
-        raise Refusal("host-unfit", chosen)
-    known = {gpu["uuid"]: gpu for gpu in plan.get("gpu_facts", [])}
-    found = {key: value for key, value in chosen[0].items() if value is not None and key != "processes"}
-    return dict(known.get(chosen[0]["uuid"], {}), **found)
+    # An attempt 0 is nobody's: should this process die, nothing of its ticket counts.
+    wish = {"run": "bench", "attempt": 0, "plan": plan, "on_busy": "fail"}
+    try:
+        turn = waiting.take_ticket(root, wish)
+    except waiting.GpusUnfit as error:
+        raise Refusal("host-unfit", str(error)) from None
+    except waiting.GpusBusy as error:
+        raise Refusal("host-unfit", "a benchmark is for a GPU that is free: %s" % error) from None
+    try:
+        yield {key: value for key, value in turn.gpus[0].items() if key != "processes"}
+    finally:
+        turn.ticket.give_back()
 
 
-def train_model(plan: Dict[str, Any], job: Dict[str, Any]) -> Dict[str, Any]:
+def train_model(root: str, plan: Dict[str, Any], job: Dict[str, Any]) -> Dict[str, Any]:
     """Train one model under the meter; return its figures and the meter's lines. Raises Refusal."""
-    gpu = _choose_gpu(plan)
     job.update(device=str(plan["device"]), threads=int(plan["cpu"]["threads"]))
-    with tempfile.TemporaryDirectory(prefix="remote-train-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="remote-train-bench-") as folder, _hold_gpu(root, plan) as gpu:
         meter = os.path.join(folder, layout.METRICS)
         figures: Dict[str, Any] = json.loads(_run(job, plan, gpu, meter, MARKER))
         figures["meter"] = _read_meter(meter)

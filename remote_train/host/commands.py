@@ -8,6 +8,7 @@ import time
 from typing import Dict, List, NamedTuple, Optional
 
 _KEPT_BYTES = 65536
+KILL_SECONDS = 1.0
 
 
 class Command(NamedTuple):
@@ -46,14 +47,20 @@ def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Comm
 def finish_commands(commands: List[Command], seconds: float) -> List[Outcome]:
     """Wait for all; one that has not ended in time is killed with everything in its session's group."""
     deadline = time.monotonic() + seconds
+    hear_commands(commands, seconds)
+    return [_finish(command, max(deadline - time.monotonic(), 0.0), seconds) for command in commands]
+
+
+def hear_commands(commands: List[Command], seconds: float) -> bool:
+    """Keep what they say for so long; tell whether all have said everything. May be called again."""
+    deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for command in commands:
-            if command.process is not None:
-                _register(selector, command)
+            _register(selector, command)
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(max(deadline - time.monotonic(), 0.0)):
                 _keep(selector, key)
-    return [_finish(command, max(deadline - time.monotonic(), 0.0), seconds) for command in commands]
+        return not selector.get_map()
 
 
 def _register(selector: selectors.BaseSelector, command: Command) -> None:
@@ -95,7 +102,7 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill it without waiting for long: a process that hangs in a driver does not die."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(1.0)
+        process.wait(KILL_SECONDS)
     except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
         # Python warns of a Popen that is dropped while it runs; this one is given up on purpose.
         process.returncode = process.returncode if process.returncode is not None else -signal.SIGKILL

@@ -41,7 +41,7 @@ def collect_facts(pythons: Sequence[str], state_root: str) -> Dict[str, Any]:
     running = start_candidates(candidates)
     missing = gpus.missing_driver()
     if missing is None:
-        running.append(start_gpu_reader())
+        running.append(start_gpu_reader(units=True))
     facts = _read_machine(state_root)
     outcomes = finish_commands(running, START_SECONDS)
     facts["pythons"] = finish_candidates(candidates, outcomes)
@@ -76,11 +76,12 @@ def _disk_free(path: str) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def start_gpu_reader() -> Command:
-    """Ask the driver in another process: it can hang or crash, and CUDA would stay in our memory."""
+def start_gpu_reader(*, units: bool = False) -> Command:
+    """Ask the driver in another process: it can hang or crash, and CUDA, for compute `units`, would stay in our memory."""
     above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    return start_command([sys.executable, "-I", "-S", "-c", _GPU_READER, above], env)
+    light = [] if units else ["light"]
+    return start_command([sys.executable, "-I", "-S", "-c", _GPU_READER, above, *light], env)
 
 
 def _no_gpus(why: str) -> Dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
+from remote_train.host.nvml import lists_our_pids
 from remote_train.host.turns import (
     count_wanted,
+    find_missing,
     find_place,
     find_users,
     is_foreign_busy,
@@ -29,7 +32,8 @@ def describe_wait(ticket: Row, tickets: Sequence[Row], gpus: Sequence[Row]) -> R
 
     `gpus` are the indices it could be given, `count` how many it wants, `place` of `of` where it stands among those
     that wait for these, `ahead` the runs before it, `users` who has the GPUs now (run and since, or pid, account and
-    process of somebody else, or neither where only memory is seen).
+    process of somebody else, or neither where only memory is seen), `why` what else keeps it waiting.
+    Not to be called under a lock: the names of accounts may come over the network.
     """
     place, total = find_place(ticket, tickets, gpus)
     candidates = list_candidates(ticket["wanted"], gpus)
@@ -41,6 +45,7 @@ def describe_wait(ticket: Row, tickets: Sequence[Row], gpus: Sequence[Row]) -> R
         "of": total,
         "ahead": [{"run": other["run"], "since": other["since"]} for other in waiting[: place - 1][-MOST:]],
         "users": [user for gpu in candidates for user in _list_users(gpu, tickets)][:MOST],
+        "why": find_missing(ticket["wanted"], gpus),
     }
 
 
@@ -59,16 +64,23 @@ def _list_users(gpu: Row, tickets: Sequence[Row]) -> List[Row]:
 
 def describe_process(pid: int) -> Row:
     """Return pid, account and name of a process; None for what cannot be seen: in a container pids are not ours."""
+    if not lists_our_pids():
+        return {"pid": pid, "account": None, "process": None}
     return {"pid": pid, "account": _read_account(pid), "process": _read_name(pid)}
 
 
 def _read_account(pid: int) -> Optional[str]:
-    import pwd  # noqa: PLC0415  (who waits has time)
-
     try:
-        owner = os.stat("/proc/%d" % pid).st_uid
+        return _name_account(os.stat("/proc/%d" % pid).st_uid)
     except OSError:
         return None
+
+
+@functools.lru_cache(maxsize=256)
+def _name_account(owner: int) -> str:
+    """Return an account's name, asked for once: a directory server may take its time."""
+    import pwd  # noqa: PLC0415  (who waits has time)
+
     try:
         return pwd.getpwuid(owner).pw_name[:NAME_BYTES]
     except KeyError:
@@ -87,6 +99,7 @@ def render_users(wait: Row) -> str:
     """Return in words who uses what: the answer to a start that does not want to wait."""
     said = ["GPU %d is in use by %s" % (user["gpu"], _render_user(user)) for user in wait["users"]]
     said += ["%s waits for it too" % item["run"] for item in wait["ahead"]]
+    said += [wait["why"]] if wait.get("why") else []
     return "; ".join(said) or "its GPUs are in use"
 
 

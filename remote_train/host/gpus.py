@@ -14,9 +14,11 @@ from remote_train.host.nvml import NVML_NAMES, Cuda, GpuError, Nvml, call_quietl
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple, Union
+    from typing import Any, Dict, List, Optional, Tuple
 
 MARKER = "remote-train gpus: "
+LIGHT = 2
+"""With more arguments than these `main` leaves out the compute units."""
 
 _NOT_AVAILABLE = 2**64 - 1
 _MEMORY_CLOCK = 2  # nvml.h, nvmlClockType_t
@@ -66,32 +68,6 @@ def list_gpus() -> List[Dict[str, Any]]:
     """Return the GPUs as NVML sees them, compute units unknown; empty without any. For the fast path of a start."""
     gpus: List[Dict[str, Any]] = _read_nvml()["gpus"]
     return gpus
-
-
-def choose_gpus(gpus: List[Dict[str, Any]], wanted: Any) -> Union[List[Dict[str, Any]], str]:  # noqa: ANN401  (JSON)
-    """Return the GPUs to use, or a sentence that says what is missing.
-
-    `wanted` is a number (the freest: no compute process, then least memory in use), "all", or a list of
-    indices and uuids (also as one string with commas).
-    """
-    if wanted == "all":
-        return gpus or "this host has no usable NVIDIA GPU"
-    if isinstance(wanted, int):
-        freest = sorted(gpus, key=_busyness)[:wanted]
-        return freest if len(freest) == wanted else "%d GPUs wanted, this host has %d" % (wanted, len(gpus))
-    names = wanted.split(",") if isinstance(wanted, str) else wanted
-    chosen = []
-    for name in (str(name).strip() for name in names):
-        match = [gpu for gpu in gpus if name in (str(gpu["index"]), gpu["uuid"])]
-        if not match:
-            return "there is no GPU %s on this host" % name
-        chosen += match
-    return chosen
-
-
-def _busyness(gpu: Dict[str, Any]) -> Tuple[int, int, int]:
-    computing = sum(1 for process in gpu["processes"] if process["compute"])
-    return computing, gpu["memory_used_bytes"] or 0, gpu["index"]
 
 
 def read_gpus() -> Dict[str, Any]:
@@ -211,13 +187,23 @@ def _mig_instances(nvml: Nvml, device: ctypes.c_void_p) -> List[ctypes.c_void_p]
 
 
 def _processes(nvml: Nvml, device: ctypes.c_void_p) -> List[Dict[str, Any]]:
-    """Return who uses the GPU; one that computes and draws counts as computing."""
+    """Return who uses the GPU; one that computes and draws counts as computing, the server of MPS does not: its clients do."""
     found: Dict[int, Dict[str, Any]] = {}
     for kind in ("Graphics", "MPSCompute", "Compute"):
         for pid, used in list_processes(nvml, "nvmlDeviceGet%sRunningProcesses" % kind, device):
             draws = kind == "Graphics" or (pid in found and found[pid]["draws"])
-            found[pid] = {"pid": pid, "compute": kind != "Graphics", "draws": draws, "memory_bytes": used}
+            computes = kind == "MPSCompute" or (kind == "Compute" and not _serves_mps(pid))
+            found[pid] = {"pid": pid, "compute": computes, "draws": draws, "memory_bytes": used}
     return [found[pid] for pid in sorted(found)]
+
+
+def _serves_mps(pid: int) -> bool:
+    """Tell whether it is nvidia-cuda-mps-server, which computes for others and is listed while any of them may come."""
+    try:
+        with open("/proc/%d/comm" % pid, "rb") as file:
+            return file.read(16).startswith(b"nvidia-cuda-mps")
+    except OSError:
+        return False
 
 
 def list_processes(nvml: Nvml, name: str, device: ctypes.c_void_p) -> List[Tuple[int, Optional[int]]]:
@@ -256,5 +242,10 @@ def format_uuid(raw: bytes) -> str:
 
 
 def main() -> None:
-    """Print `read_gpus` as one marked line: the process that facts.py may lose to a hanging driver."""
-    sys.stdout.write("\n%s%s\n" % (MARKER, json.dumps(read_gpus())))
+    """Print `read_gpus` as one marked line, without compute units for who names a second argument.
+
+    This is the process that facts.py may lose to a hanging driver. Compute units cost a start of CUDA, which takes seconds
+    on a machine with many cards.
+    """
+    answer = _read_nvml() if len(sys.argv) > LIGHT else read_gpus()
+    sys.stdout.write("\n%s%s\n" % (MARKER, json.dumps(answer)))

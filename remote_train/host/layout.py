@@ -16,9 +16,9 @@ runs/ID/attempts/K/     attempt.json code/ ranks/ launcher.log clock.jsonl peak.
                         weights/: models of checkpoints alone, made when they are asked for
 trash/                  what was taken away and is being removed
 usage.json              what all of it takes, as counted last
-tickets/N               attempts that use GPUs or wait for some, in order of arrival
+tickets/BOOT/N          attempts that use GPUs of a machine or wait for some, in order of arrival; BOOT/lock is held while they
+                        are looked at
 gc.lock tidy.lock       shared by starts, exclusive where files are taken away; held by the one that tidies
-tickets.lock            held while tickets are looked at
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ USAGE = "usage.json"
 GC_LOCK = "gc.lock"
 TIDY_LOCK = "tidy.lock"
 TICKETS = "tickets"
-TICKETS_LOCK = "tickets.lock"
+TICKETS_LOCK = "lock"
 TICKET = "%012d"
 ATTEMPTS = "attempts"
 

@@ -134,6 +134,17 @@ def call_quietly(nvml: Nvml, name: str, *arguments: Any) -> bool:  # noqa: ANN40
     return True
 
 
+def lists_our_pids() -> bool:
+    """Tell whether the driver's pids are those that we see: in a container they are the numbers outside of it.
+
+    It numbers processes as the machine's first pid namespace does (linux/proc_ns.h, PROC_PID_INIT_INO).
+    """
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
+    except OSError:
+        return False
+
+
 def exists(pid: int) -> bool:
     """Tell whether a process of this number exists, whoever's it is."""
     try:

@@ -39,6 +39,13 @@ class Held:
         """Close our own: a supervisor that was forked holds them on, without one they are free."""
         for fd in self.descriptors():
             os.close(fd)
+        self.turn = None
+
+    def give_back(self) -> None:
+        """Let go of the ticket of a start that came to nothing, file and all."""
+        if self.turn is not None:
+            self.turn.ticket.give_back()
+            self.turn = None
 
 
 def fork_supervisor(

@@ -85,7 +85,8 @@ def _start_new(
     try:
         _begin(root, folder, request, (rows, held), progress)
     except (OSError, Refusal):
-        _take_back(folder)
+        if _take_back(folder):
+            held.give_back()
         raise
     finally:
         held.let_go()
@@ -164,15 +165,19 @@ def _check_born(last_word: Optional[str]) -> None:
         raise Refusal("start-failed", "the supervisor did not start: %s" % last_word)
 
 
-def _take_back(folder: str) -> None:
-    """Free what a start that failed has written, and its claim: the same name may be started once there is space."""
+def _take_back(folder: str) -> bool:
+    """Free what a start that failed has written, and its claim: the same name may be started once there is space.
+
+    False where it has a supervisor all the same.
+    """
     if os.path.exists(os.path.join(folder, layout.ATTEMPT)):
-        return
+        return False
     import shutil  # noqa: PLC0415  (rare, and 6 ms to import)
 
     shutil.rmtree(folder, ignore_errors=True)  # who waits for its lock sees that it is another one then
     for above in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
         disk.drop_folder(above)
+    return True
 
 
 def _take_ticket(root: str, request: Dict[str, Any]) -> Optional[Turn]:

@@ -24,6 +24,8 @@ AGAIN_SECONDS = 0.2
 DEAF_SECONDS = 30.0
 """How long other ranks may go on after one has failed, then they are taken to hang; REMOTE_TRAIN_DEAF_SECONDS overrides it."""
 
+SHUT_DOWN = "the host told it to end (SIGTERM), as at a shutdown, while it waited for its GPUs"
+
 
 class Grace:
     """How long a stop still gives a training, by the stop file; asked again, it can only become shorter."""
@@ -65,7 +67,15 @@ class Stopping:
 
     def is_asked(self) -> bool:
         """Tell whether the attempt should end."""
-        return self.terminated or os.path.exists(os.path.join(self._folder, layout.STOP))
+        return self.terminated or self.has_request()
+
+    def has_request(self) -> bool:
+        """Tell whether somebody has left word that it should."""
+        return os.path.exists(os.path.join(self._folder, layout.STOP))
+
+    def explain_shutdown(self) -> Optional[OSError]:
+        """Return why a run ends that waited for GPUs, where nobody has left word: its user did not ask for that."""
+        return None if self.has_request() else OSError(SHUT_DOWN)
 
     def look(self, child: int) -> None:
         """Do what is due now, given the launcher's pid."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.5
 BUSY_LOAD = 0.5
-"""Load per thread above which a peak measured on a CPU is kept for BUSY_SECONDS only."""
+"""Load per thread above which a peak measured on a CPU is kept for BUSY_SECONDS only, as of a GPU that others use too."""
 BUSY_SECONDS = 600.0
 SPACE_SECONDS = 2.0
 """Between two tries to write the end on a disk that is full or failing."""
@@ -111,8 +111,9 @@ class Supervisor:
             self._finish(None, error)
             return
         if self.child is None:
-            self.stopping.stopped = True
-            self._finish(None, None)
+            why = self.stopping.explain_shutdown() if self.turn and not self.turn.gpus else None
+            self.stopping.stopped = why is None
+            self._finish(None, why)
             return
         disk.keep_large_reserve(self.folder)
         self.record["child"] = self.child
@@ -167,6 +168,7 @@ class Supervisor:
 
             self._endure(lambda: self.announce("measuring"))
             busy = wanted["device"] == "cpu" and os.getloadavg()[0] > BUSY_LOAD * wanted["threads"]
+            busy = busy or (self.turn is not None and self.turn.shared)
             environment = dict(self.environment)
             for name in (layout.COOKIE, layout.METER_VARIABLE, *self.record.get("secrets", ())):
                 environment.pop(name, None)
@@ -302,7 +304,7 @@ class Supervisor:
         """Return why the training could not be started, if it could not, and which kind of error that is."""
         if error is None:
             return {"start_error": None, "start_kind": None}
-        if error.errno is None:  # of a line of setup, in words
+        if error.errno is None:  # of a line of setup or a wait, in words
             return {"start_error": str(error), "start_kind": "start-failed"}
         told = disk.describe_error(error, str(self.plan["python"]))
         return {

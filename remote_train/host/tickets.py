@@ -1,8 +1,11 @@
 """The tickets of attempts that use GPUs, or wait for some: files that say who came when, wants what and has what.
 
 A ticket lives while its supervisor holds its lock (`flock`): nothing is told by time. Looks and changes happen under
-one lock of the state root, so of starts at the same instant one is first. The ticket of a supervisor that was killed
-keeps no place; but GPUs it had been given stay taken while processes of its run live on.
+one lock, so of starts at the same instant one is first. The ticket of a supervisor that was killed keeps no place; but
+GPUs it had been given stay taken while processes of its run live on.
+
+Several machines may have one state root, in a home they share. So each has a folder for its tickets, named after its boot:
+other machines' locks are not always seen, and their GPUs are no business of ours; what an earlier boot left is dead.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 import time
 
-from remote_train.host import layout, life, locks
+from remote_train.host import layout, life, locks, system
 from remote_train.host.attempt import read_state
 from remote_train.host.durable import write_all
 
@@ -25,6 +28,8 @@ LOCK_SECONDS = 10.0
 """How long to wait for others that look at the tickets; each takes milliseconds."""
 ROOM = 4096
 """Bytes that a ticket is written with."""
+FORGET_SECONDS = 30 * 86400.0
+"""After so long without a change another boot's folder is removed, by the first start after a boot."""
 IDLE = (life.UNKNOWN, life.CREATED, *life.FINAL)
 """States of an attempt in which nothing of it uses a GPU, if it has no supervisor."""
 
@@ -72,13 +77,16 @@ class Tickets:
 
     def __init__(self, root: str, seconds: float = LOCK_SECONDS) -> None:
         self.root = root
-        self.folder = os.path.join(root, layout.TICKETS)
+        boot = "".join(letter if letter.isalnum() else "-" for letter in system.boot_id())
+        self.folder = os.path.join(root, layout.TICKETS, boot)
         self._seconds = seconds
         self._lock: Optional[int] = None
 
     def __enter__(self) -> Tickets:  # noqa: PYI034  (Self is younger than Python 3.8)
-        os.makedirs(self.folder, 0o700, exist_ok=True)
-        path = os.path.join(self.root, layout.TICKETS_LOCK)
+        if not os.path.isdir(self.folder):
+            os.makedirs(self.folder, 0o700, exist_ok=True)
+            _drop_old(os.path.dirname(self.folder))
+        path = os.path.join(self.folder, layout.TICKETS_LOCK)
         self._lock = locks.take(path, fcntl.LOCK_EX, self._seconds)
         if self._lock is None:
             raise QueueBusy(11, "its GPU queue has been locked for too long", path)
@@ -142,6 +150,16 @@ class Tickets:
             return False
         folder = layout.attempt_dir(self.root, fields["run"], fields["attempt"])
         return read_state(folder)["state"] not in IDLE
+
+
+def _drop_old(above: str) -> None:
+    """Remove what boots of long ago have left; what cannot be removed now can be with the next boot."""
+    for folder in [os.path.join(above, name) for name in os.listdir(above)]:
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(folder).st_mtime > FORGET_SECONDS:
+                for name in os.listdir(folder):
+                    os.unlink(os.path.join(folder, name))
+                os.rmdir(folder)
 
 
 _FIELDS = (

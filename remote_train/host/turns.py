@@ -11,7 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Set, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
     Gpu = Dict[str, Any]
     Ticket = Dict[str, Any]
@@ -42,21 +42,39 @@ def is_foreign_busy(gpu: Gpu) -> bool:
     return used > min(UNSEEN_SHARE * total, UNSEEN_BYTES)
 
 
+def mark_busy(gpus: Sequence[Gpu]) -> List[Gpu]:
+    """Return the GPUs, each with whether somebody uses it."""
+    return [dict(gpu, busy=is_foreign_busy(gpu)) for gpu in gpus]
+
+
 def list_candidates(wanted: Any, gpus: Sequence[Gpu]) -> List[Gpu]:  # noqa: ANN401  (JSON)
-    """Return the GPUs that somebody could be given who wants a number of them, or these indices and UUIDs."""
+    """Return the GPUs that somebody could be given who wants a number of them, or these indices and UUIDs, in their order."""
     if isinstance(wanted, int):
         return list(gpus)
-    names = {str(name).strip() for name in wanted}
-    return [gpu for gpu in gpus if str(gpu["index"]) in names or gpu["uuid"] in names]
+    names = [str(name).strip() for name in wanted]
+    named = [gpu for gpu in gpus if str(gpu["index"]) in names or gpu["uuid"] in names]
+    return sorted(named, key=lambda gpu: min(names.index(name) for name in _names_of(gpu) if name in names))
+
+
+def _names_of(gpu: Gpu) -> Tuple[str, str]:
+    return str(gpu["index"]), gpu["uuid"]
+
+
+def find_missing(wanted: Any, gpus: Sequence[Gpu]) -> Optional[str]:  # noqa: ANN401  (JSON)
+    """Return in a sentence which of the wanted GPUs are not there at all, None when all are."""
+    if isinstance(wanted, int):
+        few = not 0 < wanted <= len(gpus)
+        return "%d GPUs wanted, this host has %d" % (wanted, len(gpus)) if few else None
+    known = {name for gpu in gpus for name in _names_of(gpu)}
+    unknown = [str(name) for name in wanted if str(name).strip() not in known]
+    return "there is no GPU %s on this host" % unknown[0][:64] if unknown else None
 
 
 def count_wanted(wanted: Any, gpus: Sequence[Gpu]) -> int:  # noqa: ANN401  (JSON)
-    """Return how many GPUs that are; 0 for names of which one is unknown."""
-    if isinstance(wanted, int):
-        return wanted
-    found = list_candidates(wanted, gpus)
-    known = {name for gpu in found for name in (str(gpu["index"]), gpu["uuid"])}
-    return len(found) if all(str(name).strip() in known for name in wanted) else 0
+    """Return how many GPUs that are; 0 where not all of them are there."""
+    if find_missing(wanted, gpus) is not None:
+        return 0
+    return wanted if isinstance(wanted, int) else len(list_candidates(wanted, gpus))
 
 
 def choose_turn(tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Dict[int, List[str]]:
@@ -82,6 +100,14 @@ def choose_turn(tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Dict[int, Lis
         elif 0 < count <= len(candidates):
             reserved.update(candidates)
     return chosen
+
+
+def choose_shared(ticket: Ticket, tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> List[str]:
+    """Return the GPUs for somebody who waits for nobody: the least used, those that runs of ours have last."""
+    held = [uuid for other in tickets for uuid in other["gpus"]]
+    candidates = list_candidates(ticket["wanted"], gpus)
+    candidates.sort(key=lambda gpu: (held.count(gpu["uuid"]), bool(gpu.get("busy")), *_freeness(gpu)))
+    return [gpu["uuid"] for gpu in candidates[: count_wanted(ticket["wanted"], gpus)]]
 
 
 def _number(ticket: Ticket) -> int:

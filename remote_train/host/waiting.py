@@ -1,7 +1,7 @@
 """Wait for GPUs: the agent takes a ticket at the start, the supervisor waits with it for as long as it takes.
 
-A look at the tickets costs a millisecond and comes twice a second. The driver is asked only when no run of ours is in
-the way any more, every few seconds then, and in a process of its own, for it can hang.
+A look at the tickets costs a fraction of a millisecond and comes twice a second. The driver is asked only when no run of
+ours is in the way any more, every few seconds then, more and more rarely, and in a process of its own, for it can hang.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import time
 from remote_train.host import layout
 from remote_train.host.durable import write_record
 from remote_train.host.gpu_users import describe_wait, render_users
-from remote_train.host.gpus import choose_gpus, list_gpus
+from remote_train.host.gpus import list_gpus
 from remote_train.host.tickets import Tickets
-from remote_train.host.turns import choose_turn, is_foreign_busy
+from remote_train.host.turns import choose_shared, choose_turn, find_missing, list_candidates, mark_busy
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
 
+    from remote_train.host.driver_reader import DriverReader
     from remote_train.host.operations import Operations
     from remote_train.host.tickets import Ticket
 
     Gpus = List[Dict[str, Any]]
 
 TICKET_SECONDS = 0.5
-DRIVER_SECONDS = 3.0
-"""Between two questions to the driver while somebody else uses a GPU that would be ours."""
+DRIVER_SECONDS, LONGEST_SECONDS = 3.0, 30.0
+"""Between two questions to the driver while somebody else uses a GPU that would be ours: at first, and once it lasts."""
 IDLE_SECONDS = 60.0
 """The same while runs of ours are in the way: who else is there, for those who ask."""
-READER_SECONDS = 5.0
 
 
 class GpusUnfit(Exception):
@@ -48,84 +48,100 @@ class Turn:
         self._root = root
         self._facts = {gpu["uuid"]: gpu for gpu in plan.get("gpu_facts", [])}
         self._seen = seen
-        self._asked = time.monotonic()
+        self._live = [ticket.fields]
+        self._due = time.monotonic() + IDLE_SECONDS
+        self._pause = DRIVER_SECONDS
         self._alone = False
+        self._reader: Optional[DriverReader] = None
+        self._told: Any = None
         self.ticket = ticket
         self.gpus: Gpus = []
+        self.shared = False
+        """Others use its GPUs too: it did not want to wait."""
         self.wait: Dict[str, Any] = {}
         """Why it waits, see gpu_users.describe_wait."""
 
-    def look(self, tickets: Tickets) -> bool:
+    def look(self, tickets: Tickets, *, share: bool = False) -> bool:
         """Take the GPUs if it is our turn, by what was seen of them last; the tickets are locked."""
-        live = tickets.read_others(self.ticket.fields)
-        chosen = choose_turn(live, self._seen).get(self.ticket.number)
-        if chosen is None:
-            self.wait = describe_wait(self.ticket.fields, live, self._seen)
+        self._live = tickets.read_others(self.ticket.fields)
+        chosen = choose_turn(self._live, self._seen).get(self.ticket.number)
+        if chosen is None and share:
+            chosen, self.shared = choose_shared(self.ticket.fields, self._live, self._seen), True
+        if not chosen:
             return False
         self.ticket.write(chosen)
-        self.gpus = [self._make_record(gpu) for gpu in self._seen if gpu["uuid"] in chosen]
+        candidates = list_candidates(self.ticket.fields["wanted"], self._seen)
+        self.gpus = [self._make_record(gpu) for gpu in candidates if gpu["uuid"] in chosen]
         return True
 
     def look_again(self) -> bool:
         """Look at the tickets, and, where nobody of ours is in the way, at what the driver says now."""
         with Tickets(self._root) as tickets:
-            alone = self._look_by_tickets(tickets)
-        if alone and not self._alone:
-            self._asked = -DRIVER_SECONDS  # it has just become our turn
-        self._alone = alone
-        now = time.monotonic()
-        if now - self._asked < (DRIVER_SECONDS if alone else IDLE_SECONDS):
-            return False
-        self._asked = now
-        seen = read_driver()
-        if seen is None:
-            return False
-        self._seen = seen
-        with Tickets(self._root) as tickets:
-            return self.look(tickets)
+            self._live = tickets.read_others(self.ticket.fields)
+        self._note_turn()
+        seen = self._ask_driver()
+        if seen is not None:
+            self._seen = seen
+            with Tickets(self._root) as tickets:
+                if self.look(tickets):
+                    return True
+        self.describe()
+        return False
 
-    def _look_by_tickets(self, tickets: Tickets) -> bool:
-        """Note where we stand; tell whether only the driver is left to ask."""
-        live = tickets.read_others(self.ticket.fields)
-        self.wait = describe_wait(self.ticket.fields, live, self._seen)
-        return self.ticket.number in choose_turn(live, [dict(gpu, busy=False) for gpu in self._seen])
+    def _note_turn(self) -> None:
+        """Have the driver asked at once when only others are in the way from now on."""
+        unused = [dict(gpu, busy=False) for gpu in self._seen]
+        alone = self.ticket.number in choose_turn(self._live, unused)
+        if alone != self._alone:
+            self._alone, self._pause = alone, DRIVER_SECONDS
+            self._due = time.monotonic() + (0.0 if alone else IDLE_SECONDS)
+
+    def _ask_driver(self) -> Optional[Gpus]:
+        """Return the GPUs as the driver tells them now, None where it is not its time or it does not answer."""
+        now = time.monotonic()
+        if self._reader is None:
+            from remote_train.host.driver_reader import DriverReader  # noqa: PLC0415  (subprocess: who waits has time)
+
+            self._reader = DriverReader()
+        if now >= self._due:
+            self._reader.ask()
+            self._due = now + (self._pause if self._alone else IDLE_SECONDS)
+            self._pause = min(2 * self._pause, LONGEST_SECONDS)
+        return self._reader.hear(TICKET_SECONDS)
+
+    def describe(self) -> None:
+        """Note why it waits; not while the tickets are locked, since the name of an account may take long."""
+        why = self._reader.why if self._reader is not None else None
+        known = (self._live, self._seen, why)
+        if known != self._told:
+            self._told = known
+            wait = describe_wait(self.ticket.fields, self._live, self._seen)
+            self.wait = dict(wait, why=why or wait["why"])
 
     def _make_record(self, gpu: Dict[str, Any]) -> Dict[str, Any]:
         known = {key: value for key, value in gpu.items() if value is not None and key != "busy"}
         return dict(self._facts.get(gpu["uuid"], {}), **known)
 
 
-def mark_busy(gpus: Gpus) -> Gpus:
-    """Return the GPUs, each with whether somebody uses it."""
-    return [dict(gpu, busy=is_foreign_busy(gpu)) for gpu in gpus]
-
-
-def read_driver() -> Optional[Gpus]:
-    """Return the GPUs as the driver tells them now, None when it does not answer."""
-    from remote_train.host.commands import finish_commands  # noqa: PLC0415  (subprocess: a start without waiting)
-    from remote_train.host.facts import parse_gpus, start_gpu_reader  # noqa: PLC0415  (as above)
-
-    answer = parse_gpus(finish_commands([start_gpu_reader()], READER_SECONDS)[0])
-    return mark_busy(answer["gpus"]) or None
-
-
 def take_ticket(root: str, request: Dict[str, Any]) -> Turn:
     """Return the ticket of a start, with its GPUs when they are free; raise GpusUnfit, GpusBusy or OSError."""
-    plan = request["plan"]
+    plan, on_busy = request["plan"], request.get("on_busy", "queue")
     wanted = plan["gpus"].get("ids") or plan["gpus"]["count"]
     seen = list_gpus()
-    why = choose_gpus(seen, wanted)
-    if isinstance(why, str):
+    why = find_missing(wanted, seen)
+    if why is not None:
         raise GpusUnfit(why)
     with Tickets(root) as tickets:
         ticket = tickets.add(request["run"], request["attempt"], wanted)
         turn = Turn(root, plan, mark_busy(seen), ticket)
         stays = False
         try:
-            stays = turn.look(tickets) or request.get("on_busy", "queue") == "queue"
+            stays = turn.look(tickets, share=on_busy == "share") or on_busy == "queue"
         finally:
             if not stays:
                 ticket.give_back()
+    if not turn.gpus:
+        turn.describe()
     if not stays:
         raise GpusBusy(render_users(turn.wait))
     return turn
@@ -140,12 +156,17 @@ def queue(operations: Operations, request: Dict[str, Any]) -> None:
 
 def look_at_queue(root: str, wanted: Any) -> Dict[str, Any]:  # noqa: ANN401  (JSON)
     """Return whether somebody who came now would get these GPUs at once (`free`), and what they would wait for."""
-    seen = read_driver() or []
+    from remote_train.host.driver_reader import READER_SECONDS, DriverReader  # noqa: PLC0415  (subprocess: not at a start)
+
+    reader = DriverReader()
+    reader.ask()
+    seen = reader.hear(READER_SECONDS) or []
     with Tickets(root) as tickets:
         live = tickets.read_live()
     number = max((ticket["number"] for ticket in live), default=0) + 1
     mine: Dict[str, Any] = {"number": number, "run": "", "wanted": wanted, "gpus": [], "since": time.time()}
     wait = describe_wait(mine, [*live, mine], seen)
+    wait["why"] = reader.why or wait["why"]
     return {"free": number in choose_turn([*live, mine], seen), "queue": wait, "said": render_users(wait)}
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remote_train.host.life import FINAL
+from remote_train.host.turns import find_users, is_foreign_busy
 from remote_train.metrics.figures import render_mfu_cell
 from remote_train.show.checkpoints import list_lines
 from remote_train.show.explanation import list_use_lines
@@ -240,9 +241,10 @@ def _render_gpu(gpu: Row) -> str:
 
 
 def _render_users(gpu: Row) -> str:
-    """Name the compute processes; a desktop's graphics memory does not make a card busy."""
-    users = [process for process in _select_mappings(gpu.get("processes")) if process.get("compute")]
-    return "used by " + ", ".join(map(_render_process, users)) if users else "no compute process"
+    """Name those for whom the card is busy, as the queue sees it."""
+    users = find_users(dict(gpu))
+    state = "in use by somebody who cannot be seen from there" if is_foreign_busy(dict(gpu)) else "free"
+    return "used by " + ", ".join(map(_render_process, users)) if users else state
 
 
 def _render_process(process: Row) -> str:

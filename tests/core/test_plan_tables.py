@@ -228,6 +228,14 @@ def test_the_same_gpu_twice_is_one_gpu_or_an_error() -> None:
         parse_gpus("0,GPU-aa", facts())
 
 
+def test_an_index_of_a_divided_card_is_not_one_gpu() -> None:
+    parts = [{"index": 0, "uuid": "MIG-a"}, {"index": 0, "uuid": "MIG-b"}]
+    with pytest.raises(UsageError, match="divided") as error:
+        parse_gpus("0,", {"gpus": parts})
+    assert error.value.hint == "name its parts by UUID: MIG-a, MIG-b"
+    assert parse_gpus("MIG-b,", {"gpus": parts}) == {"ids": ["MIG-b"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "host_changes", "more_facts", "threads", "default"),
     [

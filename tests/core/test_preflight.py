@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from remote_train.config.host_spec import HostSpec
+from remote_train.findings import describe_gpu
 from remote_train.preflight import find_driver_fault, find_unfit, find_warnings, render_verdict
+from remote_train.show.tables import Look, render_checks
 
 
 def make_facts(**changes: Any) -> dict[str, Any]:
@@ -88,6 +90,23 @@ def test_who_uses_the_cards() -> None:
 
     assert "RTX 4070 Ti in use" in one
     assert "3 x RTX 4070 Ti 2 free" in many
+
+
+def test_free_is_what_the_queue_calls_free() -> None:
+    """The line before a launch, `doctor` and `hosts check` say of a GPU what a start there would find."""
+    gb = 10**9
+    (card,) = make_facts()["gpus"]
+    browser = {"pid": 1, "compute": True, "draws": True, "memory_bytes": gb // 3}
+    player = {**card, "memory_bytes": 12 * gb, "memory_used_bytes": gb, "processes": [browser]}
+    unseen = {**card, "memory_bytes": 12 * gb, "memory_used_bytes": 9 * gb, "processes": []}
+
+    for gpu, words in ((player, "free"), (unseen, "in use")):
+        facts = make_facts(gpus=[gpu])
+        assert f"RTX 4070 Ti {words}," in render_verdict("box", "cuda", facts, fresh=True)
+        assert words in describe_gpu(gpu, {}).rpartition(", ")[2]
+        assert words in render_checks(
+            [{"host": "box", "ok": True, "facts": facts}], Look(120, terminal=False, colour=False)
+        )
 
 
 def test_a_host_that_trains_on_its_cpu_says_so() -> None:

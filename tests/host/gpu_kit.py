@@ -35,6 +35,13 @@ class Driver:
         """Have so many GPUs, `used` bytes of each taken, and (index, pid, bytes, C, G or B) on them."""
         lines = [f"gpu {index} {uuid_of(index)} {used}" for index in range(count)]
         lines += ["process " + " ".join(map(str, process)) for process in processes]
+        self._write(lines)
+
+    def hang(self) -> None:
+        """Answer nobody from now on."""
+        self._write(["hang"])
+
+    def _write(self, lines: list[str]) -> None:
         fresh = self.path.with_suffix(".new")
         fresh.write_text("\n".join(lines) + "\n")
         fresh.rename(self.path)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_train.errors import HostUnfit
 from remote_train.host import layout
+from remote_train.host.nvml import lists_our_pids
 from remote_train.host.tickets import Tickets
 from tests.host.account_kit import Account, Started, agents_of, until
 from tests.host.gpu_kit import TRAINING, Driver, driver, library, queue_of, uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["driver", "library"]
 pytestmark = pytest.mark.timeout(120)
@@ -151,7 +153,7 @@ def test_a_foreign_process_is_waited_for_and_a_desktop_is_not(
 
     user = queue_of(waiting)["users"][0]
     assert (user["gpu"], user["pid"]) == (0, foreign)
-    assert user["process"].startswith("python")
+    assert (user["process"] or "").startswith("python") is lists_our_pids()
     driver.tell(2, *desktop, (0, foreign, 10**9, "C"), used=4 * 10**9)
 
     assert waiting.says(b"gpus") == uuid_of(1).encode()
@@ -213,24 +215,13 @@ def test_a_waiting_run_whose_supervisor_is_killed_keeps_no_place(host: Host) -> 
 
 def test_a_waiting_run_outlives_the_loss_of_its_ticket(host: Host) -> None:
     holder, waiting = host.start("holder", 2), host.start("waiting", 1)
-    tickets = host.account.root / layout.TICKETS
-    (tickets / (layout.TICKET % 2)).write_bytes(b"")
+    (file,) = (host.account.root / layout.TICKETS).glob(f"*/{layout.TICKET % 2}")
+    file.write_bytes(b"")
 
     host.finish(holder)
 
     assert waiting.says(b"gpus")
-    assert list(tickets.iterdir()) == [tickets / (layout.TICKET % 2)]
-
-
-def test_who_gives_back_a_ticket_that_is_gone_takes_nobody_else_s(account: Account) -> None:
-    with Tickets(str(account.root)) as tickets:
-        lost = tickets.add("lost", 1, 1)
-        Path(lost.path).unlink()
-        other = tickets.add("other", 1, 1)
-        assert other.path == lost.path
-        lost.give_back()
-        assert [ticket["run"] for ticket in tickets.read_live()] == ["other"]
-        other.give_back()
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, layout.TICKETS_LOCK]
 
 
 def test_a_run_whose_supervisor_is_killed_keeps_its_gpus_while_it_trains(host: Host) -> None:
@@ -242,7 +233,6 @@ def test_a_run_whose_supervisor_is_killed_keeps_its_gpus_while_it_trains(host: H
 
     with Tickets(str(host.account.root)) as tickets:
         assert [bool(ticket["gpus"]) for ticket in tickets.read_live()] == [True, False]
-    assert waiting.output() == b""
     host.end_file("orphan").touch()  # its processes end by themselves
     assert waiting.says(b"gpus")
 
@@ -265,17 +255,44 @@ def test_gpus_are_kept_until_their_memory_is_released(host: Host, driver: Driver
     assert holder.end()["gpu_held"] == []
 
 
-def test_a_driver_that_does_not_answer_gives_no_gpu_and_lets_a_stop_through(
+def test_a_driver_that_hangs_gives_no_gpu_and_lets_a_stop_through(
     host: Host, driver: Driver, foreign: int
 ) -> None:
     driver.tell(2, (0, foreign, 10**9, "C"), (1, foreign, 10**9, "C"))
     waiting = host.start("waiting")
-    driver.path.unlink()  # no GPU at all: it answers nothing that could be used
+    driver.hang()
+    supervisor = waiting.record["pid"]
+    until(lambda: set(waiting.members()) - {supervisor}, "a process that asks it and gets no answer")
 
     session = host.account.connect()
     session.request("stop", run="waiting", attempt=1, grace=30.0)
 
     assert waiting.end()["stopped"]
+    assert waiting.output() == b""
+    assert waiting.members() == []
+
+
+@pytest.mark.slow
+def test_who_waits_says_that_the_driver_does_not_answer(host: Host, driver: Driver, foreign: int) -> None:
+    driver.tell(2, (0, foreign, 10**9, "C"), (1, foreign, 10**9, "C"))
+    waiting = host.start("waiting")
+    driver.path.unlink()  # no GPU at all: it answers nothing that could be used
+    until(lambda: queue_of(waiting)["why"] == "its driver does not answer", "why it waits")
+
+    driver.tell(1)
+
+    assert waiting.says(b"gpus")
+
+
+def test_a_shutdown_is_no_stop_of_a_user_s(host: Host) -> None:
+    host.start("holder", 2)
+    waiting = host.start("waiting")
+
+    os.kill(waiting.record["pid"], signal.SIGTERM)
+
+    end = waiting.end()
+    assert not end["stopped"]
+    assert "SIGTERM" in end["start_error"]
     assert waiting.output() == b""
 
 

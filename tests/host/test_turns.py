@@ -9,8 +9,10 @@ import pytest
 
 from remote_train.host.gpu_users import describe_wait
 from remote_train.host.turns import (
+    choose_shared,
     choose_turn,
     count_wanted,
+    find_missing,
     find_place,
     is_foreign_busy,
     list_candidates,
@@ -51,6 +53,36 @@ def test_the_order(
 ) -> None:
     wanted = {number: [f"GPU-{index}" for index in indices] for number, indices in chosen.items()}
     assert choose_turn(tickets, make_gpus(2, busy)) == wanted
+
+
+def test_named_gpus_come_in_the_order_they_were_named_in() -> None:
+    gpus = make_gpus(3)
+    assert [gpu["index"] for gpu in list_candidates(["2", "GPU-0"], gpus)] == [2, 0]
+    assert [gpu["index"] for gpu in list_candidates(2, gpus)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (2, None),
+        (["1", "GPU-0"], None),
+        (3, "3 GPUs wanted, this host has 2"),
+        (["0", "7"], "there is no GPU 7 on this host"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence_and_why_it_waits(wanted: object, words: str | None) -> None:
+    gpus = make_gpus(2)
+    mine = ticket(1, wanted)
+    assert find_missing(wanted, gpus) == words
+    assert describe_wait(mine, [mine], gpus)["why"] == words
+
+
+def test_who_waits_for_nobody_gets_the_least_used() -> None:
+    gpus = make_gpus(3, busy=(0,))
+    others = [ticket(1, 1, 1), ticket(2, 1, 2), ticket(3, 1, 2), ticket(4, 3)]
+    assert choose_shared(ticket(5, 2), others, gpus) == ["GPU-0", "GPU-1"]
+    assert choose_shared(ticket(5, ["2"]), others, gpus) == ["GPU-2"]
+    assert choose_shared(ticket(5, 4), others, gpus) == []
 
 
 def test_the_freest_comes_first() -> None:

@@ -16,7 +16,8 @@ static int is(const char *what) {
 }
 
 /* FAKE_NVIDIA_FILE: what the driver says, read anew at each call, so that a test can change it meanwhile. Lines:
-   gpu INDEX UUID BYTES_IN_USE, and process INDEX PID BYTES KIND, where KIND is C, G or B: computes, draws, both. */
+   gpu INDEX UUID BYTES_IN_USE, and process INDEX PID BYTES KIND, where KIND is C, G or B: computes, draws, both. A first
+   line "hang" has it answer nobody. */
 typedef struct { int there; char uuid[80]; unsigned long long used; } card_t;
 
 static int told(long index, card_t *card, process_t *rows, unsigned int *count, char kind) {
@@ -41,8 +42,16 @@ static int told(long index, card_t *card, process_t *rows, unsigned int *count, 
     return path ? cards : -1;
 }
 
+static int told_to_hang(void) {
+    const char *path = getenv("FAKE_NVIDIA_FILE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[8] = "";
+    if (file) { if (!fgets(line, sizeof line, file)) line[0] = 0; fclose(file); }
+    return strncmp(line, "hang", 4) == 0;
+}
+
 int nvmlInit_v2(void) {
-    if (is("hang")) for (;;) pause();
+    if (is("hang") || told_to_hang()) for (;;) pause();
     if (is("crash")) abort();
     return is("mismatch") ? 18 : is("unloaded") ? 9 : is("odd") ? 999 : 0;
 }

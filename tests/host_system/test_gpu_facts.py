@@ -1,9 +1,9 @@
 """GPUs through ctypes: real calls into a library compiled here that answers like NVIDIA's."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -94,6 +94,22 @@ def test_what_is_broken_is_said(nvidia: pytest.MonkeyPatch, plan: str, seen: int
     assert answer["gpu_error"] == words
 
 
+def test_the_server_of_mps_computes_for_others_and_is_no_user(
+    nvidia: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = tmp_path / "nvidia-cuda-mps-server"
+    server.symlink_to(shutil.which("cat") or "")
+    process = subprocess.Popen([server], stdin=subprocess.PIPE)
+    nvidia.setenv("FAKE_NVIDIA_PID", str(process.pid))
+    try:
+        (user,) = gpus.list_gpus()[0]["processes"]
+        assert (user["pid"], user["compute"]) == (process.pid, False)
+    finally:
+        process.communicate()
+    nvidia.setenv("FAKE_NVIDIA_PID", str(os.getpid()))
+    assert gpus.list_gpus()[0]["processes"][0]["compute"]
+
+
 def test_a_partitioned_card_is_its_instances(nvidia: pytest.MonkeyPatch) -> None:
     nvidia.setenv("FAKE_NVIDIA", "mig")
     found = gpus.read_gpus()["gpus"]
@@ -161,38 +177,3 @@ def test_a_driver_that_hangs_or_crashes_costs_the_gpus_only(
     assert found["gpus"] == []
     assert found["gpu_error"].startswith(words)
     assert found["cpu"]["usable"] >= 1
-
-
-def card(index: int, used: int = 0, *pids: int, compute: bool = True) -> dict[str, Any]:
-    processes = [{"pid": pid, "compute": compute, "memory_bytes": None} for pid in pids]
-    return {"index": index, "uuid": uuid(index), "memory_used_bytes": used, "processes": processes}
-
-
-DESKTOP, BUSY, IDLE, UNKNOWN = card(0, 900, 1, compute=False), card(1, 10, 2), card(2, 50), card(3)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        (1, [3]),
-        (3, [3, 2, 0]),
-        (4, [3, 2, 0, 1]),
-        ("all", [0, 1, 2, 3]),
-        ([1, 0], [1, 0]),
-        (f"2,{uuid(3)}", [2, 3]),
-    ],
-)
-def test_the_freest_are_chosen_unless_they_are_named(wanted: object, expected: list[int]) -> None:
-    chosen = gpus.choose_gpus([DESKTOP, BUSY, IDLE, UNKNOWN], wanted)
-
-    assert not isinstance(chosen, str)
-    assert [gpu["index"] for gpu in chosen] == expected
-
-
-@pytest.mark.parametrize(
-    ("wanted", "words"),
-    [(2, "2 GPUs wanted, this host has 1"), ([7], "there is no GPU 7 on this host")],
-)
-def test_too_few_is_a_sentence(wanted: object, words: str) -> None:
-    assert gpus.choose_gpus([IDLE], wanted) == words
-    assert gpus.choose_gpus([], "all") == "this host has no usable NVIDIA GPU"

@@ -248,7 +248,7 @@ def test_hosts_check_names_who_uses_each_card() -> None:
         "login      yes",
         "python     /usr/bin/python3 3.11.2, torch 2.13.0 (CUDA 12.8)",
         "gpus       0: NVIDIA GeForce RTX 4070 Ti, 12.9 GB, 1.20 GB in use, used by pid 3 (800 MB)",
-        "           1: NVIDIA L4, 24.0 GB, no compute process",
+        "           1: NVIDIA L4, 24.0 GB, free",
         "disk       123 GB free",
         "verdict    ready",
     ]
