@@ -23,6 +23,7 @@ from remote_train.transport.dial import Dialled, Dialling, Refused, limit_second
 from remote_train.transport.known_hosts import make_fingerprint, match_pin
 from remote_train.transport.known_hosts_edit import replace_known_host
 from remote_train.transport.openssh_command import Policy, make_jump_command
+from remote_train.transport.openssh_trust import read_hops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,8 @@ def make_single(target: HostTarget, address: str) -> HostTarget:
     way = next((way for way in target.ways if way.hostname == address and way.jumps), None)
     if way is None or not any(hop.need for hop in target.jumps):
         return single
-    command = make_jump_command(way, Policy(target.strict_host_key_checking, prompts=False))
+    policy = read_hops(target.jumps, Policy(target.strict_host_key_checking, prompts=False), None)[1]
+    command = make_jump_command(way, policy)
     tokens = {"h": address, "p": str(target.port)}
     line = re.sub("%(.)", lambda token: tokens.get(token[1], token[1]), command)
     return replace(single, jumps=(), proxy_command=line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Literal
 
 from remote_train.config.jumps import MOST_JUMPS, make_circle_error, parse_jumps
@@ -11,10 +12,23 @@ from remote_train.errors import ConfigError
 from remote_train.transport.choice import find_need
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from remote_train.config.host_spec import HostSpec
     from remote_train.config.ssh_target import SshWay
+
+ONE_IDENTITY = {
+    "ports": "port",
+    "users": "user",
+    "HostKeyAlias": "host_key_alias",
+    "known_hosts files": "known_hosts_files",
+    "AddressFamily": "address_family",
+    "BindAddress": "bind_address",
+}
+"""What has to be the same for all addresses of a host, as people call it."""
+HERE = {"port": " or port in hosts.toml", "user": " or user in hosts.toml"}
+STRICTEST = ("yes", "ask", "accept-new")
 
 
 @dataclass(frozen=True)
@@ -71,41 +85,43 @@ def _read_way(host: HostSpec, place: SshPlace, behind: tuple[str, ...]) -> HostT
         raise make_circle_error([*behind, host.name], "ssh_config")
     found = _read_addresses(host, place)
     target = _make_target(host, found)
-    if host.proxy_jump is None:
-        hops = parse_jumps(found[0].proxy_jump)
-    else:
-        hops, target = host.jumps, replace(target, proxy_command=None)
+    hops = parse_jumps(found[0].proxy_jump) if host.proxy_jump is None else host.jumps
     jumps: tuple[HostTarget, ...] = ()
     if hops:
         first = _read_way(hops[0], place, (*behind, host.name))
         others = [_add_needs(_make_target(hop, _read_addresses(hop, place)), hop) for hop in hops[1:]]
         jumps = (
             *first.jumps,
-            replace(first, jumps=(), name=f"jump host {first.name}"),
-            *(replace(hop, proxy_command=None, name=f"jump host {hop.name}") for hop in others),
+            _make_hop(first),
+            *(replace(_make_hop(hop), proxy_command=None) for hop in others),
         )
-        target = replace(target, proxy_command=None, jumps=jumps)
-    if host.proxy_jump is None:
-        return _add_needs(target, host)
-    target = _add_needs(replace(target, ways=tuple(map(_leave_out_jumps, target.ways))), host)
-    if jumps and target.need:
-        # ssh would start the ssh to the jump host by itself, and its pin and our policy would not be asked.
-        raise ConfigError(
-            [
-                f"host {host.name}: proxy_jump of hosts.toml cannot be followed by the ssh program ({target.need})"
-            ],
-            hint="write ProxyJump for it in ~/.ssh/config, and take proxy_jump out of hosts.toml",
-        )
-    return target
+    if hops or host.proxy_jump is not None:
+        ways = tuple(each for way in target.ways for each in _lead(way, jumps))
+        target = replace(target, proxy_command=None, jumps=jumps, ways=ways)
+    return _add_needs(target, host)
 
 
-def _leave_out_jumps(way: SshWay) -> SshWay:
-    """Return how ssh goes there without the jump hosts of ssh_config, which hosts.toml overrules."""
-    return replace(way, arguments=("-o", "ProxyJump=none", *way.arguments), jumps=(), proxied=False)
+def _make_hop(target: HostTarget) -> HostTarget:
+    """Return one of the hosts on the way, each of whose ways goes through those before it."""
+    ways = tuple(dict.fromkeys(replace(way, jumps=()) for way in target.ways))
+    return replace(target, jumps=(), ways=ways, name=f"jump host {target.name}")
+
+
+def _lead(way: SshWay, jumps: Sequence[HostTarget]) -> Iterator[SshWay]:
+    """Lead a way through these jump hosts and no others, by each address that one of them has."""
+    if not jumps:
+        # This sets a ProxyJump of ssh_config aside too, which ProxyJump=none does not do to a ProxyCommand.
+        yield replace(way, arguments=("-o", "ProxyCommand=none", *way.arguments), proxied=False)
+        return
+    for nearest, *others in product(*(hop.ways for hop in jumps)):
+        behind = (replace(each, proxied=True) for each in others)
+        yield replace(way, jumps=(nearest, *behind), proxied=True)
 
 
 def _add_needs(target: HostTarget, host: HostSpec) -> HostTarget:
     """Say why ssh has to be used, for the host itself or for one of its jump hosts."""
+    if host.transport == "paramiko":
+        _refuse_lacks(target)
     if host.transport == "paramiko" or not target.ways:
         return target
     if host.transport == "openssh":
@@ -115,11 +131,29 @@ def _add_needs(target: HostTarget, host: HostSpec) -> HostTarget:
     return replace(target, need=next(filter(None, needs), ""))
 
 
+def _refuse_lacks(target: HostTarget) -> None:
+    problems = [
+        f'ssh_config: {hop.name}: {lack}: not supported with transport = "paramiko" for {target.name}'
+        for hop in target.jumps
+        for lack in hop.lacks
+    ]
+    if problems:
+        raise ConfigError(
+            problems, hint=f"take transport out of [hosts.{target.name}]: ssh itself is used then"
+        )
+
+
 def _read_addresses(host: HostSpec, place: SshPlace) -> list[SshTarget]:
     found = [read_ssh_target(host, address, place) for address in host.address or (host.name,)]
-    ports = {target.port for target in found}
-    if len(ports) > 1:
-        raise ConfigError([f"host {host.name}: its addresses have different ports: {sorted(ports)}"])
+    for what, name in ONE_IDENTITY.items():
+        if len({getattr(target, name) for target in found}) > 1:
+            said = ", ".join(f"{target.address}: {_show(getattr(target, name))}" for target in found)
+            raise ConfigError(
+                [
+                    f"host {host.name}: its addresses are one host, and ssh_config gives them different {what}: {said}"
+                ],
+                hint=f"say the same for all in ~/.ssh/config{HERE.get(name, '')}, or give each a host of its own",
+            )
     if len({(target.proxy_jump, target.proxy_command) for target in found}) > 1 and host.proxy_jump is None:
         raise ConfigError(
             [
@@ -128,6 +162,11 @@ def _read_addresses(host: HostSpec, place: SshPlace) -> list[SshTarget]:
             hint="give each way a host of its own in hosts.toml, and list both after --host",
         )
     return found
+
+
+def _show(value: object) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join("none" if each is None else str(each) for each in values)
 
 
 def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
@@ -146,7 +185,9 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         address_family=first.address_family,
         bind_address=first.bind_address,
         connect_timeout=first.connect_timeout,
-        strict_host_key_checking=first.strict_host_key_checking,
+        strict_host_key_checking=min(
+            (target.strict_host_key_checking for target in found), key=STRICTEST.index
+        ),
         pin=host.host_key,
         password=host.password,
         proxy_command=first.proxy_command,

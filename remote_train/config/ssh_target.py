@@ -63,8 +63,8 @@ class SshWay:
     """ssh_config says itself how long to wait for the host."""
     keywords: frozenset[str]
     """The options that this ssh prints, in lower case: some are younger than others."""
-    jumps: tuple[tuple[str, ...], ...] = ()
-    """The hosts of ProxyJump, the nearest first: the arguments that name each to ssh."""
+    jumps: tuple[SshWay, ...] = ()
+    """How it goes to each host on the way, the nearest first (host_target.py knows them)."""
 
 
 @dataclass(frozen=True)
@@ -155,26 +155,7 @@ def _make_way(options: Options, program: tuple[str, ...], arguments: list[str]) 
         proxied=proxied,
         patient=(_first(options, "connecttimeout") or "none") not in {"none", "0"},
         keywords=frozenset(options),
-        jumps=_make_jumps(_first(options, "proxyjump") or "none"),
     )
-
-
-def _make_jumps(written: str) -> tuple[tuple[str, ...], ...]:
-    """Make the arguments for each host of a ProxyJump."""
-    if written == "none":
-        return ()
-    jumps = []
-    for hop in written.split(","):
-        try:
-            where = parse_address(hop.strip().removeprefix("ssh://"))
-        except ValueError as error:
-            raise ConfigError([f"ssh_config: ProxyJump {written}: {error}"]) from None
-        named = [
-            *(["-l", where.user] if where.user else []),
-            *(["-p", str(where.port)] if where.port else []),
-        ]
-        jumps.append((*named, "--", where.host))
-    return tuple(jumps)
 
 
 def _make_arguments(spec: HostSpec, where: Address) -> list[str]:

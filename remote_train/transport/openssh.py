@@ -18,9 +18,9 @@ from remote_train.errors import ConnectionLost, HostKeyRefused, Unreachable
 from remote_train.transport import foreground, login
 from remote_train.transport.child import Child
 from remote_train.transport.dial import Dialling, Endpoint, Refused
-from remote_train.transport.known_hosts import find_entries
 from remote_train.transport.openssh_command import make_command
 from remote_train.transport.openssh_log import Limits, SshLog, make_lines
+from remote_train.transport.openssh_trust import hold_to, read_hops
 from remote_train.transport.openssh_words import (
     Failure,
     Story,
@@ -154,13 +154,12 @@ class OpensshTransport:
             raise Unreachable(f"{self.name} is unreachable: {reason}", reason=reason) from None
 
     def _connect(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
-        identity = login.read_identity(self._target, self._policy.pin, self._notify)
-        policy = replace(self._policy, alias=choose_alias(identity, self._ways))
-        failure = Failure(identity, way.hostname, parse_story(()), dialled=dialled)
         with contextlib.ExitStack() as stack:
-            terminal = stack.enter_context(foreground.taken()) if policy.prompts else None
-            if terminal is None:
-                policy = replace(policy, prompts=False)
+            terminal = stack.enter_context(foreground.taken()) if self._policy.prompts else None
+            policy = replace(self._policy, prompts=terminal is not None)
+            identity = login.read_identity(self._target, policy.pin, self._notify)
+            hops, policy = read_hops(self._target.jumps, hold_to(identity, policy), self._notify)
+            failure = Failure(identity, way.hostname, parse_story(()), dialled=dialled, hops=hops)
             log = SshLog(self._hear)
             argv = make_command(way, policy, log.path, command)
             try:
@@ -176,14 +175,6 @@ class OpensshTransport:
 
 class _ClosedEarly(ConnectionLost):
     """Closed before the host's banner, and nobody said why."""
-
-
-def choose_alias(identity: login.HostIdentity, ways: Sequence[Way]) -> str | None:
-    """Return the one name under which the key of a host with several addresses is known; None: ssh's own choice."""
-    if len(ways) < 2 or identity.target.host_key_alias:
-        return None
-    known = (name for name in identity.names if find_entries(identity.files, [name])[0])
-    return next(known, identity.names[0])
 
 
 def make_environment(environ: Mapping[str, str]) -> dict[str, str]:

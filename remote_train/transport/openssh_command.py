@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from remote_train.transport import SshTarget
+
 ALIVE_SECONDS = 5
 ALIVE_COUNT = 2
 """ssh gives a silent host up after 5 s three times over (ssh_config(5), ServerAliveCountMax)."""
@@ -79,8 +81,8 @@ class Way(Protocol):
         """The options that this ssh knows, in lower case."""
 
     @property
-    def jumps(self) -> Sequence[Sequence[str]]:
-        """The hosts of ProxyJump, the nearest first: the arguments that name each."""
+    def jumps(self) -> Sequence[Way]:
+        """How it goes to each host on the way, the nearest first; their own `jumps` do not count."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +99,38 @@ class Policy:
     """The account's password may be asked for."""
     alias: str | None = None
     """The name that the host's key is known under, whichever address answers."""
+    jumps: tuple[Policy, ...] = ()
+    """What is asked of the ssh to each host on the way."""
+
+
+def make_hop_policy(hop: SshTarget, policy: Policy) -> Policy:
+    """Return what is asked of the ssh to a jump host of a host with this policy."""
+    files, strict = tuple(hop.known_hosts_files), hop.strict_host_key_checking
+    return Policy(strict, policy.prompts, hop.pin, files, hop.password)  # type: ignore[arg-type]  # one of the three
 
 
 def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
     """Return the argv that runs `command` on the host; `log` is the file that ssh's own words go to."""
-    options = [*_choose_strictness(policy), *NEVER]
+    options = [*_make_options(way, policy), "LogLevel=DEBUG1"]
     options += [text for word, text in YOUNGER.items() if word in way.keywords]
-    options += ["LogLevel=DEBUG1"]
-    options += [] if policy.password else [UNASKED]
-    options += _limit_connecting(way, policy, proxied=way.proxied)
     if way.jumps:
         options += [f"ProxyCommand={make_jump_command(way, policy)}", NO_DESCRIPTOR]
+    given = [word for option in options for word in ("-o", option)]
+    return [*way.program, "-T", "-E", log, *given, *way.arguments, command]
+
+
+def _make_options(way: Way, policy: Policy) -> list[str]:
+    """Return what holds for every ssh of ours, to a host or to one on the way."""
+    options = [*_choose_strictness(policy), *NEVER]
+    options += [] if policy.password else [UNASKED]
+    # Where a person may be asked by a host on the way, the login as a whole is bounded (openssh.py).
+    if not way.patient and not (way.proxied and policy.prompts):
+        options.append(f"ConnectTimeout={PROXIED_SECONDS if way.proxied else CONNECT_SECONDS}")
     if policy.pin:
         options += make_pin_options(policy.pin, policy.known_hosts_files)
     if policy.alias:
         options.append(f"HostKeyAlias={policy.alias}")
-    given = [word for option in options for word in ("-o", option)]
-    return [*way.program, "-T", "-E", log, *given, *way.arguments, command]
+    return options
 
 
 def _choose_strictness(policy: Policy) -> list[str]:
@@ -122,30 +139,22 @@ def _choose_strictness(policy: Policy) -> list[str]:
     return [f"StrictHostKeyChecking={strict}", f"BatchMode={'no' if policy.prompts else 'yes'}"]
 
 
-def _limit_connecting(way: Way, policy: Policy, *, proxied: bool) -> list[str]:
-    """Bound the time to a banner, but where a person may be asked by a host on the way: openssh.py counts that."""
-    if way.patient or (proxied and policy.prompts):
-        return []
-    return [f"ConnectTimeout={PROXIED_SECONDS if proxied else CONNECT_SECONDS}"]
-
-
 def make_jump_command(way: Way, policy: Policy) -> str:
     """Return a ProxyCommand that does what ProxyJump does, and holds every host on the way to our policy too.
 
-    ssh would start those by itself, with what ssh_config says alone: StrictHostKeyChecking no, and questions.
+    ssh would start those by itself, with what ssh_config says alone: StrictHostKeyChecking no, no pin, and questions.
     """
-    strict = "ask" if policy.prompts and policy.strict != "yes" else "yes"
-    batch = "no" if policy.prompts else "yes"
-    options = [f"StrictHostKeyChecking={strict}", f"BatchMode={batch}", *NEVER, UNASKED, "LogLevel=INFO"]
     command = ""
-    for jump in way.jumps:
-        mine = [*options, *_limit_connecting(way, policy, proxied=bool(command))]
-        given = [word for option in mine for word in ("-o", option)]
-        through = ["-o", f"ProxyCommand={command}", "-o", NO_DESCRIPTOR] if command else []
+    for jump, asked in zip(way.jumps, policy.jumps, strict=True):
+        options = [*_make_options(jump, asked), "LogLevel=INFO"]
+        if command:
+            options += [f"ProxyCommand={command}", NO_DESCRIPTOR]
+        given = [word for option in options for word in ("-o", option)]
         # The last ssh replaces %h and %p by where it wants to go; every other % is meant for those within.
-        words = [*way.program, "-T", *given, *through, "-W"]
-        inner = " ".join(shlex.quote(word.replace("%", "%%")) for word in words)
-        named = " ".join(shlex.quote(word.replace("%", "%%")) for word in jump)
+        inner, named = (
+            " ".join(shlex.quote(word.replace("%", "%%")) for word in words)
+            for words in ([*jump.program, "-T", *given, "-W"], jump.arguments)
+        )
         command = f"{inner} '[%h]:%p' {named}"
     return command
 
@@ -154,10 +163,11 @@ def make_pin_options(pin: str, files: Sequence[Path]) -> list[str]:
     """Return options that trust the key with one fingerprint and no other, unless a file says that it is revoked.
 
     ssh asks the command for known keys (KnownHostsCommand, OpenSSH 8.5). A connection that exists already was checked
-    in another way, so it is not used.
+    in another way, so it is not used. What was offered instead is told: the log of a jump host's ssh does not say it.
     """
     script = (
-        'test "$1" = "$2" && echo "$3 $4 $5"; shift 5; '
+        'if test "$1" = "$2"; then echo "$3 $4 $5"; elif test "$1" != NONE; then echo "offered, and not pinned: $4 $1" >&2; fi; '
+        "shift 5; "
         'test $# = 0 || grep -hs "^[[:blank:]]*@revoked" "$@"; exit 0'
     )
     words = ["/bin/sh", "-c", script, "sh", "%f", pin, "%H", "%t", "%K"]

@@ -7,7 +7,7 @@ the connection was lost: neither a fallback nor an exit code is ever guessed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from remote_train.errors import (
@@ -20,6 +20,7 @@ from remote_train.errors import (
 )
 from remote_train.transport import known_hosts, login
 from remote_train.transport.known_hosts import Entry, Verdict, make_fingerprint
+from remote_train.transport.openssh_trust import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,6 +67,12 @@ UNREACHABLE = re.compile(
 )
 NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: open failed: ")
 FORBIDDEN = re.compile(r"open failed: administratively prohibited")
+REFUSED_NAME = re.compile(
+    r"ost key (?:is known )?for (\S+) (?:has changed|is marked as|was revoked|and you have)"
+)
+KEY_KIND = re.compile(r"(?:fingerprint for the|^No|^The) (\S+) (?:key sent|host key)")
+FINGERPRINT = re.compile(r"(?:^|\s)(SHA256:[A-Za-z0-9+/]{43})\b")
+TELLING = re.compile(r"SHA256:|Offending |ost key (is known )?for |revoked")
 CLOSED_EARLY = re.compile(
     r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
@@ -131,6 +138,8 @@ class Failure:
     """What came by stderr: before the host's key was seen, that is a jump host's ssh or a proxy command."""
     dialled: bool = False
     """We have seen the host's banner ourselves."""
+    hops: tuple[HostIdentity, ...] = ()
+    """The hosts on the way, the nearest first."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -163,6 +172,8 @@ def _explain_session(failure: Failure) -> Exception:
 
 def _explain_key(failure: Failure) -> Exception | None:
     """Return the refusal of the host's key, or of a jump host's, which only its own words describe."""
+    if not failure.story.key:
+        failure = _find_hop(failure)
     words, story = failure.words, failure.story
     if said := _find(NOT_PROVEN, words):
         return HostKeyRefused(
@@ -172,14 +183,7 @@ def _explain_key(failure: Failure) -> Exception | None:
     if verdict is None:
         return None
     if not story.key:
-        refusal = login.make_refusal(failure.identity, failure.address, verdict, "key unknown")
-        refusal.message = (
-            f"{failure.identity.target.name}: a host on the way to it: {'; '.join(words)[:WORDS]}"
-        )
-        refusal.hint = "connect to that host once with ssh, which tells you what to do about its key"
-        refusal.facts["key_of"] = None
-        refusal.args = (refusal.message,)
-        return refusal
+        return _refuse_on_the_way(failure, verdict.kind)
     pinned = verdict.kind == "changed" and failure.identity.pin
     if verdict.kind in {"changed", "revoked"} and not (verdict.known or pinned):
         return _refuse_in_its_words(failure, verdict.kind)
@@ -190,19 +194,69 @@ def _explain_key(failure: Failure) -> Exception | None:
     return refusal
 
 
+def _find_hop(failure: Failure) -> Failure:
+    """Return the failure as that of the jump host whose key is refused, by the name that its ssh calls it."""
+    name, kind, fingerprint = (
+        next((found[1] for line in failure.words if (found := pattern.search(line))), "")
+        for pattern in (REFUSED_NAME, KEY_KIND, FINGERPRINT)
+    )
+    hop = next((hop for hop in failure.hops if name.lower() in names_of(hop)), None)
+    if hop is None:
+        return failure
+    offered = f"{kind} {fingerprint}" if fingerprint else f"a key of type {kind}"
+    story = replace(failure.story, key=offered, words=failure.words)
+    return replace(failure, identity=hop, address=hop.target.addresses[0], story=story)
+
+
+def _refuse_on_the_way(failure: Failure, kind: str) -> HostKeyRefused:
+    """Return the refusal of a key on a way that only the user's ssh_config knows, with what tells most of it first."""
+    telling = [line for line in failure.words if TELLING.search(line)]
+    said = "; ".join(telling or [line for line in failure.words if not line.startswith("@")])
+    return HostKeyRefused(
+        f"{failure.identity.target.name}: a host on the way to it: {said[:WORDS]}",
+        hint="connect to that host once with ssh, which tells you what to do about its key",
+        verdict=kind,
+        offered="key unknown",
+        known=[],
+        where="",
+        key_of=None,
+    )
+
+
 def _judge(failure: Failure) -> Verdict | None:
     """Return ssh's verdict on the key, with what our own reading of the files knows of it; None: it had none to make."""
     words = failure.words
-    entries = known_hosts.find_entries(failure.identity.files, failure.identity.names)[0]
-    fingerprint = failure.story.key.partition(" ")[2]
+    entries = known_hosts.find_entries(failure.identity.files, names_of(failure.identity))[0]
+    fingerprint = _fingerprint(failure)
     if _find(IS_REVOKED, words):
-        same = [e for e in entries if e.marker == "revoked" and make_fingerprint(e.key) == fingerprint]
+        revoked = [entry for entry in entries if entry.marker == "revoked"]
+        same = [entry for entry in revoked if make_fingerprint(entry.key) == fingerprint]
+        if not fingerprint and len(revoked) == 1:  # a jump host's ssh does not say which it is
+            same = revoked
         return Verdict("revoked", tuple(same))
     if _find(HAS_CHANGED, words):
         return Verdict("changed", _find_offending(failure, entries))
     if _find(NOT_KNOWN, words):
-        return Verdict("changed" if failure.identity.pin else "unknown")
+        return _judge_not_known(failure, entries)
     return None
+
+
+def _judge_not_known(failure: Failure, entries: Sequence[Entry]) -> Verdict:
+    """A key that ssh does not know may still be a known host's with a key of another type (known_hosts.match_key)."""
+    fingerprint = _fingerprint(failure)
+    if same := [e for e in entries if e.marker == "revoked" and make_fingerprint(e.key) == fingerprint]:
+        return Verdict("revoked", tuple(same))
+    if failure.identity.pin:
+        return Verdict("changed")
+    known = known_hosts.find_entries(failure.identity.files, failure.identity.names)[0]
+    plain = tuple(entry for entry in known if not entry.marker)
+    return Verdict("changed", plain) if plain else Verdict("unknown")
+
+
+def _fingerprint(failure: Failure) -> str:
+    """Return the fingerprint of the key that was offered; "" where it is not told."""
+    found = FINGERPRINT.search(failure.story.key)
+    return found[1] if found else ""
 
 
 def _find_offending(failure: Failure, entries: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -183,13 +183,6 @@ def test_it_counts_only_for_its_own_host(place: SshPlace) -> None:
     assert read(place, "Host other\n BindInterface lo\n").lacks == ()
 
 
-def test_hosts_on_the_way_are_named_to_ssh_one_by_one(place: SshPlace) -> None:
-    way = read(place, "Host box\n ProxyJump me@a:2222,b,[fd00::1]:24\n").way
-    assert way is not None
-    assert way.proxied
-    assert way.jumps == (("-l", "me", "-p", "2222", "--", "a"), ("--", "b"), ("-p", "24", "--", "fd00::1"))
-
-
 def test_all_are_named_at_once(place: SshPlace) -> None:
     config = "Host *\n BindInterface lo\n RemoteCommand b\n StrictHostKeyChecking no\n"
     error = fail(place, config, replace(BOX, transport="paramiko"))

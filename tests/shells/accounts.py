@@ -78,10 +78,10 @@ class Accounts:
         config = self.sshd.folder / f"ssh_config_{kind}"
         config.write_text("\n".join([*options, "GlobalKnownHostsFile none", "IdentityAgent none"]) + "\n")
         port = str(self.sshd.port)
-        jumps = (("-l", GATE, "-p", port, "--", "127.0.0.1"),) * depth
-        arguments = ("-l", user, "-p", port, "--", "127.0.0.1")
-        program = ("ssh", "-F", str(config))
-        ssh = SshWay("127.0.0.1", program, arguments, depth > 0, False, frozenset(), jumps)
+        program, arguments = ("ssh", "-F", str(config)), ("-l", GATE, "-p", port, "--", "127.0.0.1")
+        hop = SshWay("127.0.0.1", program, arguments, proxied=False, patient=False, keywords=frozenset())
+        arguments = ("-l", user, *arguments[2:])
+        ssh = replace(hop, arguments=arguments, proxied=depth > 0, jumps=(hop,) * depth)
         policy = Policy(strict="yes", prompts=False, known_hosts_files=(self.sshd.known_hosts,))
         return OpensshTransport(target, [ssh], policy)
 

@@ -28,7 +28,6 @@ from tests.sshd import (
     Sshd,
     free_port,
     key_bytes,
-    known_line_for,
     make_key,
     openssh,
     public_line,
@@ -198,6 +197,17 @@ def test_a_changed_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
         assert error.facts["verdict"] == "changed"
 
 
+@pytest.mark.parametrize("strict", ["ask", "accept-new"])
+def test_a_key_of_another_type_than_the_known_is_no_question(strict: str, sshd: Sshd, tmp_path: Path) -> None:
+    old = make_key(tmp_path / "old", "ecdsa")
+    sshd.known_hosts.write_text(f"[127.0.0.1]:{sshd.port} {public_line(old)}\n")
+    error = refused_key(sshd, strict=strict)
+    assert error.facts["verdict"] == "changed"
+    for key in (old, sshd.host_keys[0]):
+        assert make_fingerprint(key_bytes(key)) in error.message
+    assert len(sshd.known_hosts.read_text().splitlines()) == 1, "nothing was added"
+
+
 def test_a_revoked_key_is_refused_though_it_is_also_known_and_pinned(sshd: Sshd) -> None:
     with sshd.known_hosts.open("a") as file:
         file.write(f"@revoked * {public_line(sshd.host_keys[0])}\n")
@@ -326,42 +336,6 @@ def test_what_happens_on_the_way(proxy: str, error: type[Exception], sshd: Sshd)
     with pytest.raises(error):
         transport.open("echo in")
     assert transport._channel is None
-
-
-def through(sshd: Sshd, *hops: Sshd) -> OpensshTransport:
-    """A transport that goes through other sshds of loopback; all of them know and take the one key."""
-    transport = openssh(sshd)
-    jumps = tuple(("-p", str(hop.port), "--", "127.0.0.1") for hop in hops)
-    transport._ways = [replace(way, proxied=True, jumps=jumps) for way in transport._ways]  # type: ignore[type-var]
-    for hop in hops:
-        (hop.folder / "authorized_keys").write_text(public_line(sshd.user_key) + "\n")
-    lines = [known_line_for(each, each.port) for each in (sshd, *hops)]
-    sshd.known_hosts.write_text("".join(lines))
-    return transport
-
-
-def test_every_host_on_the_way_is_held_to_our_policy(sshd: Sshd, tmp_path: Path) -> None:
-    with running_sshd(tmp_path / "near") as near, running_sshd(tmp_path / "far") as far:
-        transport = through(sshd, near, far)
-        with (sshd.folder / "ssh_config").open("a") as config:
-            config.write("ProxyUseFdpass yes\n")
-        assert read_to_end(transport.open("echo in")) == b"in\n"
-        transport.close()
-        for hop, others in ((near, (far, sshd)), (far, (near, sshd))):
-            lax = "StrictHostKeyChecking no\n" + (sshd.folder / "ssh_config").read_text()
-            (sshd.folder / "ssh_config").write_text(lax)
-            sshd.known_hosts.write_text("".join(known_line_for(each, each.port) for each in others))
-            before = len(hop.read_log())
-            with pytest.raises(HostKeyRefused, match="a host on the way"):
-                transport.open("echo in")
-            wait_until(lambda: "do_cleanup" in hop.read_log()[before:], "the hop to see the end")  # noqa: B023
-            assert "userauth" not in hop.read_log()[before:]
-        through(sshd, near, far)
-        (far.folder / "authorized_keys").write_text("")
-        with pytest.raises(LoginRefused, match="a host on the way"):
-            transport.open("echo in")
-        with pytest.raises(Unreachable, match="Connection refused"):
-            through(replace(sshd, port=free_port()), near, far).open("echo in")
 
 
 def test_an_address_with_a_wrong_key_is_dropped_for_the_next(sshd: Sshd, tmp_path: Path) -> None:

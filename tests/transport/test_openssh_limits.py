@@ -15,24 +15,27 @@ from remote_train.transport.openssh_log import Limits, SshLog
 from tests.sshd import Sshd, openssh
 
 WAY = SshWay("box", ("ssh",), ("--", "box"), proxied=True, patient=False, keywords=frozenset())
+NEAR = replace(WAY, proxied=False)
 
 
 def list_given(way: SshWay, option: str, **policy: bool) -> list[str]:
     """What an option is set to on a command line: of our own ssh, then of each jump host's, the farthest first."""
-    argv = make_command(way, Policy("ask", **policy), "log", "true")  # type: ignore[arg-type]
+    asked = Policy("ask", **policy)  # type: ignore[arg-type]
+    hop = replace(asked, password=False)
+    argv = make_command(way, replace(asked, jumps=(hop,) * len(way.jumps)), "log", "true")
     return re.findall(rf"\b{option}=(\w+)", " ".join(argv))
 
 
 def test_a_jump_host_has_the_time_of_a_host() -> None:
-    jumped = replace(WAY, jumps=(("--", "near"), ("--", "far")))
-    patient = replace(jumped, patient=True)
+    jumped = replace(WAY, jumps=(NEAR, WAY))
+    patient = replace(WAY, patient=True, jumps=(replace(NEAR, patient=True), replace(WAY, patient=True)))
     assert list_given(jumped, "ConnectTimeout", prompts=False) == ["20", "20", "5"]
     assert list_given(jumped, "ConnectTimeout", prompts=True) == ["5"]
     assert list_given(patient, "ConnectTimeout", prompts=False) == []
 
 
 def test_a_password_is_asked_for_once_and_where_hosts_toml_says_so() -> None:
-    jumped = replace(WAY, jumps=(("--", "near"),))
+    jumped = replace(WAY, jumps=(NEAR,))
     for password, given in ((False, ["no", "no"]), (True, ["no"])):
         policy = {"prompts": True, "password": password}
         assert list_given(jumped, "PasswordAuthentication", **policy) == given
