@@ -71,7 +71,7 @@ FACTS = table(
         "gpus": items(GPU, 1024),
         "adapters": items(ADAPTER, 64),
         "gpu_error": maybe(text(TEXT)),
-        "thread_env": named(text(256), 16, text(64)),
+        "thread_env": named(text(1024), 16, text(64)),
         "disk_free_bytes": maybe(whole()),
         "driver": maybe(text(64)),
         "driver_cuda": maybe(text(16)),

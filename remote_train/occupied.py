@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remote_train.errors import HostBusy, HostUnfit, UsageError
-from remote_train.plan import parse_gpus
 from remote_train.refusals import hint_of
+from remote_train.wanted import VISIBLE, parse_gpus
 
 if TYPE_CHECKING:
     from remote_train.reach import Reached
@@ -54,12 +54,18 @@ class Occupied:
             reached.session.close()
 
 
+def find_visible(reached: Reached) -> str | None:
+    """Return what hosts.toml or the login there says about which GPUs a run may see."""
+    said = {**reached.facts.get("thread_env", {}), **reached.link.host.env}.get(VISIBLE)
+    return None if said is None else str(said)
+
+
 def find_busy(reached: Reached, gpus: str) -> str | None:
     """Return who uses the GPUs that are wanted on a host, None where they are free or it has none such."""
     if reached.link.host.device != "cuda":
         return None
     try:
-        wanted = parse_gpus(gpus, reached.facts)
+        wanted = parse_gpus(gpus, reached.facts, find_visible(reached))
     except (HostUnfit, UsageError):  # the plan says so
         return None
     answer = reached.session.request("queue", gpus=wanted)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from remote_train.affinity import choose_affinity, render_affinity
 from remote_train.config.families import merge_device_args
 from remote_train.config.nearest import render_nearest
-from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
+from remote_train.errors import ConfigError, PackageError, UsageError
 from remote_train.host.globs import make_pattern
 from remote_train.metrics.denominator import choose_device, choose_device_peak
+from remote_train.wanted import VISIBLE, parse_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
     `paths` are those of the package; None where only its host knows them.
     """
     device = host.device
-    gpus = parse_gpus(job.gpus, facts) if device == "cuda" else None
+    gpus, said = _choose_gpus(job, host, facts) if device == "cuda" else (None, [])
     processes = job.processes or _count_gpus(gpus, facts)
     launcher = choose_launcher(job, device, processes)
     argv, notes = make_argv(job, device, paths)
@@ -165,7 +166,7 @@ def make_plan(job: Job, host: HostSpec, facts: Facts, package: str, paths: Seque
         restore=job.restore,
         conda=facts["python"].get("conda"),
         setup=host.setup,
-        notes=tuple(notes),
+        notes=(*notes, *said),
     )
     return _with_measure(plan, facts)
 
@@ -186,34 +187,12 @@ def _with_measure(plan: Plan, facts: Facts) -> Plan:
     return Plan(**{**vars(plan), "measure": measure})
 
 
-def parse_gpus(text: str, facts: Facts) -> dict[str, Any]:
-    """Return what `--gpus` asks for: `{"count": n}`, or `{"ids": […]}` by index or UUID."""
-    known = facts["gpus"]
-    if text == "all":
-        return {"count": len(known)}
-    if text.isascii() and text.isdecimal():
-        count = int(text)
-        if not 1 <= count <= len(known):
-            raise HostUnfit(f"{count} GPUs are asked for and the host has {len(known)}")
-        return {"count": count}
-    ids = [item.strip() for item in text.split(",") if item.strip()]
-    cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
-    unknown = [item for item in ids if item not in cards]
-    divided = [item for item in ids if sum(str(gpu["index"]) == item for gpu in known) > 1]
-    if divided:
-        raise UsageError(
-            f"--gpus {text}: GPU {divided[0]} is divided (MIG)",
-            hint="name its parts by UUID: "
-            + ", ".join(gpu["uuid"] for gpu in known if str(gpu["index"]) == divided[0]),
-        )
-    twice = len({cards.get(item) for item in ids}) < len(ids)
-    if not ids or unknown or twice:
-        what = "a GPU is named twice" if twice and not unknown else "no such GPU"
-        raise UsageError(
-            f"--gpus {text}: {what}: {', '.join(unknown or ids) or 'nothing named'}",
-            hint="give a number, `all`, or indices like `0,` and UUIDs, with commas between",
-        )
-    return {"ids": ids}
+def _choose_gpus(job: Job, host: HostSpec, facts: Facts) -> tuple[dict[str, Any], list[str]]:
+    """Return what of the GPUs is asked for, and a note where a variable has a word in it."""
+    visible = find_words(job, host, facts).get(VISIBLE)
+    gpus = parse_gpus(job.gpus, facts, visible)
+    given = ", ".join(gpus.get("ids", ())) or "any"
+    return gpus, [] if visible is None else [f"{VISIBLE}={visible} on {host.name}: the run gets {given}"]
 
 
 def _count_gpus(gpus: Mapping[str, Any] | None, facts: Facts) -> int:
@@ -308,7 +287,7 @@ def make_threads(job: Job, host: HostSpec, facts: Facts, processes: int) -> tupl
 
 
 def find_words(job: Job, host: HostSpec, facts: Facts) -> dict[str, str]:
-    """Return the variables in which the user may have a word on threads: of the login there, of hosts.toml, of flags."""
+    """Return the variables in which the user may have a word on threads and GPUs: of the login there, of hosts.toml, of flags."""
     return {**facts.get("thread_env", {}), **host.env, **job.env}
 
 

@@ -26,6 +26,9 @@ THREADS = (
 )
 """Variables with which a user says how many threads there are, or where they run."""
 
+GPUS = "CUDA_VISIBLE_DEVICES"
+"""The one with which a user, or who set up the login, says which GPUs are theirs."""
+
 _DRIVER = "proc/driver/nvidia"
 
 
@@ -51,8 +54,11 @@ def fingerprint_now(python_path: str, torch_version_file: Optional[str], root: s
 
 
 def read_thread_words() -> Dict[str, str]:
-    """Return what the login's environment says about threads; their first 64 characters are enough to know it."""
-    return {name: os.environ[name][:64] for name in THREADS if name in os.environ}
+    """Return what the login's environment says about threads, whose first 64 characters are enough to know it, and about GPUs."""
+    words = {name: os.environ[name][:64] for name in THREADS if name in os.environ}
+    if GPUS in os.environ:
+        words[GPUS] = os.environ[GPUS][:1024]
+    return words
 
 
 def _stamp(path: str) -> Optional[List[int]]:

@@ -19,13 +19,14 @@ from remote_train.host.launcher import INJECTED, inject
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
 SECONDS = 300.0
 MOST_BYTES = 4 << 20
 WORDS = 500
 _LINE, _END = b"\0line ", b"\0end\0"
-_OURS = ("CUDA_VISIBLE_DEVICES", layout.ERROR_VARIABLE, layout.AFFINITY_VARIABLE)
+_GPUS = "CUDA_VISIBLE_DEVICES"
+_OURS = (_GPUS, layout.ERROR_VARIABLE, layout.AFFINITY_VARIABLE)
 _SHELLS_OWN = ("_", "PWD", "OLDPWD", "SHLVL")
 
 # `module` is a function of the login shell that a script does not have.
@@ -90,6 +91,7 @@ def run_setup(
     found = _parse(after)
     if "PATH" not in found:
         raise SetupError("setup: this host's `env -0` does not tell the environment")
+    _check_gpus(record.get("gpus") or [], found.get(_GPUS))
     return _lay_over(found, environment, secrets)
 
 
@@ -201,6 +203,15 @@ def _drop_injected(environment: Dict[str, str]) -> None:
     environment.pop("PYTHONPATH", None)
     if kept:
         environment["PYTHONPATH"] = os.pathsep.join(kept)
+
+
+def _check_gpus(gpus: List[Dict[str, Any]], said: Optional[str]) -> None:
+    """Raise SetupError where the lines choose other GPUs than the run was given: it would train on somebody else's."""
+    named = {item.strip() for item in (said or "").split(",") if item.strip()}
+    given = [{str(gpu["index"]), gpu["uuid"]} for gpu in gpus]
+    if gpus and said is not None and not (len(named) == len(given) and all(names & named for names in given)):
+        words = "setup sets %s=%s, and the run was given GPU %s: write it into `env` of this host in hosts.toml instead"
+        raise SetupError(words % (_GPUS, said[:WORDS], ", ".join(str(gpu["index"]) for gpu in gpus)))
 
 
 def _lay_over(found: Dict[str, str], given: Dict[str, str], secrets: Dict[str, str]) -> Dict[str, str]:

@@ -11,8 +11,9 @@ from remote_train.config.families import Family
 from remote_train.config.host_spec import HostSpec, make_local
 from remote_train.config.project_spec import ProjectSpec
 from remote_train.errors import ConfigError, HostUnfit, PackageError, UsageError
-from remote_train.plan import Job, make_argv, make_plan, make_threads, parse_gpus
+from remote_train.plan import Job, make_argv, make_plan, make_threads
 from remote_train.preflight import find_unfit
+from remote_train.wanted import parse_gpus
 
 GPUS = [
     {
@@ -220,6 +221,45 @@ def test_gpus(text: str, expected: dict[str, Any]) -> None:
 def test_gpus_that_are_not_there(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         parse_gpus(text, facts())
+
+
+@pytest.mark.parametrize(
+    ("visible", "text", "expected"),
+    [
+        ("1", "1", {"ids": ["GPU-bb"]}),
+        ("GPU-b", "all", {"ids": ["GPU-bb"]}),
+        ("1,0", "2", {"count": 2}),
+        ("1,0", "1", {"count": 1}),
+        ("1", "0,", {"ids": ["0"]}),
+        ("", "0,", {"ids": ["0"]}),
+    ],
+)
+def test_a_users_word_on_which_gpus_are_visible_counts(
+    visible: str, text: str, expected: dict[str, Any]
+) -> None:
+    for where in ("job", "host", "login"):
+        env = {"env": {"CUDA_VISIBLE_DEVICES": visible}}
+        login = {"thread_env": env["env"]} if where == "login" else {}
+        of_host = host(device="cuda", **(env if where == "host" else {}))
+        of_job = job(gpus=text, **(env if where == "job" else {}))
+        plan = make_plan(of_job, of_host, facts(**login), "p", PATHS)
+        assert plan.gpus == expected
+        assert any("CUDA_VISIBLE_DEVICES" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("visible", "text", "error"),
+    [
+        ("", "1", HostUnfit),
+        ("-1", "1", HostUnfit),
+        ("1", "2", HostUnfit),
+        ("2", "1", UsageError),
+        ("1,1", "1", UsageError),
+    ],
+)
+def test_what_leaves_no_such_gpu_is_refused(visible: str, text: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="CUDA_VISIBLE_DEVICES"):
+        parse_gpus(text, facts(), visible)
 
 
 def test_the_same_gpu_twice_is_one_gpu_or_an_error() -> None:

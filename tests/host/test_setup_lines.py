@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_train.host import layout
+from remote_train.host import layout, setup
 from tests.host.account_kit import until
 
 if TYPE_CHECKING:
@@ -40,12 +41,18 @@ def test_the_training_gets_what_the_lines_leave(account: Account, tmp_path: Path
         'export QUOTED="it\'s \\"so\\"\n\tand so"',
         "export PATH=/opt/cuda/bin:$PATH LD_LIBRARY_PATH=/opt/cuda/lib64",
         "local_only=1; unset OMP_NUM_THREADS; cd /",
+        f"env > {tmp_path}/seen; export TOKEN=theirs",
         "echo loaded; sleep 300 & echo in the background >&2",
     )
-    started, end = train(account, *lines)
+    started, end = train(account, *lines, secrets={"TOKEN": "the-canary-itself"})
     found = environment_of(started)
+    seen = (tmp_path / "seen").read_text()
 
     assert end["code"] == 0
+    assert "SOURCED=" in seen
+    assert "the-canary-itself" not in seen
+    assert "TOKEN=" not in seen
+    assert found["TOKEN"] == "the-canary-itself"
     assert found["SOURCED"] == "from a file"
     assert found["QUOTED"] == 'it\'s "so"\n\tand so'
     assert found["PATH"].startswith("/opt/cuda/bin:")
@@ -86,6 +93,17 @@ def test_a_line_that_fails_is_a_start_that_failed(account: Account, line: str, w
     assert words in end["start_error"]
     assert not (started.folder / "code" / "never").exists()
     assert started.output() == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "fit"),
+    [(None, True), ("GPU-b", True), ("1", True), ("0", False), ("", False), ("0,1", False), ("GPU-a", False)],
+)
+def test_lines_that_choose_another_gpu_end_the_start(said: str | None, fit: bool) -> None:
+    given = [{"index": 1, "uuid": "GPU-b"}]
+    with contextlib.nullcontext() if fit else pytest.raises(setup.SetupError, match="CUDA_VISIBLE_DEVICES"):
+        setup._check_gpus(given, said)
+    setup._check_gpus([], said)
 
 
 def test_a_line_that_hangs_is_stopped_with_all_it_started(account: Account) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remote_train.host import commands, facts, pythons
-from remote_train.host.fingerprint import fingerprint, fingerprint_now
+from remote_train.host.fingerprint import fingerprint, fingerprint_now, read_thread_words
 from tests.host_system.conftest import PYENV
 
 KEYS = {"path", "version", "torch", "torch_cuda", "torch_file", "error"}
@@ -262,6 +262,16 @@ def test_a_fingerprint_changes_with_what_it_stands_for(
     assert fingerprint_now(*remembered) == before
     make_script(Path(remembered[2]) / change[0], change[1])
     assert fingerprint_now(*remembered) != before
+
+
+def test_a_fingerprint_changes_with_the_gpus_that_a_login_leaves(
+    remembered: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    before = fingerprint_now(*remembered)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert fingerprint_now(*remembered) != before
+    assert read_thread_words()["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_a_fingerprint_outlives_what_a_driver_writes_when_it_wakes(remembered: tuple[str, str, str]) -> None:
