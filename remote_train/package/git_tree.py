@@ -1,13 +1,15 @@
 """What git knows about a project: its files, its ignored files, its state, its uncommitted changes.
 
 Each question is one git process, started early and finished late, so that git works while Python does. The
-repository may be a stranger's: no fsmonitor, external diff or text conversion of its config is run, no index is
-written, and variables that point git elsewhere (a hook's GIT_DIR) are not handed on.
+repository may be a stranger's: no fsmonitor, filter, external diff or text conversion of its config is run, no git looks
+into its submodules and none fetches what a partial clone lacks, no index is written, and variables that point git
+elsewhere (a hook's GIT_DIR) are not handed on.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_QUIET = ("-c", "core.quotepath=off", "-c", "core.fsmonitor=false", "--no-optional-locks")
+_QUIET = (
+    *("-c", "core.quotepath=off", "-c", "core.fsmonitor=false", "-c", "safe.bareRepository=explicit"),
+    "--no-optional-locks",
+)
 # `git rev-parse --local-env-vars`, and the ones that change how paths are read.
 _MISLEADING = frozenset(
     {
@@ -46,7 +51,11 @@ _MISLEADING = frozenset(
         "GIT_WORK_TREE",
     },
 )
-_OUTSIDE = ("not a git repository", "must be run in a work tree")
+# `.gitmodules` and the config of a repository inside may be a stranger's too.
+_SHALLOW = ("--ignore-submodules=dirty",)
+_MAY_FILTER = re.compile(rb"filter|include|worktreeconfig", re.IGNORECASE)
+_FILTER = re.compile(r"filter\.([^=\n]+)\.[a-z]+", re.IGNORECASE)
+_OUTSIDE = ("not a git repository", "must be run in a work tree", "cannot use bare repository")
 _DISTRUSTED = ("dubious ownership", "unsafe repository")
 _STATUS_CAP = 4 << 20  # ignored names come last; beyond this a hint about data is not worth the wait
 
@@ -120,7 +129,8 @@ class GitCall:
 def choose_git_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Keep the user's environment without what points git to another repository; messages in English."""
     kept = {name: value for name, value in environ.items() if name not in _MISLEADING}
-    return kept | {"LC_ALL": "C", "LANGUAGE": "C", "GIT_TERMINAL_PROMPT": "0"}
+    never = {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    return kept | never | {"LC_ALL": "C", "LANGUAGE": "C"}
 
 
 def start_listing(root: str) -> GitCall:
@@ -167,8 +177,48 @@ def split_names(output: bytes) -> list[str]:
 
 def start_state(root: str) -> GitCall:
     """Ask for commit, branch, what is not committed below `root`, and what is ignored there, all in one."""
-    options = ("--porcelain=v2", "--branch", "-z", "--no-renames", "--untracked-files=normal")
-    return GitCall(root, "status", *options, "--ignored=traditional", "--", ".")
+    options = ("--porcelain=v2", "--branch", "-z", "--no-renames", "--untracked-files=normal", *_SHALLOW)
+    return GitCall(root, *switch_filters_off(root), "status", *options, "--ignored=traditional", "--", ".")
+
+
+def switch_filters_off(root: str) -> list[str]:
+    """Return the options with which git runs no command that the repository's config has for its contents.
+
+    Raises PackageError for a filter that no option can name. Most configs have none: those cost no process.
+    """
+    if not _may_filter(root):
+        return []
+    with GitCall(root, "config", "--includes", "--name-only", "-z", "--get-regexp", r"^filter\.") as call:
+        _, output, _ = call.finish()
+    off = []
+    for key in split_names(output):
+        found = _FILTER.fullmatch(key)
+        if found is None:
+            raise PackageError(
+                f"git's config of {root} has the filter {key!r}, which cannot be switched off",
+                hint="a filter runs a command of the config's: remove it, or run where there is no .git",
+            )
+        for value in ("clean=", "smudge=", "process=", "required=false"):
+            off += ["-c", f"filter.{found[1]}.{value}"]
+    return off
+
+
+def _may_filter(root: str) -> bool:
+    """Tell whether the config that git reads for a folder may name filters; what is not sure is a yes."""
+    folder, above = root, ""
+    while folder != above:
+        if os.path.lexists(f"{folder}/HEAD"):  # git may take the folder itself for a repository
+            return True
+        try:
+            with open(f"{folder}/.git/config", "rb") as file:  # noqa: PTH123 - as in find_repository
+                return _MAY_FILTER.search(file.read(_STATUS_CAP)) is not None
+        except FileNotFoundError:
+            if os.path.lexists(f"{folder}/.git"):
+                return True
+        except OSError:  # a file in its place: the config is elsewhere
+            return True
+        folder, above = os.path.dirname(folder), folder  # noqa: PTH120 - as above
+    return False
 
 
 def read_state(call: GitCall, root: str) -> tuple[GitState | None, list[str]]:
@@ -211,11 +261,22 @@ def read_dirty_diff(root: Path, cap_bytes: int) -> DirtyDiff | None:
         "--no-ext-diff",
         "--no-textconv",
         "--no-color",
+        "--submodule=short",
+        *_SHALLOW,
         "--relative",
         "--src-prefix=a/",
         "--dst-prefix=b/",
     )
-    with GitCall(str(root), "diff", *plain, *against, "--", ".", *_render_secret_pathspecs()) as call:
+    with GitCall(
+        str(root),
+        *switch_filters_off(str(root)),
+        "diff",
+        *plain,
+        *against,
+        "--",
+        ".",
+        *_render_secret_pathspecs(),
+    ) as call:
         return DirtyDiff(*call.read_at_most(cap_bytes))
 
 
