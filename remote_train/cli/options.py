@@ -150,13 +150,25 @@ def _make_keyholder() -> Keyholder:
     from remote_train.transport.keyholder import Keyholder
 
     give_back_with(foreground.leave)
-    return Keyholder(lambda question: typer.confirm(question, default=False, err=True), _ask_secret)
+    return Keyholder(_confirm, _ask_secret)
+
+
+def _take_line() -> None:
+    """Have a line for a question: ours that says what we wait for stands where it would begin."""
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
+
+
+def _confirm(question: str) -> bool:
+    _take_line()
+    return typer.confirm(question, default=False, err=True)
 
 
 def _ask_secret(prompt: str, echo: bool) -> str | None:
     """Ask for one line; what is not to be seen is read with the echo off before the prompt is seen."""
     from getpass import getpass
 
+    _take_line()
     try:
         if not echo:
             return getpass(prompt, sys.stderr)

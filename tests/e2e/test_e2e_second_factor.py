@@ -108,6 +108,7 @@ def test_two_questions_are_asked_once_and_coming_back_asks_nothing(
         answer(terminal, CODES[0])
         terminal.wait_for("up")
         assert PASSWORD not in terminal.text
+        assert "reaching boxbox" not in terminal.text, "a question has a line of its own"
         kill_sessions(box.sshd)
         assert terminal.end(60) == 12, terminal.text
         assert len(re.findall(r'Verification code:(?!")', terminal.text)) == 1
