@@ -40,6 +40,7 @@ class Child:
             theirs.close()
         self._socket = ours
         self._stderr = Tail()
+        self._over = False
         self._closing = threading.Lock()
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drain.start()
@@ -56,13 +57,15 @@ class Child:
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
-            return self._socket.recv(READ_SIZE) if poll.poll(timeout * 1000) else None
+            data = self._socket.recv(READ_SIZE) if poll.poll(timeout * 1000) else None
         except (OSError, ValueError):  # closed meanwhile, or reset by a child that left input unread
-            return b""
+            data = b""
+        self._over = self._over or data == b""
+        return data
 
     def stderr_tail(self) -> bytes:
         """Return the last 8 KiB or less of the child's stderr."""
-        if self._child.poll() is not None:
+        if self._over or self._child.poll() is not None:  # its last words may still be on their way
             self._drain.join(CLOSE_SECONDS)
         return self._stderr.read()
 

@@ -267,6 +267,7 @@ for arg in sys.argv[1:]:
     assert done.out == words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("box", "other")
 def test_a_folder_goes_along_whole(laptop: Laptop, project: Path) -> None:
     script = """

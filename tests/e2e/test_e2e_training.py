@@ -239,6 +239,7 @@ def test_binary_output_is_exact(laptop: Laptop, box: Box, project: Path) -> None
     assert done.out == blob == box.log(done.run_id())
 
 
+@pytest.mark.slow
 def test_twenty_megabytes_of_output_arrive(laptop: Laptop, box: Box, project: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfor n in range(200_000):\n    sys.stdout.write(f'{n:08d} ' + 'y' * 91 + '\\n')\n"

@@ -21,7 +21,7 @@ def test_two_processes_agree_on_the_gradients_and_learn(tmp_path: Path) -> None:
     for rank in range(2):
         # Two processes write to one pipe: a line of one may begin behind what the other has not ended yet.
         assert re.search(rf"rank {rank} of 2: cpu, gloo, process \d+", "\n".join(lines))
-        assert lines.count(f"rank {rank} of 2: gradients agree") == 1
+        assert "\n".join(lines).count(f"rank {rank} of 2: gradients agree") == 1
     readings = [reading for line in lines if (reading := parse_generic_step(line))]
     assert [reading.step for reading in readings] == list(range(1, 21))
     losses = [reading.loss for reading in readings if reading.loss is not None]

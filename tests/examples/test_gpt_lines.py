@@ -90,7 +90,7 @@ def test_the_launcher_reads_every_line(lines: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_learns(tmp_path: Path, dtype: str) -> None:
     lines = run_lines(tmp_path, GPT, [*TINY, "--steps=20", "--dtype", dtype])
     assert f"dtype: {dtype}" in lines
@@ -98,6 +98,7 @@ def test_half_precision_learns(tmp_path: Path, dtype: str) -> None:
     assert losses[20] < losses[1] - 0.5
 
 
+@pytest.mark.slow
 def test_two_processes_see_what_one_with_two_batches_sees(tmp_path: Path) -> None:
     steps = [*TINY, "--steps=12", "--log-every=3"]
     alone = run_lines(tmp_path, GPT, [*steps, "--accumulation=4", "--out=alone"])

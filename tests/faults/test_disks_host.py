@@ -276,7 +276,7 @@ class LimitedTransport(LocalTransport):
 
 
 @pytest.mark.parametrize(
-    ("limit", "words"), [("ulimit -f 512", "`ulimit -f`"), ("ulimit -n 11", "`ulimit -n`")]
+    ("limit", "words"), [("ulimit -f 512", "`ulimit -f`"), ("ulimit -n 12", "`ulimit -n`")]
 )
 def test_a_limit_of_the_login_is_named(account: Account, limit: str, words: str) -> None:
     account.connect().request("list")  # the agent is there: its own files are below the limit on sizes

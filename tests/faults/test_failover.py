@@ -219,6 +219,7 @@ def test_a_laptop_killed_after_the_hop_stops_the_old_copy_at_its_next_command(ho
     assert json.loads((home_of(hosts) / "pulled.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_lost_run_goes_there_and_back(hosts: Hosts) -> None:
     """A's supervisor and training are killed, then B's: A -> B -> A."""
     a, b = hosts["a"], hosts["b"]

@@ -138,6 +138,7 @@ def break_it(chance: random.Random) -> Program:
     return Program(cuts=(Cut(DOWN, 6000 + chance.randrange(60_000), chance.choice((FIN, RST))),))
 
 
+@pytest.mark.slow
 def test_another_laptop_stops_a_run_and_everybody_hears_of_it(
     laptop: Laptop, proxy: ChaosProxy, box: Box, project: Path, tmp_path: Path
 ) -> None:
