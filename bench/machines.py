@@ -98,6 +98,11 @@ class Machines:
         return self.laptop / ".ssh" / "config"
 
     @property
+    def hosts_file(self) -> Path:
+        """The laptop's hosts.toml."""
+        return self.laptop / "config" / "remote-train" / "hosts.toml"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of what is typed on the laptop."""
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
@@ -195,7 +200,7 @@ def _configure(machines: Machines) -> None:
         f"  IdentityFile {machines.sshd.user_key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
         f"  UserKnownHostsFile {known}\n  StrictHostKeyChecking yes\n"
     )
-    hosts = machines.laptop / "config" / "remote-train" / "hosts.toml"
+    hosts = machines.hosts_file
     hosts.parent.mkdir(parents=True)
     fit = f'python = "{sys.executable}"\ndevice = "cpu"\n'
     peak = f"[hosts.{HOST}.peak_tflops]\nfp32 = 1.0\n"

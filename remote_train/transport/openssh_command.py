@@ -81,6 +81,10 @@ class Way(Protocol):
         """The options that this ssh knows, in lower case."""
 
     @property
+    def ciphers(self) -> str:
+        """The ciphers to ask for; "": those of ssh_config."""
+
+    @property
     def jumps(self) -> Sequence[Way]:
         """How it goes to each host on the way, the nearest first; their own `jumps` do not count."""
 
@@ -123,6 +127,7 @@ def _make_options(way: Way, policy: Policy) -> list[str]:
     """Return what holds for every ssh of ours, to a host or to one on the way."""
     options = [*_choose_strictness(policy), *NEVER]
     options += [] if policy.password else [UNASKED]
+    options += [f"Ciphers={way.ciphers}"] if way.ciphers else []
     # Where a person may be asked by a host on the way, the login as a whole is bounded (openssh.py).
     if not way.patient and not (way.proxied and policy.prompts):
         options.append(f"ConnectTimeout={PROXIED_SECONDS if way.proxied else CONNECT_SECONDS}")

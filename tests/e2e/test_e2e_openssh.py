@@ -31,6 +31,7 @@ def test_run_logs_and_pull(laptop: Laptop, box: Box, project: Path) -> None:
     assert done.out == b"done\n"
     assert "remote_train.transport.openssh" in done.err
     assert "paramiko" not in done.err, "nobody pays for what is not used"
+    assert "kex: client->server cipher: aes128-gcm@openssh.com" in box.sshd.read_log()
     assert laptop.ok(project, "logs").out == b"done\n"
     laptop.ok(project, "pull")
     (pulled,) = (project / "runs").glob("*/files/out/ckpt.pt")
