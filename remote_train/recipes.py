@@ -187,6 +187,11 @@ def _walk(root: Path, source: str) -> Iterator[str]:
 
 def _read_part(root: Path, path: str) -> Part:
     try:
+        if not (root / path).resolve().is_relative_to(root.resolve()):
+            raise PackageError(
+                f"{root / path}, which the environment of this project needs, is a link that leads out of it",
+                hint="put the file itself there",
+            )
         with (root / path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return Part(path, digest, file.tell(), root / path)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 
-from remote_train.host import layout, store
+from remote_train.host import disk, layout, store
 from remote_train.host.commands import finish_commands, start_command
 from remote_train.host.recipe_format import check_recipe, make_key
 from remote_train.host.start import Refusal
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 START_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 MOST_LINES = 100
+LEAST_FREE = 500_000_000
+"""torch 2.9 for the CPU alone is 700 MB once it is unpacked; uv may link some of that from its cache."""
 MISSING = "uv is not installed there, or not in PATH, ~/.local/bin or ~/.cargo/bin"
 _PLACES = ("~/.local/bin/uv", "~/.cargo/bin/uv", "/usr/local/bin/uv", "/opt/homebrew/bin/uv")
 _VERSION = re.compile(r"uv (\d+\.\d+\.[0-9A-Za-z.+-]{1,40})")
@@ -71,9 +73,18 @@ def _answer(
         return {"python": python, "built": False}
     if not all(store.has_blob(root, row[1], row[2]) for row in recipe["files"]):
         return {"need": "files"}
+    _check_room(root)
     job = dict(recipe, root=root, key=key, uv=uv, env=env)
     _building[whole] = Builder(whole, job)
     return {"building": True, "lines": ["uv %s builds the environment %s" % (version, key[:12])]}
+
+
+def _check_room(root: str) -> None:
+    """Raise Refusal where no environment with torch has room, before anything is downloaded for it."""
+    free = disk.free_bytes(root)
+    if free < LEAST_FREE:
+        words = "{:,} bytes are free in {}, and an environment with torch needs {:,} at least"
+        raise Refusal("host-space", words.format(free, root, LEAST_FREE))
 
 
 def _libc() -> Tuple[str, ...]:
@@ -184,7 +195,8 @@ class Builder:
         self.process.stdout.close()  # type: ignore[union-attr]  # as above
         self.process.wait()
         if "error" in end:
-            raise Refusal("host-unfit", str(end["error"]))
+            full = "No space left" in end["error"] or "quota exceeded" in end["error"].lower()
+            raise Refusal("host-space" if full else "host-unfit", str(end["error"]))
         return dict(end, lines=lines)
 
     def _read(self, seconds: float) -> Tuple[List[str], Optional[Dict[str, Any]]]:

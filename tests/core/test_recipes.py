@@ -104,6 +104,20 @@ def test_sources_that_cannot_travel_are_refused(tmp_path: Path, source: str, wor
         read_recipe(tmp_path, None)
 
 
+def test_a_link_takes_no_file_of_this_laptop_along(tmp_path: Path) -> None:
+    (tmp_path / "id_ed25519").write_text("a key")
+    root = write_project(
+        tmp_path / "project",
+        {"pyproject.toml": '[tool.uv.sources]\na = { path = "lib" }\n', "lib/pyproject.toml": "[project]\n"},
+    )
+    (root / "lib" / "inside").symlink_to("pyproject.toml")
+    assert read_recipe(root, None) is not None
+    (root / "lib" / "key").symlink_to(tmp_path / "id_ed25519")
+
+    with pytest.raises(PackageError, match="leads out of it"):
+        read_recipe(root, None)
+
+
 def test_the_script_that_will_run_is_named_from_the_projects_root() -> None:
     assert name_script("a.py", None, "b.py", "sub") == "sub/a.py"
     assert name_script(None, None, "b.py", "") == "b.py"

@@ -15,8 +15,8 @@ import pytest
 
 from remote_train.config.host_spec import HostSpec
 from remote_train.environments import Environment
-from remote_train.errors import HostUnfit
-from remote_train.host import durable, env_builder, env_garbage, environments, layout, locks
+from remote_train.errors import HostSpace, HostUnfit
+from remote_train.host import disk, durable, env_builder, env_garbage, environments, layout, locks
 from remote_train.host.recipe_format import check_recipe
 from remote_train.host.start import Refusal
 from remote_train.preflight import find_unfit
@@ -212,6 +212,28 @@ def test_a_builder_that_is_ended_leaves_nothing_that_counts(
     python = make(root).build(there.connect(), lambda _line: None)
     assert python_says(python, "import torch.version; print(torch.version.__version__)") == "2.9.1"
     assert parts(there) == []
+
+
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_a_disk_without_room_is_said_so(
+    account: Account, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_uv_project(tmp_path / "project", None, "mylib")
+    place = account.home / ".local" / "bin" / "uv"
+    place.parent.mkdir(parents=True)
+    place.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo uv 0.9.1 || { echo "No space left on device (os error 28)"; exit 2; }\n'
+    )
+    place.chmod(0o755)
+    if when == "before":
+        monkeypatch.setattr(disk, "free_bytes", lambda _path: 499_999_999)
+        with pytest.raises(Refusal, match="499,999,999 bytes are free") as refused:
+            environments._check_room(str(tmp_path))
+        assert refused.value.kind == "host-space"
+        return
+    with pytest.raises(HostSpace, match="No space left"):
+        make(root).build(account.connect(), lambda _line: None)
+    assert parts(account) == []
 
 
 @slow
