@@ -87,7 +87,7 @@ def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
         left = list_left(prepared)
         if not left:
             raise
-        listener.tell("passed_over", reason=f"{prepared.plan.host}: {error.message}")
+        listener.tell("passed_over", reason=error.message)
     except BaseException:
         prepared.reached.session.close()
         raise

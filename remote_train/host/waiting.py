@@ -1,7 +1,8 @@
 """Wait for GPUs: the agent takes a ticket at the start, the supervisor waits with it for as long as it takes.
 
-A look at the tickets costs a fraction of a millisecond and comes twice a second. The driver is asked only when no run of
-ours is in the way any more, every few seconds then, more and more rarely, and in a process of its own, for it can hang.
+A look at the tickets takes less than a millisecond and comes once a second. The driver is asked only when no run of ours is
+in the way any more, in a process of its own, for it can hang: more and more rarely, and when a process that uses it has
+ended. So a supervisor that waits takes less than 0.2 % of a core.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from remote_train.host import layout
 from remote_train.host.durable import write_record
 from remote_train.host.gpu_users import describe_wait, render_users
 from remote_train.host.gpus import list_gpus
+from remote_train.host.nvml import exists, lists_our_pids
 from remote_train.host.tickets import Tickets
-from remote_train.host.turns import choose_shared, choose_turn, find_missing, list_candidates, mark_busy
+from remote_train.host.turns import (
+    choose_shared,
+    choose_turn,
+    find_missing,
+    find_users,
+    list_candidates,
+    mark_busy,
+)
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, List, Optional, Set
 
     from remote_train.host.driver_reader import DriverReader
     from remote_train.host.operations import Operations
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
 
     Gpus = List[Dict[str, Any]]
 
-TICKET_SECONDS = 0.5
-DRIVER_SECONDS, LONGEST_SECONDS = 3.0, 30.0
+TICKET_SECONDS = 1.0
+DRIVER_SECONDS, LONGEST_SECONDS = 3.0, 60.0
 """Between two questions to the driver while somebody else uses a GPU that would be ours: at first, and once it lasts."""
 IDLE_SECONDS = 60.0
 """The same while runs of ours are in the way: who else is there, for those who ask."""
@@ -45,13 +54,14 @@ class Turn:
     """One attempt's ticket and what it has led to: `gpus` are those it was given, none while it waits."""
 
     def __init__(self, root: str, plan: Dict[str, Any], seen: Gpus, ticket: Ticket) -> None:
-        self._root = root
+        self._tickets = Tickets(root)
         self._facts = {gpu["uuid"]: gpu for gpu in plan.get("gpu_facts", [])}
         self._seen = seen
         self._live = [ticket.fields]
         self._due = time.monotonic() + IDLE_SECONDS
         self._pause = DRIVER_SECONDS
         self._alone = False
+        self._pids = _list_pids(seen)
         self._reader: Optional[DriverReader] = None
         self._told: Any = None
         self.ticket = ticket
@@ -76,23 +86,25 @@ class Turn:
 
     def look_again(self) -> bool:
         """Look at the tickets, and, where nobody of ours is in the way, at what the driver says now."""
-        with Tickets(self._root) as tickets:
+        with self._tickets as tickets:
             self._live = tickets.read_others(self.ticket.fields)
         self._note_turn()
         seen = self._ask_driver()
         if seen is not None:
-            self._seen = seen
-            with Tickets(self._root) as tickets:
+            self._seen, self._pids = seen, _list_pids(seen)
+            with self._tickets as tickets:
                 if self.look(tickets):
                     return True
         self.describe()
         return False
 
     def _note_turn(self) -> None:
-        """Have the driver asked at once when only others are in the way from now on."""
+        """Have the driver asked at once when only others are in the way from now on, and when one of these has ended."""
         unused = [dict(gpu, busy=False) for gpu in self._seen]
         alone = self.ticket.number in choose_turn(self._live, unused)
-        if alone != self._alone:
+        gone = {pid for pid in self._pids if not exists(pid)}
+        self._pids -= gone
+        if alone != self._alone or (alone and gone):
             self._alone, self._pause = alone, DRIVER_SECONDS
             self._due = time.monotonic() + (0.0 if alone else IDLE_SECONDS)
 
@@ -121,6 +133,11 @@ class Turn:
     def _make_record(self, gpu: Dict[str, Any]) -> Dict[str, Any]:
         known = {key: value for key, value in gpu.items() if value is not None and key != "busy"}
         return dict(self._facts.get(gpu["uuid"], {}), **known)
+
+
+def _list_pids(gpus: Gpus) -> Set[int]:
+    """Return the processes that GPUs are busy for, as far as their ends can be seen."""
+    return {user["pid"] for gpu in gpus for user in find_users(gpu)} if lists_our_pids() else set()
 
 
 def take_ticket(root: str, request: Dict[str, Any]) -> Turn:

@@ -102,7 +102,7 @@ def test_a_host_that_cannot_say_leaves_no_session_open() -> None:
         raise ProtocolError("no answer of ours")
 
     session = SimpleNamespace(request=refuse, close=lambda: closed.append(True))
-    host = SimpleNamespace(device="cuda", name="box")
+    host = SimpleNamespace(device="cuda", name="box", env={})
     facts = {"gpus": [{"index": 0, "uuid": "GPU-a"}]}
     reached: Any = SimpleNamespace(link=SimpleNamespace(host=host), facts=facts, session=session, reasons=[])
     with pytest.raises(ProtocolError):

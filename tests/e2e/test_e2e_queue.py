@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_train.host import layout
+from remote_train.host import layout, locks
 from tests.e2e.machines import (
     ONE_THREAD,
     PYTHON,
@@ -206,6 +207,35 @@ def test_who_does_not_want_to_wait_gets_exit_13(place: Place, hosts: tuple[str, 
     assert "one: GPU 0 is in use by root (" in error["message"]
     assert ("two: GPU 0" in error["message"]) is (on_busy == "next" and len(hosts) > 1)
     assert not list((place.boxes[0].root / "runs").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_host_that_is_taken_between_the_look_and_the_start_is_passed_over(place: Place) -> None:
+    root = place.boxes[0].root
+    root.mkdir(parents=True, exist_ok=True)
+    lock = locks.take(str(root / layout.GC_LOCK), fcntl.LOCK_EX, 10.0)
+    assert lock is not None
+    argv = [*RUN, "-d", "--on-busy", "next", "--host", "one", "--host", "two", "train.py", str(place.end)]
+    process = place.laptop.popen(place.project, *argv)
+    try:
+        poll(lambda: any(root.glob("runs/*/attempts/1")) or any(root.glob("packages/*")), "its package there")
+        place.occupy(0)
+        os.close(lock)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, err
+    assert b"passed over: one: GPU 0 is in use by root" in err
+    assert list((place.boxes[1].root / "runs").glob("*"))
+    assert len(place.laptop.ok(place.project, "ps").out.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_who_shares_starts_on_a_busy_host(place: Place) -> None:
+    place.occupy(0)
+    place.start("mine", "--host", "one", "--host", "two", "--on-busy", "share")
+    poll(lambda: place.boxes[0].log("mine").startswith(b"gpus GPU-"), "its first line")
 
 
 @pytest.mark.slow

@@ -286,13 +286,21 @@ def test_the_driver_is_asked_more_and_more_rarely(
     asked: list[float] = []
     monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(DriverReader, "ask", lambda _self: asked.append(now[0] - 1000.0))
-    driver.tell(1, (0, os.getpid(), 10**9, "C"))
+    monkeypatch.setattr(waiting, "lists_our_pids", lambda: True)
+    user = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    driver.tell(1, (0, user.pid, 10**9, "C"))
     turn = start.take("waits")
-    while now[0] < 1100.0:
-        assert not turn.look_again()
-        now[0] += 0.5
 
-    assert asked == [0.0, 3.0, 9.0, 21.0, 45.0, 75.0]
+    def wait_until(moment: float) -> None:
+        while now[0] < 1000.0 + moment:
+            assert not turn.look_again()
+            now[0] += 1.0
+
+    wait_until(160.0)
+    assert asked == [0.0, 3.0, 9.0, 21.0, 45.0, 93.0, 153.0]
+    user.communicate()
+    wait_until(165.0)
+    assert asked[7:] == [160.0, 163.0]
 
 
 def test_a_benchmark_has_its_gpu_alone_or_does_not_begin(driver: Driver, start: Start) -> None:
