@@ -61,6 +61,12 @@ def _word_question(name: str, there: list[dict[str, Any]]) -> str:
 def _expect(name: str, hosts_file: Path | None) -> None:
     known = read_hosts(hosts_file)
     if name in known.hosts:
+        behind = [host.name for host in known.hosts.values() if name in (host.proxy_jump or ())]
+        if behind:
+            raise UsageError(
+                f"{name} is the jump host of {', '.join(behind)}: its name alone might lead them to another machine",
+                hint=f"take it out of proxy_jump of {behind[0]} first, or remove that host first",
+            )
         return
     if name in read_aliases(Path.home()):
         raise UsageError(f"{name} is not in hosts.toml; it is in ~/.ssh/config, which is yours to change")

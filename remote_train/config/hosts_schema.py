@@ -228,7 +228,7 @@ def make_hosts(file: TomlFile, aliases: Collection[str]) -> Hosts:
     model, details = read_model(HostsModel, file.data)
     problems = make_problems(HostsModel, details, NOT_YET)
     problems += [*_find_bad_defaults(file.data, aliases), *_find_two_pythons(file.data)]
-    problems += _find_more_of_local(file.data)
+    problems += [*_find_more_of_local(file.data), *_find_bad_jumps(file.data, aliases)]
     if problems or model is None:
         raise make_config_error(file, problems)
     return Hosts(
@@ -256,6 +256,21 @@ def _find_bad_defaults(data: dict[str, Any], aliases: Collection[str]) -> Iterat
             fault = _find_default_fault(name, known)
             if fault is not None:
                 yield ("default", index), fault
+
+
+def _find_bad_jumps(data: dict[str, Any], aliases: Collection[str]) -> Iterator[Problem]:
+    """A typo must not become a plain name that leads to another machine, without its pin."""
+    hosts = data.get("hosts")
+    tables = {
+        name: host for name, host in (hosts if isinstance(hosts, dict) else {}).items() if name != LOCAL
+    }
+    known = [*tables, *aliases]
+    for name, host in tables.items():
+        jumps = _split_jumps(host.get("proxy_jump")) if isinstance(host, dict) else None
+        for index, jump in enumerate(jumps if isinstance(jumps, list) else ()):
+            if isinstance(jump, str) and re.fullmatch(r"\w[\w-]*", jump) and jump not in known:
+                fault = f"no host {render_shown(jump)} here or in ~/.ssh/config{render_nearest(jump, known)}"
+                yield ("hosts", name, "proxy_jump", index), fault
 
 
 def _find_default_fault(name: str, known: list[str]) -> str | None:

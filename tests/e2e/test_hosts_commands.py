@@ -215,6 +215,10 @@ def test_a_host_is_removed_and_its_runs_are_named(desk: Desk) -> None:
     assert desk.hosts == {"default": ["c"], "hosts": {"c": {}}}
     assert desk.known == known
     desk.laptop.type(desk.project, "hosts", "remove", "b").expect(2)
+    desk.laptop.write_hosts('[hosts.gate]\n[hosts.c]\nproxy_jump = "me@x, gate"\n')
+    refused = desk.laptop.type(desk.project, "hosts", "remove", "gate").expect(2)
+    assert "gate is the jump host of c" in refused.err
+    assert desk.hosts["hosts"].keys() == {"gate", "c"}  # type: ignore[attr-defined]
 
 
 SSH_CONFIG = """

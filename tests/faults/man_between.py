@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.sshd import Sshd
 
 TRANSPORTS = ("paramiko", "openssh")
+BEHIND = "openssh behind a jump host"
+"""The jump host is honest, and what lies behind it is not."""
 
 
 @dataclass
@@ -80,11 +82,21 @@ class Between:
 @contextlib.contextmanager
 def standing_between(folder: Path, box: Box, transport: str, address: str = "127.0.0.1") -> Iterator[Between]:
     """Run the wrong host beside a box, and make a laptop that goes to the box through the proxy; at first truly."""
-    with running_sshd(folder / "evil", ["LogLevel DEBUG3"]) as evil, ChaosProxy(box.sshd.port) as proxy:
+    with contextlib.ExitStack() as stack:
+        evil = stack.enter_context(running_sshd(folder / "evil", ["LogLevel DEBUG3"]))
+        proxy = stack.enter_context(ChaosProxy(box.sshd.port))
         with (evil.folder / "authorized_keys").open("a") as file:
             file.write(public_line(box.sshd.user_key) + "\n")
         laptop = make_laptop(folder / "laptop", box)
-        laptop.trust(known_line(box.sshd).replace(str(box.sshd.port), str(proxy.port)))
+        known = [known_line(box.sshd).replace(str(box.sshd.port), str(proxy.port))]
         keys = {"port": str(proxy.port), "transport": f'"{transport}"', "address": f'["{address}"]'}
-        laptop.write_hosts(f'default = ["box"]\n[hosts.box]\n{box.describe(**keys)}')
+        gate = ""
+        if transport == BEHIND:
+            jump = stack.enter_context(running_sshd(folder / "gate"))
+            (jump.folder / "authorized_keys").write_text(public_line(box.sshd.user_key) + "\n")
+            known.append(known_line(jump))
+            keys |= {"transport": '"openssh"', "proxy_jump": '"gate"'}
+            gate = f"[hosts.gate]\n{box.describe(port=str(jump.port))}"
+        laptop.trust(*known)
+        laptop.write_hosts(f'default = ["box"]\n{gate}[hosts.box]\n{box.describe(**keys)}')
         yield Between(proxy, box, evil, laptop)

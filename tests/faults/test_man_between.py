@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.machines import write_project
 from tests.faults.chaos_proxy import DOWN, UP, ChaosProxy, Program
 from tests.faults.counts import PATIENT
-from tests.faults.man_between import TRANSPORTS, standing_between
+from tests.faults.man_between import BEHIND, TRANSPORTS, standing_between
 from tests.faults.streams import Stream
 from tests.faults.two_hosts import PLAIN, PROJECT, set_pace
 from tests.host.account_kit import until
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.sshd, PATIENT]
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=[*TRANSPORTS, pytest.param(BEHIND, marks=pytest.mark.slow)])
 def between(request: pytest.FixtureRequest, tmp_path: Path, box: Box) -> Iterator[Between]:
     with standing_between(tmp_path, box, request.param) as made:
         yield made
@@ -123,9 +123,10 @@ def test_a_failover_to_a_host_with_a_wrong_key_is_exit_11(between: Between, proj
     with ChaosProxy(between.evil.port) as other:
         known = (between.laptop.home / ".ssh" / "known_hosts").read_text().strip()
         between.laptop.trust(known, known.replace(str(between.proxy.port), str(other.port)))
-        table = between.laptop.hosts_file.read_text().partition("[hosts.box]\n")[2]
+        head, _, table = between.laptop.hosts_file.read_text().partition("[hosts.box]\n")
         second = "[hosts.b]\n" + table.replace(str(between.proxy.port), str(other.port))
-        between.laptop.write_hosts(f'default = ["box", "b"]\n[hosts.box]\n{table}{second}')
+        head = head.replace('["box"]', '["box", "b"]')
+        between.laptop.write_hosts(f"{head}[hosts.box]\n{table}{second}")
         argv = ("run", "--failover", "--failover-after=4", "--name=r", "plain.py", "--steps", "60")
         process = between.laptop.popen(project, *argv)
         until((project / "runs/r/files/out/ckpt.json").exists, "a checkpoint at home", 60)

@@ -1,0 +1,87 @@
+"""Several addresses and jump hosts as one host: who has to agree, and what ssh is told."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_train.config.host_spec import HostSpec
+from remote_train.config.host_target import read_target
+from remote_train.config.ssh_target import SshPlace, read_ssh_place
+from remote_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from remote_train.config.host_target import HostTarget
+
+BOX = HostSpec(name="box", address=("lan.x", "ts.x"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> SshPlace:
+    (tmp_path / ".ssh").mkdir()
+    return read_ssh_place({**os.environ, "HOME": str(tmp_path)})
+
+
+def read(place: SshPlace, config: str, host: HostSpec = BOX) -> HostTarget:
+    (place.home / ".ssh" / "config").write_text(config)
+    return read_target(host, place)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("Port 2222", "ports: lan.x: 2222, ts.x: 22"),
+        ("User you", "users: lan.x: you"),
+        ("HostKeyAlias box", "HostKeyAlias: lan.x: box, ts.x: none"),
+        ("UserKnownHostsFile /k", "known_hosts files: lan.x: /k /etc/ssh"),
+        ("AddressFamily inet", "AddressFamily: lan.x: inet, ts.x: any"),
+        ("BindAddress 10.0.0.1", "BindAddress: lan.x: 10.0.0.1, ts.x: none"),
+    ],
+)
+def test_addresses_of_one_host_agree_on_who_it_is(line: str, what: str, place: SshPlace) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(place, f"Host lan.x\n  {line}\n")
+    assert f"ssh_config gives them different {what}" in str(caught.value)
+    assert read(place, f"Host lan.x ts.x\n  {line}\n").addresses == ("lan.x", "ts.x")
+
+
+def test_the_strictest_of_all_addresses_holds(place: SshPlace) -> None:
+    lax = "Host lan.x\n  StrictHostKeyChecking accept-new\n"
+    assert read(place, lax).strict_host_key_checking == "ask"
+    assert read(place, lax + "Host ts.x\n  StrictHostKeyChecking yes\n").strict_host_key_checking == "yes"
+    everywhere = "Host *\n  StrictHostKeyChecking accept-new\n"
+    assert read(place, everywhere).strict_host_key_checking == "accept-new"
+
+
+@pytest.mark.parametrize("jump", [{"proxy_jump": ("gate",), "jumps": (HostSpec("gate", ("gate",)),)}, {}])
+def test_what_paramiko_lacks_is_not_left_out_for_a_jump_host(
+    jump: dict[str, object], place: SshPlace
+) -> None:
+    config = "Host gate\n  RevokedHostKeys ~/krl\nHost a\n  ProxyJump gate\n"
+    target = read(place, config, HostSpec(name="a", address=("a",), **jump))  # type: ignore[arg-type]
+    assert target.need.startswith("jump host gate: ssh_config says RevokedHostKeys")
+    with pytest.raises(
+        ConfigError, match=r"jump host gate: RevokedHostKeys .*: not supported with transport"
+    ):
+        read(place, config, HostSpec(name="a", address=("a",), transport="paramiko", **jump))  # type: ignore[arg-type]
+
+
+def test_ssh_goes_by_each_address_through_each_of_the_jump_hosts_own(place: SshPlace) -> None:
+    far = HostSpec("far", ("f1", "f2"), user="you", port=23, identity_file="~/k")
+    box = HostSpec("box", ("lan.x",), proxy_jump=("near", "far"), jumps=(HostSpec("near", ("n",)), far))
+    ways = read(place, "Host n\n  ProxyCommand nc %h %p\n", box).ways
+    assert [[hop.hostname for hop in way.jumps] for way in ways] == [["n", "f1"], ["n", "f2"]]
+    assert all(hop.proxied for way in ways for hop in way.jumps)
+    arguments = ("-o", "IdentitiesOnly=yes", "-i", f"{place.home}/k", "-l", "you", "-p", "23", "--", "f1")
+    assert ways[0].jumps[1].arguments == arguments
+    nested = read(place, "Host n\n  ProxyJump a,me@b:24\n", box).ways
+    assert [hop.arguments[-1] for hop in nested[0].jumps] == ["a", "b", "n", "f1"]
+    assert [hop.proxied for hop in nested[0].jumps] == [False, True, True, True]
+    none = HostSpec("box", ("lan.x",), proxy_jump=())
+    (way,) = read(place, "Host lan.x\n  ProxyJump a\n", none).ways
+    assert way.arguments[:2] == ("-o", "ProxyCommand=none")
+    assert not way.proxied
