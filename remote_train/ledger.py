@@ -17,7 +17,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_train.host.durable import sync_folder
+from remote_train.host.durable import read_plain, sync_folder
 from remote_train.landing import find_link
 from remote_train.mirror import hash_file
 from remote_train.private import make_private, open_append
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 def read_ledger(path: Path) -> Row:
     """Return what is known of files here: what was folded, and the changes since; a torn line ends them."""
     try:
-        lines = path.with_suffix(JOURNAL_ENDING).read_bytes().split(b"\n")
+        lines = read_plain(str(path.with_suffix(JOURNAL_ENDING))).split(b"\n")
     except OSError:
         lines = []
     entries = read_json(path)  # after the journal: what is folded in between is seen twice, not missed

@@ -214,7 +214,7 @@ def create_run(home: Path, run_id: str, record: dict[str, Any]) -> Run:
     folder = home / run_id
     check_name_free(home, run_id)
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private(home)
         folder.mkdir(mode=0o700)
     except FileExistsError:
         hint = "another command is starting it, or the folder is not one of ours; choose another --name"
@@ -253,7 +253,8 @@ def _write_index(run: Run) -> None:
 def is_ours(run: Run) -> bool:
     """Tell whether this laptop made the run's record where it lies: one that came with a project may be a stranger's."""
     try:
-        return Path((client_root() / "index" / run.id).read_text()) == run.folder
+        known = Path((client_root() / "index" / run.id).read_text()) == run.folder
+        return known and run.folder.lstat().st_uid in {os.geteuid(), 0}
     except (OSError, ValueError):
         return False
 
@@ -315,7 +316,7 @@ def find_run(text: str | None, project: Path | None) -> Run:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object that may be lost without harm; {} when it is absent or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(durable.read_plain(str(path)))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

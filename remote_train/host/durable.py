@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 
 from remote_train.host.disk import drop, name_place
 from remote_train.host.layout import FORMAT
@@ -59,11 +61,19 @@ def write_record(path: str, record: Dict[str, Any], *, sync: bool = True) -> Non
     write_whole(path, json.dumps(whole, indent=1).encode("ascii") + b"\n", sync=sync)
 
 
+def read_plain(path: str) -> bytes:
+    """Return the bytes of a file; raise OSError, also for what is none: a FIFO would wait for ever, a device never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a file", path)
+        return file.read()
+
+
 def read_record(path: str) -> Optional[Dict[str, Any]]:
     """Return a JSON record, or None when there is no such file or it is not one."""
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read().decode("utf-8"))
+        value = json.loads(read_plain(path).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None

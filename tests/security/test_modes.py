@@ -84,7 +84,7 @@ def test_folders_and_files_of_ours_do_not_ask_the_umask(tmp_path: Path) -> None:
     records.write_json(folder / "more.json", {})
     run = records.create_run(tmp_path / "project" / "runs", "run-1", {})
     assert list_open(tmp_path / "a") == []
-    assert list_open(run.folder) == []
+    assert list_open(run.folder.parent) == []
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o622])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,10 @@ from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.flocks import open_lock
 from remote_train.host.durable import write_whole
 from remote_train.host.manifest_format import MAX_PARTS, ManifestError, check_path
-from remote_train.ledger import Ledger, drop_old
+from remote_train.ledger import PULLED, Ledger, drop_old
 from remote_train.mirror import Mirror, hash_file
 from remote_train.pull import PullWish
-from remote_train.records import create_run
+from remote_train.records import client_root, create_run, is_ours, list_runs
 from tests.core.test_pull_files import Puller
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def outside(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "laptop"))
+    client_root.cache_clear()
     return create_run(tmp_path / "runs", "run-1", {"state": "running"})
 
 
@@ -107,6 +109,29 @@ def test_locks_and_records_make_nothing_behind_a_link(
     except OSError:
         assert place.is_symlink()
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "pulled.json", "pulled.jsonl"])
+@pytest.mark.parametrize("device", ["/dev/zero", "a FIFO"])
+def test_a_record_that_never_ends_is_none(run: Run, outside: Path, name: str, device: str) -> None:
+    os.mkfifo(outside / "fifo")
+    (run.folder / name).unlink(missing_ok=True)
+    (run.folder / name).symlink_to(outside / "fifo" if device == "a FIFO" else device)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, before[1]))
+    try:
+        assert [found.id for found in list_runs(run.folder.parent.parent)] == ["run-1"]
+        assert run.known_state() == (None if name == "run.json" else "running")
+        assert Ledger(run.folder / PULLED).entries == {}
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="to give a folder away takes root")
+def test_a_record_in_another_users_folder_is_not_ours(run: Run) -> None:
+    assert is_ours(run)
+    os.chown(run.folder, 61234, 61234)
+    assert not is_ours(run)
 
 
 def test_an_old_checkpoint_behind_a_link_is_not_removed(tmp_path: Path, outside: Path) -> None:
