@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from remote_train.errors import HostUnfit
 from remote_train.host import layout
 from remote_train.host.nvml import lists_our_pids
+from remote_train.host.start import start
 from remote_train.host.tickets import Tickets
 from tests.host.account_kit import Account, Started, agents_of, until
 from tests.host.gpu_kit import TRAINING, Driver, driver, library, queue_of, uuid_of
@@ -182,6 +184,18 @@ def test_who_does_not_want_to_wait_hears_who_uses_it(host: Host, driver: Driver,
     assert refusal.value.exit_code == 13
     assert [ticket["run"] for ticket in host.tickets()] == ["holder"]
     assert not (host.account.root / "runs" / "hasty").exists()
+
+
+def test_a_start_that_comes_to_nothing_leaves_no_ticket(host: Host) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    message = host.account.message(host.package, "train.py", gpus={"count": 1})
+    with pytest.raises(OSError, match="no space"):
+        start(str(host.account.root), message, fail)
+
+    (folder,) = (host.account.root / layout.TICKETS).iterdir()
+    assert [path.name for path in folder.iterdir()] == [layout.TICKETS_LOCK]
 
 
 def test_a_stop_ends_a_waiting_run_at_once_and_the_next_moves_up(host: Host) -> None:
