@@ -85,7 +85,7 @@ class HostLink:
             self._target = read_target(self.host)
         # A command is started by the transport, when it is this host's turn; ssh dials what it goes through itself.
         nearest = self._target.nearest
-        if nearest.proxy_command is None and not (self._target.need and self._target.is_proxied):
+        if not nearest.proxy_commands and not (self._target.need and self._target.is_proxied):
             self._dialling = Dialling(nearest, limit_seconds(nearest.connect_timeout))
 
     def peek(self) -> Dialled | Refused | None:

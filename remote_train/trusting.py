@@ -70,7 +70,7 @@ def make_single(target: HostTarget, address: str) -> HostTarget:
     command = make_jump_command(way, policy)
     tokens = {"h": address, "p": str(target.port)}
     line = re.sub("%(.)", lambda token: tokens.get(token[1], token[1]), command)
-    return replace(single, jumps=(), proxy_command=line)
+    return replace(single, jumps=(), proxy_commands={address: line})
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Trusting:
 
     def _dial(self, target: HostTarget) -> list[tuple[str, Dialled | Refused | None]]:
         """Dial all addresses at once; None for each where the way leads through other hosts or a command."""
-        if target.jumps or target.proxy_command:
+        if target.jumps or target.proxy_commands:
             return [(address, None) for address in target.addresses]
         limit = limit_seconds(target.connect_timeout)
         diallings = [(each, Dialling(replace(target, addresses=(each,)), limit)) for each in target.addresses]

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from remote_train.transport.openssh import OpensshTransport
 from remote_train.transport.openssh_command import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from remote_train.transport import Channel
 
@@ -54,7 +54,7 @@ class SshdTarget:
     pin: str | None = None
     password: bool = False
     jumps: Sequence[SshdTarget] = ()
-    proxy_command: str | None = None
+    proxy_commands: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

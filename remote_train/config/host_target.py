@@ -12,7 +12,7 @@ from remote_train.errors import ConfigError
 from remote_train.transport.choice import find_need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from remote_train.config.host_spec import HostSpec
@@ -51,7 +51,7 @@ class HostTarget:
     strict_host_key_checking: Literal["yes", "ask", "accept-new"]
     pin: str | None
     password: bool
-    proxy_command: str | None
+    proxy_commands: Mapping[str, str]
     jumps: tuple[HostTarget, ...] = ()
     ways: tuple[SshWay, ...] = ()
     """How ssh itself goes to each address; empty where there is no ssh."""
@@ -63,7 +63,7 @@ class HostTarget:
     @property
     def is_proxied(self) -> bool:
         """Tell a host that is reached through others: whether it answers is found out by logging in to those."""
-        return bool(self.jumps or self.proxy_command) or any(way.proxied for way in self.ways)
+        return bool(self.jumps or self.proxy_commands) or any(way.proxied for way in self.ways)
 
     @property
     def nearest(self) -> HostTarget:
@@ -93,11 +93,11 @@ def _read_way(host: HostSpec, place: SshPlace, behind: tuple[str, ...]) -> HostT
         jumps = (
             *first.jumps,
             _make_hop(first),
-            *(replace(_make_hop(hop), proxy_command=None) for hop in others),
+            *(replace(_make_hop(hop), proxy_commands={}) for hop in others),
         )
     if hops or host.proxy_jump is not None:
         ways = tuple(each for way in target.ways for each in _lead(way, jumps))
-        target = replace(target, proxy_command=None, jumps=jumps, ways=ways)
+        target = replace(target, proxy_commands={}, jumps=jumps, ways=ways)
     return _add_needs(target, host)
 
 
@@ -154,7 +154,7 @@ def _read_addresses(host: HostSpec, place: SshPlace) -> list[SshTarget]:
                 ],
                 hint=f"say the same for all in ~/.ssh/config{HERE.get(name, '')}, or give each a host of its own",
             )
-    if len({(target.proxy_jump, target.proxy_command) for target in found}) > 1 and host.proxy_jump is None:
+    if len({(target.proxy_jump, target.proxy_written) for target in found}) > 1 and host.proxy_jump is None:
         raise ConfigError(
             [
                 f"host {host.name}: ssh_config leads to its addresses by different ways (ProxyJump, ProxyCommand)"
@@ -190,7 +190,7 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         ),
         pin=host.host_key,
         password=host.password,
-        proxy_command=first.proxy_command,
+        proxy_commands={each.hostname: each.proxy_command for each in found if each.proxy_command},
         ways=tuple({target.hostname: target.way for target in found if target.way}.values()),
         lacks=tuple(dict.fromkeys(lack for target in found for lack in target.lacks)),
     )

@@ -103,6 +103,8 @@ class SshTarget:
     """As written: [user@]host[:port], several with commas, the nearest first."""
     proxy_command: str | None = None
     """For the user's shell, its tokens worked out."""
+    proxy_written: str | None = None
+    """The same as it stands in ssh_config."""
 
 
 def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None) -> SshTarget:
@@ -281,6 +283,7 @@ def _make_target(spec: HostSpec, address: str, options: Options, place: SshPlace
         bind_address=_first_set(options, "bindaddress"),
         proxy_jump=_first_set(options, "proxyjump"),
         proxy_command=_make_proxy_command(options),
+        proxy_written=_first_set(options, "proxycommand"),
     )
 
 

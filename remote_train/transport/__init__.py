@@ -9,7 +9,7 @@ session knows from its own END frame whether everything came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -135,5 +135,5 @@ class SshTarget(Protocol):
         """The hosts to go through, the nearest first; their own `jumps` do not count."""
 
     @property
-    def proxy_command(self) -> str | None:
-        """A line for the user's shell that carries the connection, to the nearest jump host if there is one."""
+    def proxy_commands(self) -> Mapping[str, str]:
+        """For each address a line for the user's shell that carries the connection there; empty where it is dialled."""

@@ -15,7 +15,7 @@ from remote_train.transport import login
 from remote_train.transport.dial import Dialled, Dialling, Endpoint, Refused, limit_seconds
 from remote_train.transport.paramiko_login import Login
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS, Ssh, StreamBuffer
-from remote_train.transport.proxy import dial_by_command
+from remote_train.transport.proxy import dial_by_commands
 from remote_train.transport.sink import Tail
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class ParamikoTransport:
                 return act(entry)
             except HostKeyRefused as error:
                 left.remove(dialled.address)
-                if error.facts.get("declined") or not left or stop.proxy_command:
+                if error.facts.get("declined") or not left:
                     raise
                 refusal = error
                 self._say(f"{error.message}; {dialled.address} is not used")
@@ -141,8 +141,8 @@ class ParamikoTransport:
         if self._dialled:
             dialled, self._dialled = self._dialled, None
             return dialled
-        if stop.proxy_command:
-            return dial_by_command(stop.proxy_command, left[0])
+        if stop.proxy_commands:
+            return dial_by_commands(stop.proxy_commands, left)
         where = Endpoint(tuple(left), stop.port, stop.address_family, stop.bind_address)
         return Dialling(where, seconds).wait()
 

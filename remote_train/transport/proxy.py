@@ -21,7 +21,7 @@ from remote_train.transport.dial import CLOSED, IDENT, Dialled, Refused, explain
 from remote_train.transport.sink import Tail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 BANNER_SECONDS = 30.0
 """How long its banner may take: the command may have to log in elsewhere first."""
@@ -95,6 +95,17 @@ def refuse_by_words(words: str, address: str) -> None:
         if said is not None:
             hint = "run that command by hand; it gets no terminal from us, so it cannot ask for anything"
             raise kind(f"the ProxyCommand to {address} {what}: {quote(said.encode())}", hint=hint)
+
+
+def dial_by_commands(commands: Mapping[str, str], addresses: Sequence[str]) -> Dialled | Refused:
+    """Return the connection to the first of `addresses` that its command brings to an SSH server."""
+    reasons = []
+    for address in addresses:
+        outcome = dial_by_command(commands[address], address)
+        if isinstance(outcome, Dialled):
+            return outcome
+        reasons.append(outcome.reason)
+    return Refused("; ".join(reasons))
 
 
 def dial_by_command(command: str, address: str) -> Dialled | Refused:

@@ -49,6 +49,13 @@ def test_addresses_of_one_host_agree_on_who_it_is(line: str, what: str, place: S
     assert read(place, f"Host lan.x ts.x\n  {line}\n").addresses == ("lan.x", "ts.x")
 
 
+def test_one_proxy_command_is_one_way_to_all_addresses(place: SshPlace) -> None:
+    target = read(place, "Host *.x\n  ProxyCommand nc %h %p\n")
+    assert target.proxy_commands == {"lan.x": "nc lan.x 22", "ts.x": "nc ts.x 22"}
+    with pytest.raises(ConfigError, match="different ways"):
+        read(place, "Host lan.x\n  ProxyCommand nc %h %p\n")
+
+
 def test_the_strictest_of_all_addresses_holds(place: SshPlace) -> None:
     lax = "Host lan.x\n  StrictHostKeyChecking accept-new\n"
     assert read(place, lax).strict_host_key_checking == "ask"

@@ -6,6 +6,7 @@ import os
 import shlex
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from tests.sshd import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from remote_train.transport.paramiko_gate import Gate
 
@@ -164,17 +164,27 @@ def carry(sshd: Sshd, before: str = "") -> str:
 def test_a_proxy_command_carries_the_connection_and_ends_with_it(chain: list[Sshd], tmp_path: Path) -> None:
     note = tmp_path / "pid"
     command = f"sh -c 'echo $$ > {note}; exec \"$@\"' sh " + carry(chain[-1])
-    channel = ParamikoTransport(chain[-1].target(proxy_command=command)).open("echo in")
+    channel = ParamikoTransport(chain[-1].target(proxy_commands={"127.0.0.1": command})).open("echo in")
     assert read_to_end(channel) == b"in\n"
     process = int(note.read_text())
     os.kill(process, 0)
     channel.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+    wait_until(lambda: not Path(f"/proc/{process}").exists(), "the command to be gone")
+
+
+def test_each_address_has_a_command_of_its_own(chain: list[Sshd], tmp_path: Path) -> None:
+    box, gate = chain[-1], chain[0]
+    box_only = tmp_path / "known_hosts"
+    box_only.write_text(f"[127.0.0.3]:{box.port} {public_line(box.host_keys[0])}\n")
+    commands = {"127.0.0.1": "false", "127.0.0.2": carry(gate), "127.0.0.3": carry(box)}
+    assert (
+        run(box.target(addresses=list(commands), proxy_commands=commands, known_hosts_files=(box_only,)))
+        == b"in\n"
+    )
 
 
 def test_a_jump_host_may_be_reached_by_a_command(chain: list[Sshd]) -> None:
-    hop = chain[0].target(name="jump host 1", proxy_command=carry(chain[0]))
+    hop = chain[0].target(name="jump host 1", proxy_commands={"127.0.0.1": carry(chain[0])})
     assert run(chain[-1].target(jumps=[hop])) == b"in\n"
 
 
@@ -188,7 +198,7 @@ def test_a_jump_host_may_be_reached_by_a_command(chain: list[Sshd]) -> None:
 )
 def test_a_command_that_leads_nowhere_is_unreachable(command: str, words: str) -> None:
     with pytest.raises(Unreachable, match=words):
-        run(SshdTarget(proxy_command=command))
+        run(SshdTarget(proxy_commands={"127.0.0.1": command}))
 
 
 def test_an_ssh_in_a_command_that_refuses_a_key_or_is_refused_is_no_silence(
@@ -199,9 +209,9 @@ def test_an_ssh_in_a_command_that_refuses_a_key_or_is_refused_is_no_silence(
     stranger = command.replace(str(chain[0].user_key), str(make_key(tmp_path / "stranger")))
     before = attempts(chain[-1])
     with pytest.raises(HostKeyRefused, match="Host key verification failed") as key:
-        run(chain[-1].target(proxy_command=unknown))
+        run(chain[-1].target(proxy_commands={"127.0.0.1": unknown}))
     with pytest.raises(LoginRefused, match="Permission denied") as login:
-        run(chain[-1].target(proxy_command=stranger))
+        run(chain[-1].target(proxy_commands={"127.0.0.1": stranger}))
     assert (key.value.exit_code, login.value.exit_code) == (11, 12)
     assert attempts(chain[-1]) == before
 
