@@ -130,7 +130,7 @@ def _check(wish: Wish, spec: HostSpec, values: Row, person: Person) -> tuple[Row
         if row["exit_code"] == HostKeyRefused.exit_code:
             return {**row, "next": _next_of_key(wish, spec, row)}, values
     found = {} if link.pythons == usual else {"python": link.pythons[0]}
-    return row, values | found
+    return {**row, "next": _next_of_unfit(wish, row["next"])}, values | found
 
 
 def _link(spec: HostSpec, person: Person) -> HostLink:
@@ -181,6 +181,14 @@ def _ask_for_stated(spec: HostSpec, ask: Ask | None) -> bool:
         return False
     replace_known_host(target.known_hosts_files, HostIdentity(target, ()).names, offer.key_type, offer.key)
     return True
+
+
+def _next_of_unfit(wish: Wish, text: str | None) -> str | None:
+    """Return a next step as it is typed for a host that hosts.toml does not have yet."""
+    for key, value in (("device", "cpu"), ("python", "…")):
+        if text and f'`{key} = "{value}' in text and key not in wish.keys:
+            return f"{text}; here: {wish.command} --{key} {'PATH' if key == 'python' else value}"
+    return text
 
 
 def _next_of_key(wish: Wish, spec: HostSpec, row: Row) -> str:

@@ -51,6 +51,7 @@ def add(
     """Connect to a host, say what is there, and write it into hosts.toml."""
     from remote_train.adding import Wish, add_host
     from remote_train.cli.answers import show_change, show_checks
+    from remote_train.errors import HostKeyRefused
 
     settings.json = json
     key_file = os.path.abspath(identity_file.expanduser()) if identity_file else None  # noqa: PTH100  (links stay)
@@ -68,7 +69,8 @@ def add(
         show_checks([row], as_json=json)
     if written is None:
         if not json:
-            say(f"{name} was not written; --no-check writes it as it is")
+            unseen = row is not None and row["exit_code"] == HostKeyRefused.exit_code
+            say(f"{name} was not written{'' if unseen else '; --no-check writes it as it is'}")
         raise typer.Exit(row["exit_code"] if row else 2)
     default = ", and is the default" if written["default"] else f"; --host {name} trains there"
     show_change("added", written, f"{name} is in {written['file']}{default}", as_json=json)
@@ -133,7 +135,6 @@ def import_all(
     rows = import_hosts(hosts_file, dry_run=dry_run)
     show_imports(rows, as_json=json)
     added = sum(row["done"] == "added" for row in rows)
+    use = "; --host NAME trains on one, `default` of hosts.toml names the first" if added else ""
     if not json:
-        say(
-            f"{added} {'would be ' if dry_run else ''}added; --host NAME trains on one, `default` of hosts.toml names the first"
-        )
+        say(f"{added} {'would be ' if dry_run else ''}added{use}")

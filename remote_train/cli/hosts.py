@@ -59,6 +59,7 @@ def check(
     from remote_train.config.hostnames import choose_hosts
     from remote_train.config.hosts_file import read_hosts
     from remote_train.config.ssh_aliases import read_aliases
+    from remote_train.errors import UsageError
     from remote_train.query import check_host
     from remote_train.reach import make_links
 
@@ -66,9 +67,7 @@ def check(
     known = read_hosts(hosts_file)
     wanted = tuple(names or ()) or tuple(name for name in known.hosts if name != LOCAL)
     if not wanted:
-        raise typer.BadParameter(
-            "there is no hosts.toml: name a host, or `remote-train init` says where to write one"
-        )
+        raise UsageError("hosts.toml names no host", hint="remote-train hosts add NAME [user@]address")
     links = make_links(
         choose_hosts(wanted, known, read_aliases(Path.home())), read_agent(), make_ask(), Path.cwd()
     )

@@ -41,7 +41,7 @@ def _make_from_address(text: str) -> HostSpec:
         address = parse_address(text)
     except ValueError as error:
         raise UsageError(
-            f"--host {text!r}: {error}", hint="write user@host, host:port or [IPv6]:port"
+            f"host {text!r}: {error}", hint="write user@host, host:port or [IPv6]:port"
         ) from None
     return HostSpec(name=text, address=(address.host,), user=address.user, port=address.port)
 
@@ -52,8 +52,8 @@ def _make_unknown(name: str, known: list[str]) -> UsageError:
         hint = f"did you mean '{nearest}'? `remote-train hosts list` shows every name"
     else:
         names = ", ".join(dict.fromkeys(known))
-        hint = f"known: {names}; describe it in hosts.toml, or give an address such as me@{_safe(name)}.lan"
-    return UsageError(f"--host {name!r}: neither in hosts.toml nor in ~/.ssh/config", hint=hint)
+        hint = f"known: {names}; `remote-train hosts add` describes another, or give an address such as me@{_safe(name)}.lan"
+    return UsageError(f"host {name!r}: neither in hosts.toml nor in ~/.ssh/config", hint=hint)
 
 
 def _safe(name: str) -> str:

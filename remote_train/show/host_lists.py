@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from remote_train.show.tables import Look, Row
 
 HOST_HEADERS = ("HOST", "ADDRESS", "USER", "JUMP", "TRANSPORT", "PIN", "DEVICE", "SOURCE", "DEFAULT")
+SHORT_PIN = 15
 IMPORT_HEADERS = ("HOST", "DONE", "WHY")
 
 
@@ -22,6 +23,8 @@ def render_hosts(rows: Sequence[Row], look: Look) -> str:
 
 def _make_host_cells(row: Row) -> dict[str, str]:
     cells = {header: show_value(row.get(header.lower())) for header in HOST_HEADERS}
+    if row.get("pin"):
+        cells["PIN"] = f"{cells['PIN'][:SHORT_PIN]}…"
     return cells | {"HOST": show_value(row.get("name")), "DEFAULT": "yes" if row.get("default") else ""}
 
 

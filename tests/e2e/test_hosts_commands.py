@@ -111,6 +111,8 @@ def test_a_host_that_is_unfit_or_not_there_is_not_written(desk: Desk) -> None:
     desk.laptop.trust(known_line(desk.box.sshd))
     done = desk.laptop.type(desk.project, *desk.add[:-1], "--python=/nowhere/python").expect(13)
     assert "/nowhere/python" in done.out.decode()
+    assert "--no-check" in done.err
+    assert "hosts add NAME" in desk.laptop.type(desk.project, "hosts", "check").expect(2).err
     gone = ("hosts", "add", "gone", "127.0.0.1:1")
     assert "unreachable" in desk.laptop.type(desk.project, *gone).expect(10).out.decode()
     assert not desk.laptop.hosts_file.exists()

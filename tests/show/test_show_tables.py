@@ -222,6 +222,9 @@ def test_show_on_a_narrow_terminal_folds_and_loses_nothing() -> None:
     assert "/" + "long/" * 30 in "".join(line[7:] for line in lines[1:]).replace(" ", "")
 
 
+PIN = "SHA256:4smxcQ3r…"
+
+
 def test_hosts_list() -> None:
     rows: list[dict[str, object]] = [
         {
@@ -230,13 +233,14 @@ def test_hosts_list() -> None:
             "user": "me",
             "device": "cuda",
             "default": True,
+            "pin": "SHA256:4smxcQ3rBWm9hTQrMEFAHiM4ksV9QZpGfXKNMZ0G5qE",
         },
         {"name": "local"},
     ]
     lines = render_hosts(rows, PLAIN).splitlines()
     headers = "HOST ADDRESS USER JUMP TRANSPORT PIN DEVICE SOURCE DEFAULT"
     assert lines[0].split() == headers.split()
-    assert lines[1].split() == ["4070ti", "192.168.1.36,", "box", "me", "-", "-", "-", "cuda", "-", "yes"]
+    assert lines[1].split() == ["4070ti", "192.168.1.36,", "box", "me", "-", "-", PIN, "cuda", "-", "yes"]
     assert lines[2].split() == ["local", "-", "-", "-", "-", "-", "-", "-"]
 
 
