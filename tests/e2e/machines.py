@@ -174,7 +174,8 @@ class Box:
 
     def log(self, run: str, rank: int = 0) -> bytes:
         """A rank's output, as it lies on the host."""
-        return Path(layout.rank_log(str(self.attempt(run)), rank)).read_bytes()
+        path = Path(layout.rank_log(str(self.attempt(run)), rank))
+        return path.read_bytes() if path.exists() else b""
 
     def code(self, run: str) -> Path:
         """The snapshot that a run works in."""

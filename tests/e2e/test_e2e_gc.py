@@ -84,6 +84,7 @@ def test_gc_frees_the_host_of_what_is_at_home_and_nothing_here_is_lost(
     assert runs_on(box.root) == ["newest"]
 
 
+@pytest.mark.slow
 @pytest.mark.sshd
 def test_what_is_at_home_of_a_removed_run_works_with_the_host_away(
     laptop: Laptop, box: Box, training: Path

@@ -42,6 +42,7 @@ def second_laptop(tmp_path: Path, box: Box, port: int | None = None) -> Laptop:
     return made
 
 
+@pytest.mark.slow
 def test_a_name_that_this_laptop_knows_is_refused_without_a_connection(
     laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:

@@ -247,6 +247,7 @@ def test_an_environment_whose_python_is_gone_is_built_anew(there: Account, uv: P
     assert python_says(python, "print(1)") == "1"
 
 
+@pytest.mark.slow
 def test_uv_is_brought_once_and_only_to_its_own_kind_of_machine(
     account: Account, uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

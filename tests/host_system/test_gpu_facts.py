@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from remote_train.host import facts, gpus
+from tests.host.account_kit import until
 
 SOURCE = Path(__file__).with_name("fake_nvidia.c")
 
@@ -102,6 +103,8 @@ def test_the_server_of_mps_computes_for_others_and_is_no_user(
     process = subprocess.Popen([server], stdin=subprocess.PIPE)
     nvidia.setenv("FAKE_NVIDIA_PID", str(process.pid))
     try:
+        # its name is there a moment after the program is
+        until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(bytes(server)), "its name")
         (user,) = gpus.list_gpus()[0]["processes"]
         assert (user["pid"], user["compute"]) == (process.pid, False)
     finally:

@@ -17,6 +17,7 @@ from tests.host_system.conftest import REPOSITORY
 CPU_SHAPES = matmul_peak.SHAPES["cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_cpu_of_this_machine() -> None:
     pytest.importorskip("torch")

@@ -123,7 +123,9 @@ def check(name: str, folder: Path, steps: int) -> None:
         assert count["flops"] > 0, count["why"]
     else:
         assert kind.why in count["why"]
-    assert count["pause"] < 2.5
+    assert (
+        count["pause"] < 10
+    )  # 2 s are its limit, which it looks at between calls: on a busy machine one takes long
     windows = metered.of("steps")
     assert windows[-1]["step"] in (steps - 1, steps)
 
