@@ -195,7 +195,7 @@ def name_hosts_file(text: str | None) -> str | None:
     import shlex
 
     option = f" --hosts-file {shlex.quote(str(settings.hosts_file))}"
-    return re.sub(r"remote-train (?:hosts [a-z]+|doctor)\b", lambda command: command[0] + option, text)
+    return re.sub(r"remote-train (?:hosts [a-z]+|doctor|run)\b", lambda command: command[0] + option, text)
 
 
 def choose_give_up(given: float | None) -> float | None:

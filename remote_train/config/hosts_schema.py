@@ -270,6 +270,7 @@ def _find_bad_jumps(data: dict[str, Any], aliases: Collection[str]) -> Iterator[
         for index, jump in enumerate(jumps if isinstance(jumps, list) else ()):
             if isinstance(jump, str) and re.fullmatch(r"\w[\w-]*", jump) and jump not in known:
                 fault = f"no host {render_shown(jump)} here or in ~/.ssh/config{render_nearest(jump, known)}"
+                fault += f" (a name that only DNS or a pattern knows: USER@{jump})"
                 yield ("hosts", name, "proxy_jump", index), fault
 
 

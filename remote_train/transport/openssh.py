@@ -87,10 +87,11 @@ class OpensshTransport:
             try:
                 self._channel = self._try(way, command, dialled=dialled)
             except HostKeyRefused as error:
-                if not left:
+                declined = self._policy.prompts and error.facts.get("verdict") == "unknown"
+                if declined or not left:
                     raise
                 refusal = error
-                self._say(f"{error.message}; {way.hostname} is not used")
+                self._say(error.message if way.jumps else f"{error.message}; {way.hostname} is not used")
             except Unreachable as error:
                 if not left or not self._proxied:
                     raise refusal or error from None
@@ -216,6 +217,7 @@ class OpensshChannel(Child):
         place: dict[str, object] = {"start_new_session": True} if own_terminal else {"process_group": 0}
         self._log = log
         self._failure = failure
+        self._asks = not own_terminal
         super().__init__(failure.identity.target.name, argv, env=make_environment(os.environ), **place)
         self._wait = threading.Thread(target=self._await_end, name="ssh", daemon=True)
         self._wait.start()
@@ -237,7 +239,9 @@ class OpensshChannel(Child):
         if logged_in is None and limits.seconds > 0:
             raise ConnectionLost(f"{self._name}: nobody answered within {PERSON_SECONDS:g} s")
         if logged_in is None:
-            raise explain_silence(replace(self._failure, story=self._story()), allowed)
+            # A question of a jump host's ssh that waits for its answer is not a host that is not there.
+            unsure = replace(self._failure, story=self._story(), dialled=self._failure.dialled or self._asks)
+            raise explain_silence(unsure, allowed)
         if not logged_in:
             raise self._explain()
 
