@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_train.errors import PackageError
 from remote_train.host.recipe_format import MOST_FILES, is_inside
+from remote_train.package.secret_names import is_secret_folder, is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,10 +179,10 @@ def _walk(root: Path, source: str) -> Iterator[str]:
     if not place.is_dir():
         raise PackageError(f"{place}, a source of this project's environment, is not there", hint="`uv lock`")
     for folder, folders, files in os.walk(place):
-        folders[:] = sorted(item for item in folders if item not in _LEFT_OUT)
+        folders[:] = sorted(item for item in folders if item not in _LEFT_OUT and not is_secret_folder(item))
         for file in sorted(files):
             path = place.__class__(folder) / file
-            if path.is_file() and not file.endswith(".pyc"):
+            if path.is_file() and not file.endswith(".pyc") and not is_secret_name(file):
                 yield path.relative_to(root).as_posix()
 
 

@@ -64,9 +64,10 @@ def write_record(path: str, record: Dict[str, Any], *, sync: bool = True) -> Non
 def read_plain(path: str) -> bytes:
     """Return the bytes of a file; raise OSError, also for what is none: a FIFO would wait for ever, a device never end."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)  # `open` would raise for a folder, and leave it open
+        raise FileNotFoundError(errno.ENOENT, "not a file", path)
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a file", path)
         return file.read()
 
 

@@ -86,6 +86,8 @@ class Tickets:
         if not os.path.isdir(self.folder):
             os.makedirs(self.folder, 0o700, exist_ok=True)
             _drop_old(os.path.dirname(self.folder))
+        elif time.time() - os.stat(self.folder).st_mtime > FORGET_SECONDS / 30:
+            os.utime(self.folder)  # others must not take it for one of long ago
         path = os.path.join(self.folder, layout.TICKETS_LOCK)
         self._lock = locks.take(path, fcntl.LOCK_EX, self._seconds)
         if self._lock is None:

@@ -204,14 +204,19 @@ def switch_filters_off(root: str) -> list[str]:
 
 
 def _may_filter(root: str) -> bool:
-    """Tell whether the config that git reads for a folder may name filters; what is not sure is a yes."""
+    """Tell whether the config that git reads for a folder may name filters; what is not sure is a yes.
+
+    Every folder above counts: git passes over a `.git` that is no repository.
+    """
     folder, above = root, ""
     while folder != above:
         if os.path.lexists(f"{folder}/HEAD"):  # git may take the folder itself for a repository
             return True
         try:
             with open(f"{folder}/.git/config", "rb") as file:  # noqa: PTH123 - as in find_repository
-                return _MAY_FILTER.search(file.read(_STATUS_CAP)) is not None
+                config = file.read(_STATUS_CAP)
+            if len(config) == _STATUS_CAP or _MAY_FILTER.search(config):
+                return True
         except FileNotFoundError:
             if os.path.lexists(f"{folder}/.git"):
                 return True

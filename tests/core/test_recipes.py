@@ -118,6 +118,19 @@ def test_a_link_takes_no_file_of_this_laptop_along(tmp_path: Path) -> None:
         read_recipe(root, None)
 
 
+def test_what_is_named_like_a_secret_stays_here(tmp_path: Path) -> None:
+    sources = {
+        "lib/pyproject.toml": "[project]\n",
+        "lib/.env": "TOKEN=x",
+        "lib/id_rsa": "x",
+        "lib/.ssh/known": "x",
+    }
+    root = write_project(tmp_path, {"pyproject.toml": '[tool.uv.sources]\na = { path = "lib" }\n', **sources})
+    recipe = read_recipe(root, None)
+    assert recipe is not None
+    assert [part.path for part in recipe.parts] == ["pyproject.toml", "lib/pyproject.toml"]
+
+
 def test_the_script_that_will_run_is_named_from_the_projects_root() -> None:
     assert name_script("a.py", None, "b.py", "sub") == "sub/a.py"
     assert name_script(None, None, "b.py", "") == "b.py"

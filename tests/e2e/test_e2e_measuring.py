@@ -65,6 +65,7 @@ def test_runs_are_compared_and_drawn(alone: Laptop, project: Path, pair: tuple[s
     assert [path.name for path in project.iterdir() if path.name.startswith(".out")] == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_or_compared_is_said(alone: Laptop, project: Path) -> None:
     write_project(project, {"train.py": "print('nothing')"})
     run = alone.ok(project, "run", "--local", "train.py").run_id()

@@ -61,6 +61,7 @@ def kill_after(run: subprocess.Popen[bytes], words: bytes) -> None:
     assert run.returncode == -9
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole = run_lines(tmp_path, GPT, [*LONG, "--out=whole"])
     kill_after(start_gpt(tmp_path, [*LONG, "--out=parts"]), b"(step 10)")

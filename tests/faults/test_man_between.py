@@ -92,6 +92,7 @@ def test_a_pull_that_is_cut_goes_on_with_its_own_host_only(between: Between, pro
     assert (partial / "big.bin").read_bytes() == there.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_wrong_host_at_one_address_is_left_for_the_right_one_at_another(
     between: Between, project: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_name_that_the_host_knows_is_refused_before_the_package_travels(
     check(box.root, [Seat(project / "runs", laptop, project), Seat(heavy / "runs")], complete=True)
 
 
+@pytest.mark.slow
 def test_of_two_laptops_that_want_one_name_at_once_one_gets_it(
     laptop: Laptop, box: Box, project: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def open_stream(stack: contextlib.ExitStack, folder: Path, pace: int) -> tuple[F
     return far, stream
 
 
+@pytest.mark.slow
 def test_a_network_that_falls_silent_is_noticed_and_left_behind(tmp_path: Path) -> None:
     """All at once, each on a network of its own; a firewall heals after 8 s, an address stays another."""
     name = "silence noticed within 15 s on a real network: one-way drops, the laptop's address changed"

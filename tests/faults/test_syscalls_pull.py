@@ -73,6 +73,7 @@ class Pulling:
         check(self.laptop.root, [Seat(self.project / "runs")], settled=settled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "failed"])
 def test_at_any_system_call(alone: Laptop, project: Path, tmp_path: Path, how: str) -> None:
     need_strace()

@@ -42,6 +42,7 @@ def children(account: Account) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_host_is_measured_and_trains_a_model(account: Account) -> None:
     told: list[str] = []
     (row,) = bench_hosts([account.link()], [SMALL], told.append)

@@ -54,6 +54,22 @@ KEYS = (
 )
 
 
+@pytest.mark.parametrize("filler", [b"", b"#" * (5 << 20) + b"\n"], ids=["passed over", "long"])
+def test_a_git_folder_that_is_none_and_a_long_config_hide_nothing(
+    tmp_path: Path, project: Path, filler: bytes
+) -> None:
+    below = project / "below"
+    if not filler:
+        (below / ".git").mkdir(parents=True)
+        (below / ".git" / "config").write_text("[core]\n")
+    config = project / ".git" / "config"
+    config.write_bytes(config.read_bytes() + filler)
+    git(project, "config", "--file", str(config), "filter.evil.clean", f"touch {tmp_path}/ran; cat")
+    (project / "a.py").write_text("a = 2\n")
+    look(project if filler else below)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("place", ["own", "included", "inside"])
 def test_its_config_runs_nothing(tmp_path: Path, project: Path, place: str) -> None:
     inside, more = project / "inside", tmp_path / "more"

@@ -288,6 +288,7 @@ ACTIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @UNTIMED
 @given(ACTIONS)
 def test_whatever_happens_the_status_leaves_no_trace(actions: list[tuple[str, object]]) -> None:
