@@ -221,7 +221,7 @@ TWISTED: dict[str, Twisted] = {
     "an agent beside a flood of stderr": Twisted({0}, process=flood_stderr_beside),
     "a storm of new keys": Twisted({0}, options={"rekey_bytes": 1024}),
     "a new key every moment": Twisted({0, 30}, options={"rekey_seconds": 0.01}),
-    "a window of 100 bytes": Twisted({0}, options={"window": 100, "max_pktsize": 50}),
+    "a window of 400 bytes": Twisted({0}, options={"window": 400, "max_pktsize": 200}),
     "packets of 4 MB": Twisted({0}, options={"window": 1 << 30, "max_pktsize": 1 << 22}),
     "debug messages of escapes": Twisted({0, 30}, connected=send_ignored),
     "a login banner of escapes": Twisted({12}, auth=refuse, connected=lambda c: c.send_auth_banner(EVIL)),
