@@ -30,9 +30,7 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
                 else f"the host has {len(known)}"
             )
             raise HostUnfit(f"{count} GPUs are asked for and {of}")
-        return (
-            {"count": count} if list(left) == list(known) else {"ids": [gpu["uuid"] for gpu in left[:count]]}
-        )
+        return {"count": count} if len(left) == len(known) else {"ids": [gpu["uuid"] for gpu in left[:count]]}
     ids = [item.strip() for item in text.split(",") if item.strip()]
     cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
     unknown = [item for item in ids if item not in cards]

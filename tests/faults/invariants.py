@@ -232,7 +232,7 @@ def check_prefix(here: Path, there: Path, *, whole: bool) -> None:
     assert length <= size, f"I2: {here} has {length} bytes, and the host {size}"
     assert length == size or not whole, f"I2: {here} has {length} of {size} bytes and the run is over"
     if length:
-        assert hash_file(here) == hash_file(there, length), f"I2: {here} is not what the host has"
+        assert hash_file(here, length) == hash_file(there, length), f"I2: {here} is not what the host has"
 
 
 def check_pulled(seat: Seat) -> None:
