@@ -17,7 +17,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) -> dict[str, Any]:
     """Return what `--gpus` asks for: `{"count": n}`, or `{"ids": […]}` by index or UUID.
 
-    A number is one of those that CUDA_VISIBLE_DEVICES leaves, if it is set, the first of them; names are the user's last word.
+    A number is one of those that CUDA_VISIBLE_DEVICES leaves, the first of them where it leaves out any; names are the user's last word.
     """
     known = facts["gpus"]
     if text == "all" or (text.isascii() and text.isdecimal()):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.machines import Box, Laptop, kill_leftovers, make_laptop, write_project
+from tests.e2e.machines import Box, Laptop, kill_leftovers, write_project
 from tests.sshd import PATIENCE, USER, Sshd, free_port, known_line_for, make_key, public_line, wait_until
 
 if TYPE_CHECKING:
@@ -71,13 +71,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
             yield made
         finally:
             kill_leftovers(made.root)
-
-
-@pytest.fixture
-def laptop(tmp_path: Path, box: Box) -> Iterator[Laptop]:
-    made = make_laptop(tmp_path / "laptop", box)
-    yield made
-    made.end()
 
 
 @pytest.mark.parametrize("transport", ["paramiko", "openssh"])

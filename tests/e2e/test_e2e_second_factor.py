@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.machines import ONE_THREAD, Box, Laptop, kill_leftovers, make_laptop, write_project
+from tests.e2e.machines import ONE_THREAD, Box, Laptop, kill_leftovers, write_project
 from tests.e2e.terminal import open_terminal
 from tests.faults.sshd_control import kill_sessions
 from tests.sshd import USER, running_sshd
@@ -76,13 +76,6 @@ def box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
             yield made
         finally:
             kill_leftovers(made.root)
-
-
-@pytest.fixture
-def laptop(tmp_path: Path, box: Box) -> Iterator[Laptop]:
-    made = make_laptop(tmp_path / "laptop", box)
-    yield made
-    made.end()
 
 
 def answer(terminal: Terminal, code: str) -> None:

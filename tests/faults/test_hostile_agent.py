@@ -42,8 +42,7 @@ def test_a_hostile_agent_harms_nothing(name: str, tmp_path: Path, monkeypatch: p
     held = talk(tmp_path, case, monkeypatch)
     codes = set(held.codes.values())
     assert codes & case.codes, outcome(held)
-    # 30: on a busy machine one of the commands may find that nothing came for too long
-    assert codes <= case.codes | {0, 30} | ({1} if case.failing else set()), outcome(held)
+    assert codes <= case.codes | {0} | ({1} if case.failing else set()), outcome(held)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].where == "reply prune"])
