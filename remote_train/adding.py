@@ -179,7 +179,8 @@ def _ask_for_stated(spec: HostSpec, ask: Ask | None) -> bool:
         offer = trusting.find_stated(target, spec.host_key)
     if offer is None or offer.verdict != "match":
         return False
-    replace_known_host(target.known_hosts_files, HostIdentity(target, ()).names, offer.key_type, offer.key)
+    names, hashed = HostIdentity(target, ()).names, target.hash_known_hosts
+    replace_known_host(target.known_hosts_files, names, offer.key_type, offer.key, hashed=hashed)
     return True
 
 

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from remote_train.attempts import newest_of
 from remote_train.courier import Courier
+from remote_train.errors import ConnectionLost
 from remote_train.follow import Following, Wish, name_checkpoints
 from remote_train.pruned import is_away, recall_pulled, was_pruned
 from remote_train.pull import Pull, Pulled, PullWish
 from remote_train.retention import drop_leftovers
 
 if TYPE_CHECKING:
-    from remote_train.errors import ConnectionLost, RemoteTrainError
+    from remote_train.errors import RemoteTrainError
     from remote_train.listener import Listener
     from remote_train.reach import HostLink
     from remote_train.records import Run
+    from remote_train.session import Session
 
 
 class Alone(Courier):
@@ -45,10 +47,14 @@ def pull_now(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: L
     drop_leftovers(run.folder)
     if attempt == newest_of(run.read()) and is_away(run, link):
         return recall_pulled(run, wish, listener)
-    pull = Pull(run, attempt, link, link.connect(), listener)
+    return _bring(Pull(run, attempt, link, link.connect(), listener), wish)
+
+
+def _bring(pull: Pull, wish: PullWish) -> Pulled:
+    """Bring what there is over the pull's connection, and close it."""
     try:
-        if attempt == newest_of(run.read()) and was_pruned(run, pull.session):
-            return recall_pulled(run, wish, listener)
+        if pull.attempt == newest_of(pull.run.read()) and was_pruned(pull.run, pull.session):
+            return recall_pulled(pull.run, wish, pull.listener)
         return pull.bring(wish)
     finally:
         pull.session.close()
@@ -56,15 +62,21 @@ def pull_now(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: L
 
 def pull_along(run: Run, attempt: int, link: HostLink, wish: PullWish, listener: Listener) -> Pulled:
     """Bring checkpoints home as they are committed until the run has ended, then all that is wished for."""
-    if not is_away(run, link):
-        globs = wish.match or choose_checkpoints(run, attempt)
-        follow = Wish(run, attempt, [], set(), give_up=wish.give_up, checkpoints=globs)
-        _stay(Following(follow, link, listener, writing=False), wish)
-    return pull_now(run, attempt, link, wish, listener)
+    if is_away(run, link):
+        return pull_now(run, attempt, link, wish, listener)
+    globs = wish.match or choose_checkpoints(run, attempt)
+    follow = Wish(run, attempt, [], set(), give_up=wish.give_up, checkpoints=globs)
+    session = _stay(Following(follow, link, listener, writing=False), wish)
+    try:
+        drop_leftovers(run.folder)
+        # Over the same connection: for another one a person may have to be asked again.
+        return _bring(Pull(run, attempt, link, session or link.connect(), listener), wish)
+    except ConnectionLost:
+        return pull_now(run, attempt, link, wish, listener)
 
 
-def _stay(following: Following, wish: PullWish) -> None:
-    """Bring checkpoints until the run's end; raise what ends that before."""
+def _stay(following: Following, wish: PullWish) -> Session | None:
+    """Bring checkpoints until the run's end, and return the connection they came over; raise what ends that before."""
     courier = following.aside = Alone(following, wish)
     try:
         following.attach()
@@ -73,5 +85,9 @@ def _stay(following: Following, wish: PullWish) -> None:
         courier.stop(wait=isinstance(error, Exception))
         raise
     courier.stop(wait=True)
-    following.close()
-    courier.work()
+    try:
+        courier.work()
+    except BaseException:
+        following.close()
+        raise
+    return following.session

@@ -20,7 +20,7 @@ from remote_train.findings import Chart
 from remote_train.graphics import COMPUTE, name_adapter, render_cores
 from remote_train.machine_texts import parse_machine
 from remote_train.records import client_root
-from remote_train.transport.login import DEFAULT_KEYS, show_path
+from remote_train.transport.key_files import DEFAULT_KEYS, show_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

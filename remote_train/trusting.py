@@ -195,11 +195,9 @@ class Trusting:
         if self.host.host_key is not None:
             edit = partial(set_pin, name=self.host.name, pin=offer.fingerprint)
             return [str(write_changed(self.hosts_file, edit, os.environ))]
-        names = login.HostIdentity(target, ()).names
-        return [
-            str(path)
-            for path in replace_known_host(target.known_hosts_files, names, offer.key_type, offer.key)
-        ]
+        names, hashed = login.HostIdentity(target, ()).names, target.hash_known_hosts
+        files = target.known_hosts_files
+        return list(map(str, replace_known_host(files, names, offer.key_type, offer.key, hashed=hashed)))
 
     def _refuse(self, message: str, offers: Sequence[Offer], hint: str) -> HostKeyRefused:
         offered = [f"{each.key_type} {each.fingerprint}" for each in offers]

@@ -45,6 +45,7 @@ class SshdTarget:
     identities_only: bool = False
     identity_agent: str | None = "none"
     known_hosts_files: Sequence[Path] = ()
+    hash_known_hosts: bool = False
     host_key_alias: str | None = None
     certificate_files: Sequence[Path] = ()
     address_family: str = "any"

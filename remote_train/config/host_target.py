@@ -43,6 +43,7 @@ class HostTarget:
     identities_only: bool
     identity_agent: str | None
     known_hosts_files: tuple[Path, ...]
+    hash_known_hosts: bool
     host_key_alias: str | None
     certificate_files: tuple[Path, ...]
     address_family: str
@@ -180,6 +181,7 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         identities_only=first.identities_only,
         identity_agent=first.identity_agent,
         known_hosts_files=first.known_hosts_files,
+        hash_known_hosts=first.hash_known_hosts,
         host_key_alias=first.host_key_alias,
         certificate_files=first.certificate_files,
         address_family=first.address_family,

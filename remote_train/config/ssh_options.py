@@ -33,6 +33,7 @@ SUPPORTED = frozenset(
         "proxycommand",
         "bindaddress",
         "certificatefile",
+        "hashknownhosts",
     }
 )
 
@@ -56,7 +57,7 @@ HARMLESS = {
         "warnweakcrypto tag versionaddendum ignoreunknown"
     ),
     "more trust than we give: without it we check more, and ssh gets the opposite from us": (
-        "checkhostip verifyhostkeydns nohostauthenticationforlocalhost hashknownhosts updatehostkeys"
+        "checkhostip verifyhostkeydns nohostauthenticationforlocalhost updatehostkeys"
     ),
     "ways to log in that we do not use; the login says so if none is left": (
         "preferredauthentications passwordauthentication kbdinteractiveauthentication kbdinteractivedevices "

@@ -31,6 +31,7 @@ from remote_train.config.ssh_paths import (
 )
 from remote_train.config.ssh_query import run_ssh_queries
 from remote_train.errors import ConfigError, UsageError
+from remote_train.transport.openssh_command import quote
 
 if TYPE_CHECKING:
     from remote_train.config.host_spec import HostSpec
@@ -105,6 +106,7 @@ class SshTarget:
     """For the user's shell, its tokens worked out."""
     proxy_written: str | None = None
     """The same as it stands in ssh_config."""
+    hash_known_hosts: bool = False
 
 
 def read_ssh_target(spec: HostSpec, address: str, place: SshPlace | None = None) -> SshTarget:
@@ -185,8 +187,9 @@ def _make_arguments(spec: HostSpec, where: Address) -> list[str]:
 def _make_key_arguments(spec: HostSpec, place: SshPlace) -> list[str]:
     if spec.identity_file is None:
         return []
-    path = str(expand_home(spec.identity_file, place)).replace("%", "%%")
-    return ["-o", "IdentitiesOnly=yes", "-i", path]
+    # Not -i: ssh looks for a file of that name with %% in it, and takes its usual keys where there is none.
+    path = quote(str(expand_home(spec.identity_file, place)).replace("%", "%%"))
+    return ["-o", "IdentitiesOnly=yes", "-o", f"IdentityFile={path}"]
 
 
 def _drop_system(unsupported: list[str], options: Options, system: Options) -> list[str]:
@@ -284,6 +287,7 @@ def _make_target(spec: HostSpec, address: str, options: Options, place: SshPlace
         proxy_jump=_first_set(options, "proxyjump"),
         proxy_command=_make_proxy_command(options),
         proxy_written=_first_set(options, "proxycommand"),
+        hash_known_hosts=_first(options, "hashknownhosts") == "yes",
     )
 
 

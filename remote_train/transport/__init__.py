@@ -99,6 +99,10 @@ class SshTarget(Protocol):
         """Files of host keys; the first is the one that a newly accepted key is added to."""
 
     @property
+    def hash_known_hosts(self) -> bool:
+        """Whether a line that is added does not show whom it speaks of."""
+
+    @property
     def host_key_alias(self) -> str | None:
         """Name to look up in known_hosts instead of the address."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_train.transport import known_hosts, login
+from remote_train.transport import key_files, known_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,8 @@ def find_need(target: SshTarget, lacks: Sequence[str], pin: str | None) -> str:
 
 def _find_hardware_key(target: SshTarget) -> str:
     """Name the key when every key file that is there lives in a security key."""
-    places = [path for path in login.choose_key_files(target.identity_files) if path.is_file()]
-    keys = [(path, login.read_public_key(path)) for path in places]
+    places = [path for path in key_files.choose_key_files(target.identity_files) if path.is_file()]
+    keys = [(path, key_files.read_public_key(path)) for path in places]
     if keys and all(key[4:].startswith(HARDWARE_KEYS) for _, key in keys):
-        return f"{login.show_path(keys[0][0])} lives in a security key"
+        return f"{key_files.show_path(keys[0][0])} lives in a security key"
     return ""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MARKERS = {"@revoked": "revoked", "@cert-authority": "cert-authority"}
 SSH_PORT = 22
 LONGEST_PATTERN = 1024  # match.c: a longer pattern matches nothing
-Kind = Literal["match", "changed", "revoked", "unknown"]
+Kind = Literal["match", "changed", "revoked", "unknown", "refused"]
+"""What is said of a key; "refused": by ssh, which did not say why."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,13 @@ def keeps_lines(path: Path) -> bool:
     return path.is_file() or not path.exists()
 
 
-def write_known_host(path: Path, name: str, key_type: str, key: bytes) -> None:
+def hash_name(name: str, salt: bytes) -> str:
+    """Return the first field of a line that does not show whom it speaks of (HashKnownHosts); the salt has 20 bytes."""
+    digest = hmac.digest(salt, name.encode(), "sha1")
+    return "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, digest))
+
+
+def write_known_host(path: Path, name: str, key_type: str, key: bytes, *, hashed: bool = False) -> None:
     """Append one line for a host whose key the user has accepted; make the file (0600) where there is none."""
     if not re.fullmatch(r"[A-Za-z0-9._:%\[\]-]+", name):
         raise ValueError(f"{name!r} cannot stand in known_hosts")
@@ -235,7 +242,8 @@ def write_known_host(path: Path, name: str, key_type: str, key: bytes) -> None:
     if not keeps_lines(path):
         raise ValueError(f"{path} is no file")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    line = f"{name} {key_type} {base64.b64encode(key).decode()}\n"
+    field = hash_name(name, os.urandom(20)) if hashed else name
+    line = f"{field} {key_type} {base64.b64encode(key).decode()}\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         size = os.fstat(descriptor).st_size

@@ -75,7 +75,9 @@ def find_fixed(paths: Sequence[Path], names: Sequence[str], keep: bytes) -> list
     return fixed
 
 
-def replace_known_host(paths: Sequence[Path], names: Sequence[str], key_type: str, key: bytes) -> list[Path]:
+def replace_known_host(
+    paths: Sequence[Path], names: Sequence[str], key_type: str, key: bytes, *, hashed: bool = False
+) -> list[Path]:
     """Take a host's other keys out of the user's files and add this one to the first; return the files changed.
 
     Each file is replaced whole, its old text kept beside it as FILE.old, as `ssh-keygen -R` does. Raises ConfigError
@@ -97,7 +99,7 @@ def replace_known_host(paths: Sequence[Path], names: Sequence[str], key_type: st
         changed = [path for path in paths if _rewrite(path.expanduser(), names, key)]
         known = [e for e in find_entries(read_known_hosts(paths), names)[0] if e.key == key and not e.marker]
         if not known:
-            write_known_host(paths[0], names[0], key_type, key)
+            write_known_host(paths[0], names[0], key_type, key, hashed=hashed)
             changed = list(dict.fromkeys([paths[0], *changed]))
     except (OSError, ValueError) as error:
         raise LocalSpace(f"{paths[0]}: the key could not be written: {error}") from error

@@ -1,19 +1,15 @@
-"""What a login decides, without any SSH library: whose key may answer, which keys we offer, how a refusal reads.
+"""What a login decides, without any SSH library: whose key may answer, how a refusal reads.
 
 Also what every login needs around the library: a socket that swallows the ident line which `dial` has already sent.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import shlex
 import socket
-import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.errors import HostKeyRefused, LoginRefused
@@ -22,14 +18,12 @@ from remote_train.transport.dial import IDENT
 from remote_train.transport.known_hosts import KnownHostsFile, Verdict, make_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from remote_train.transport import Ask, Notify, SshTarget
 
 LOGIN_SECONDS = 30.0  # DESIGN §8: everything after the banner, human prompts not counted
-DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 HUMAN = ("keyboard-interactive", "password")
-OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
 TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -138,10 +132,9 @@ def _trust(identity: HostIdentity) -> str:
     return shlex.join(["remote-train", "hosts", "trust", plain_name(identity.target)])
 
 
-def _ssh(identity: HostIdentity) -> str:
-    target = identity.target
+def _ssh(target: SshTarget, address: str) -> str:
     port = [] if target.port == known_hosts.SSH_PORT else ["-p", str(target.port)]
-    return shlex.join(["ssh", *port, f"{target.user}@{target.addresses[0]}"])
+    return shlex.join(["ssh", *port, f"{target.user}@{address or target.addresses[0]}"])
 
 
 def ask_about_key(identity: HostIdentity, refusal: HostKeyRefused, ask: Ask) -> bool:
@@ -157,7 +150,8 @@ def write_trusted_key(identity: HostIdentity, key_type: str, key: bytes, notify:
     if not identity.target.known_hosts_files:
         return
     try:
-        known_hosts.write_known_host(identity.target.known_hosts_files[0], identity.names[0], key_type, key)
+        file, hashed = identity.target.known_hosts_files[0], identity.target.hash_known_hosts
+        known_hosts.write_known_host(file, identity.names[0], key_type, key, hashed=hashed)
     except (OSError, ValueError) as error:
         if notify:
             notify(
@@ -180,51 +174,8 @@ class Attempts:
     """What was right, but not enough alone."""
     unanswered: bool = False
     """The host asked something that nobody answered."""
-
-
-def choose_key_files(identity_files: Sequence[Path]) -> list[Path]:
-    """Return the private keys to offer, in order: the configured ones, else the default ones."""
-    return [Path(path).expanduser() for path in identity_files or [Path(name) for name in DEFAULT_KEYS]]
-
-
-def show_path(path: Path) -> str:
-    """Return a path with the home folder as ~."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-
-
-def read_public_key(path: Path) -> bytes:
-    """Return the public half of a private key, also of an encrypted one, from PATH.pub or the file itself; or b""."""
-    for place in (path.with_name(path.name + ".pub"), path):
-        try:
-            text = place.read_bytes()
-        except OSError:
-            continue
-        if key := parse_public_line(text) or parse_openssh_public(text):
-            return key
-    return b""
-
-
-def parse_public_line(line: bytes) -> bytes:
-    """Return the key bytes of a `TYPE BASE64 COMMENT` line; b"" when it is none."""
-    words = line.decode("ascii", "replace").split()
-    return known_hosts.parse_key(words[0], words[1]) if len(words) > 1 else b""
-
-
-def parse_openssh_public(text: bytes) -> bytes:
-    """Return the public key that an OpenSSH private key file holds in clear; b"" for any other file."""
-    lines = [line for line in text.splitlines() if line and not line.startswith(b"-----")]
-    try:
-        data = base64.b64decode(b"".join(lines), validate=True)
-        position = len(OPENSSH_MAGIC)
-        for _ in ("cipher", "kdf", "kdf options"):
-            position += 4 + struct.unpack_from(">I", data, position)[0]
-        count, length = struct.unpack_from(">II", data, position)
-    except (binascii.Error, struct.error):
-        return b""
-    return (
-        data[position + 8 : position + 8 + length] if data.startswith(OPENSSH_MAGIC) and count == 1 else b""
-    )
+    address: str = ""
+    """Which of the host's it was."""
 
 
 def make_login_error(target: SshTarget, attempts: Attempts) -> LoginRefused:
@@ -244,7 +195,7 @@ def make_login_error(target: SshTarget, attempts: Attempts) -> LoginRefused:
 
 
 def _choose_login_hint(target: SshTarget, attempts: Attempts) -> str:
-    check = _ssh(HostIdentity(target, ()))
+    check = _ssh(target, attempts.address)
     human = [method for method in attempts.methods if method in HUMAN]
     if attempts.unanswered:
         return "run the command on a terminal: what this host asks at each login, a person has to answer"

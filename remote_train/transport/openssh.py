@@ -87,7 +87,7 @@ class OpensshTransport:
             try:
                 self._channel = self._try(way, command, dialled=dialled)
             except HostKeyRefused as error:
-                declined = self._policy.prompts and error.facts.get("verdict") == "unknown"
+                declined = self._policy.prompts and error.facts.get("verdict") in {"unknown", "refused"}
                 if declined or not left:
                     raise
                 refusal = error
@@ -159,7 +159,8 @@ class OpensshTransport:
             terminal = stack.enter_context(foreground.taken()) if self._policy.prompts else None
             policy = replace(self._policy, prompts=terminal is not None)
             identity = login.read_identity(self._target, policy.pin, self._notify)
-            hops, policy = read_hops(self._target.jumps, hold_to(identity, policy), self._notify)
+            jumps, policy = read_hops(self._target.jumps, hold_to(identity, policy), self._notify)
+            hops = tuple(zip(jumps, (jump.hostname for jump in way.jumps), strict=True))
             failure = Failure(identity, way.hostname, parse_story(()), dialled=dialled, hops=hops)
             log = SshLog(self._hear)
             argv = make_command(way, policy, log.path, command)

@@ -38,9 +38,9 @@ NEVER = (
     "ControlPersist=no",
     f"ServerAliveInterval={ALIVE_SECONDS}",
     f"ServerAliveCountMax={ALIVE_COUNT}",
-    # What was refused is not tried again; ssh counts passphrases with passwords.
-    "NumberOfPasswordPrompts=1",
 )
+PASSPHRASES = 3
+"""A mistyped passphrase is nothing that a host refused; ssh counts them with passwords, which are not typed again."""
 NO_DESCRIPTOR = "ProxyUseFdpass=no"
 """As ssh does with a ProxyJump: the command for it passes none, whatever ssh_config wants of others."""
 UNASKED = "PasswordAuthentication=no"
@@ -103,6 +103,8 @@ class Policy:
     """The account's password may be asked for."""
     alias: str | None = None
     """The name that the host's key is known under, whichever address answers."""
+    locked: bool = False
+    """A key that may be offered has a passphrase."""
     jumps: tuple[Policy, ...] = ()
     """What is asked of the ssh to each host on the way."""
 
@@ -126,6 +128,7 @@ def make_command(way: Way, policy: Policy, log: str, command: str) -> list[str]:
 def _make_options(way: Way, policy: Policy) -> list[str]:
     """Return what holds for every ssh of ours, to a host or to one on the way."""
     options = [*_choose_strictness(policy), *NEVER]
+    options.append(f"NumberOfPasswordPrompts={PASSPHRASES if policy.locked else 1}")
     options += [] if policy.password else [UNASKED]
     options += [f"Ciphers={way.ciphers}"] if way.ciphers else []
     # Where a person may be asked by a host on the way, the login as a whole is bounded (openssh.py).
@@ -176,8 +179,8 @@ def make_pin_options(pin: str, files: Sequence[Path]) -> list[str]:
         'test $# = 0 || grep -hs "^[[:blank:]]*@revoked" "$@"; exit 0'
     )
     words = ["/bin/sh", "-c", script, "sh", "%f", pin, "%H", "%t", "%K"]
-    words = [_quote(word) for word in words]
-    words += [_quote(str(file).replace("%", "%%")) for file in files]
+    words = [quote(word) for word in words]
+    words += [quote(str(file).replace("%", "%%")) for file in files]
     return [
         "UserKnownHostsFile=/dev/null",
         "GlobalKnownHostsFile=/dev/null",
@@ -187,8 +190,8 @@ def make_pin_options(pin: str, files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _quote(word: str) -> str:
-    """Quote a word as ssh splits a command of its own into an argv."""
+def quote(word: str) -> str:
+    """Quote a word as ssh splits the values of its options, and a command of its own into an argv."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from remote_train.transport.key_files import choose_key_files, read_locked
 from remote_train.transport.known_hosts import SSH_PORT, Verdict, find_entries, make_fingerprint, match_pin
 from remote_train.transport.login import make_refusal, read_identity
 from remote_train.transport.openssh_command import make_hop_policy
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def hold_to(identity: HostIdentity, policy: Policy) -> Policy:
-    """Return the policy with the name that the host is known under; a key of another type than the known is no question.
+    """Return the policy for one host: the name that it is known under, and whether a key of ours has a passphrase.
+
+    A key of another type than the known is no question.
 
     Raises HostKeyRefused for a key that ssh would take under that name, though it is revoked under another.
     """
@@ -31,8 +34,10 @@ def hold_to(identity: HostIdentity, policy: Policy) -> Policy:
     entries = find_entries(identity.files, names_of(identity))[0]
     unseen = [e for e in entries if e.marker == "revoked" and e not in seen]
     _refuse_revoked(identity, seen, unseen)
+    # Where a key is known, ssh asks about no other by itself, unless it is of a type that this ssh cannot read.
     known = any(not entry.marker for entry in seen)
-    return replace(policy, alias=alias, strict="yes" if known or unseen else policy.strict)
+    locked = policy.prompts and any(map(read_locked, choose_key_files(identity.target.identity_files)))
+    return replace(policy, alias=alias, strict="yes" if known or unseen else policy.strict, locked=locked)
 
 
 def read_hops(

@@ -7,27 +7,24 @@ the connection was lost: neither a fallback nor an exit code is ever guessed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remote_train.errors import (
     ConfigError,
     ConnectionLost,
-    HostKeyRefused,
     HostUnfit,
     LoginRefused,
     Unreachable,
 )
-from remote_train.transport import known_hosts, login
-from remote_train.transport.known_hosts import Entry, Verdict, make_fingerprint
-from remote_train.transport.openssh_trust import names_of
+from remote_train.transport import login
+from remote_train.transport.openssh_refusal import WORDS, explain_key, find_line, last_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from remote_train.transport.login import HostIdentity
 
-WORDS = 300
 LOGGED_IN = re.compile(
     r"Authenticated to |debug1: Authentication succeeded|debug1: mux_client_request_session: master session id"
 )
@@ -48,14 +45,6 @@ OFFERED = re.compile(
     r"debug1: Offering public key: (?P<what>.+) (?P<kind>\S+) SHA256:\S+(?P<source>( \w+)*)$"
 )
 ACCEPTED = re.compile(r"debug1: Server accepts key: ")
-OFFENDING = re.compile(r"Offending .*key in (?P<where>.+:\d+)$")
-HAS_CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed")
-IS_REVOKED = re.compile(
-    r"REVOKED HOST KEY DETECTED|is marked as revoked|host key .*revoked|revoked by file", re.IGNORECASE
-)
-NOT_KNOWN = re.compile(r"No \S+ host key is known for|Host key verification failed")
-BAD_CERTIFICATE = re.compile(r"[Cc]ertificate.*(invalid|expired|not yet valid)")
-NOT_PROVEN = re.compile(r"incorrect signature|signature verification failed", re.IGNORECASE)
 NO_WAY_IN = re.compile(r"Permission denied( \([^)]*\))?\.?$|Too many authentication failures")
 BAD_OPTION = re.compile(
     r"Bad configuration option|bad configuration options|Bad owner or permissions on|Bad SSH2? |"
@@ -67,12 +56,6 @@ UNREACHABLE = re.compile(
 )
 NO_COMMAND = re.compile(r"(exec|shell) request failed on channel|channel \d+: open failed: ")
 FORBIDDEN = re.compile(r"open failed: administratively prohibited")
-REFUSED_NAME = re.compile(
-    r"ost key (?:is known )?for (\S+) (?:has changed|is marked as|was revoked|and you have)"
-)
-KEY_KIND = re.compile(r"(?:fingerprint for the|^No|^The) (\S+) (?:key sent|host key)")
-FINGERPRINT = re.compile(r"(?:^|\s)(SHA256:[A-Za-z0-9+/]{43})\b")
-TELLING = re.compile(r"SHA256:|Offending |ost key (is known )?for |revoked")
 CLOSED_EARLY = re.compile(
     r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
@@ -138,8 +121,8 @@ class Failure:
     """What came by stderr: before the host's key was seen, that is a jump host's ssh or a proxy command."""
     dialled: bool = False
     """We have seen the host's banner ourselves."""
-    hops: tuple[HostIdentity, ...] = ()
-    """The hosts on the way, the nearest first."""
+    hops: tuple[tuple[HostIdentity, str], ...] = ()
+    """The hosts on the way and the address of each that it leads by, the nearest first."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -152,142 +135,34 @@ def explain(failure: Failure) -> Exception:
     story, name = failure.story, failure.identity.target.name
     if story.logged_in:
         return _explain_session(failure)
-    if (bad := _find(BAD_OPTION, failure.words)) and not story.banner:
+    if (bad := find_line(BAD_OPTION, failure.words)) and not story.banner:
         return ConfigError([f"ssh_config: host {name}: {bad}"], hint=_hint_option(bad))
-    for explained in (_explain_key, _explain_login, _explain_way, _explain_absence):
+    for explained in (explain_key, _explain_login, _explain_way, _explain_absence):
         if (error := explained(failure)) is not None:
             return error
-    return ConnectionLost(f"{name}: {_last(failure.words) or 'ssh ended without a word'}")
+    return ConnectionLost(f"{name}: {last_line(failure.words) or 'ssh ended without a word'}")
 
 
 def _explain_session(failure: Failure) -> Exception:
     name = failure.identity.target.name
-    if said := _find(NO_COMMAND, failure.story.words):
+    if said := find_line(NO_COMMAND, failure.story.words):
         return HostUnfit(
             f"{name} lets us in, but refuses to run a command: {said}",
             hint="check its ForceCommand and shell",
         )
-    return ConnectionLost(f"{name}: {_last(failure.story.words) or 'the connection broke off'}")
-
-
-def _explain_key(failure: Failure) -> Exception | None:
-    """Return the refusal of the host's key, or of a jump host's, which only its own words describe."""
-    if not failure.story.key:
-        failure = _find_hop(failure)
-    words, story = failure.words, failure.story
-    if said := _find(NOT_PROVEN, words):
-        return HostKeyRefused(
-            f"{failure.identity.target.name} cannot prove that {story.key or 'its key'} is its own: {said[:WORDS]}"
-        )
-    verdict = _judge(failure)
-    if verdict is None:
-        return None
-    if not story.key:
-        return _refuse_on_the_way(failure, verdict.kind)
-    pinned = verdict.kind == "changed" and failure.identity.pin
-    if verdict.kind in {"changed", "revoked"} and not (verdict.known or pinned):
-        return _refuse_in_its_words(failure, verdict.kind)
-    refusal = login.make_refusal(failure.identity, failure.address, verdict, story.key)
-    if why := _find(BAD_CERTIFICATE, words):
-        refusal.message += f"; ssh says: {why}"
-        refusal.args = (refusal.message,)
-    return refusal
-
-
-def _find_hop(failure: Failure) -> Failure:
-    """Return the failure as that of the jump host whose key is refused, by the name that its ssh calls it."""
-    name, kind, fingerprint = (
-        next((found[1] for line in failure.words if (found := pattern.search(line))), "")
-        for pattern in (REFUSED_NAME, KEY_KIND, FINGERPRINT)
-    )
-    hop = next((hop for hop in failure.hops if name.lower() in names_of(hop)), None)
-    if hop is None:
-        return failure
-    offered = f"{kind} {fingerprint}" if fingerprint else f"a key of type {kind}"
-    story = replace(failure.story, key=offered, words=failure.words)
-    return replace(failure, identity=hop, address=hop.target.addresses[0], story=story)
-
-
-def _refuse_on_the_way(failure: Failure, kind: str) -> HostKeyRefused:
-    """Return the refusal of a key on a way that only the user's ssh_config knows, with what tells most of it first."""
-    telling = [line for line in failure.words if TELLING.search(line)]
-    said = "; ".join(telling or [line for line in failure.words if not line.startswith("@")])
-    return HostKeyRefused(
-        f"{failure.identity.target.name}: a host on the way to it: {said[:WORDS]}",
-        hint="connect to that host once with ssh, which tells you what to do about its key",
-        verdict=kind,
-        offered="key unknown",
-        known=[],
-        where="",
-        key_of=None,
-    )
-
-
-def _judge(failure: Failure) -> Verdict | None:
-    """Return ssh's verdict on the key, with what our own reading of the files knows of it; None: it had none to make."""
-    words = failure.words
-    entries = known_hosts.find_entries(failure.identity.files, names_of(failure.identity))[0]
-    fingerprint = _fingerprint(failure)
-    if _find(IS_REVOKED, words):
-        revoked = [entry for entry in entries if entry.marker == "revoked"]
-        same = [entry for entry in revoked if make_fingerprint(entry.key) == fingerprint]
-        if not fingerprint and len(revoked) == 1:  # a jump host's ssh does not say which it is
-            same = revoked
-        return Verdict("revoked", tuple(same))
-    if _find(HAS_CHANGED, words):
-        return Verdict("changed", _find_offending(failure, entries))
-    if _find(NOT_KNOWN, words):
-        return _judge_not_known(failure, entries)
-    return None
-
-
-def _judge_not_known(failure: Failure, entries: Sequence[Entry]) -> Verdict:
-    """A key that ssh does not know may still be a known host's with a key of another type (known_hosts.match_key)."""
-    fingerprint = _fingerprint(failure)
-    if same := [e for e in entries if e.marker == "revoked" and make_fingerprint(e.key) == fingerprint]:
-        return Verdict("revoked", tuple(same))
-    if failure.identity.pin:
-        return Verdict("changed")
-    known = known_hosts.find_entries(failure.identity.files, failure.identity.names)[0]
-    plain = tuple(entry for entry in known if not entry.marker)
-    return Verdict("changed", plain) if plain else Verdict("unknown")
-
-
-def _fingerprint(failure: Failure) -> str:
-    """Return the fingerprint of the key that was offered; "" where it is not told."""
-    found = FINGERPRINT.search(failure.story.key)
-    return found[1] if found else ""
-
-
-def _find_offending(failure: Failure, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Find the line that ssh names; it may be none of these files: a KnownHostsCommand's, or the system's."""
-    places = [found["where"] for line in failure.words if (found := OFFENDING.search(line))]
-    return tuple(e for e in entries if e.where in places)
-
-
-def _refuse_in_its_words(failure: Failure, kind: str) -> HostKeyRefused:
-    """Return the refusal of a key of whose reason we have only ssh's word."""
-    said = _find(IS_REVOKED if kind == "revoked" else OFFENDING, failure.words) or _last(failure.words)
-    what = "is revoked" if kind == "revoked" else "has changed"
-    name = failure.identity.target.name
-    return HostKeyRefused(
-        f"the key of {name} {what}: it offers {failure.story.key}; ssh says: {said[:WORDS]}",
-        hint=f"do not connect; ask whoever runs {name}",
-        verdict=kind,
-        offered=failure.story.key,
-        known=[],
-        where="",
-    )
+    return ConnectionLost(f"{name}: {last_line(failure.story.words) or 'the connection broke off'}")
 
 
 def _explain_login(failure: Failure) -> Exception | None:
     story, target = failure.story, failure.identity.target
-    said = _find(NO_WAY_IN, failure.words)
+    said = find_line(NO_WAY_IN, failure.words)
     if said is None:
         return None
     if not story.key:
         return LoginRefused(f"{target.name}: a host on the way to it: {said[:WORDS]}")
-    attempts = login.Attempts(list(story.offered), [], list(story.methods), said[:WORDS])
+    attempts = login.Attempts(
+        list(story.offered), [], list(story.methods), said[:WORDS], address=failure.address
+    )
     error = login.make_login_error(target, attempts)
     if story.accepted:
         error.hint = (
@@ -301,7 +176,7 @@ def _explain_login(failure: Failure) -> Exception | None:
 
 def _explain_way(failure: Failure) -> Exception | None:
     """Return that a host on the way lets nobody through."""
-    said = None if failure.story.banner else _find(FORBIDDEN, failure.others)
+    said = None if failure.story.banner else find_line(FORBIDDEN, failure.others)
     if said is None:
         return None
     return HostUnfit(
@@ -323,7 +198,7 @@ def _explain_absence(failure: Failure) -> Exception | None:
     """Return that nobody answers: only where no banner was ever seen, and ssh or a jump host says so."""
     if failure.dialled or failure.story.banner:
         return None
-    said = _find(UNREACHABLE, failure.words)
+    said = find_line(UNREACHABLE, failure.words)
     if said is None:
         return None
     reason = said[:WORDS]
@@ -332,18 +207,10 @@ def _explain_absence(failure: Failure) -> Exception | None:
 
 def is_closed_early(story: Story) -> bool:
     """Say whether the connection was closed before the host's banner, with no other reason than that."""
-    return not story.banner and bool(_find(CLOSED_EARLY, story.words))
+    return not story.banner and bool(find_line(CLOSED_EARLY, story.words))
 
 
 def _hint_option(bad: str) -> str:
     if "knownhostscommand" in bad.lower():
         return 'host_key with transport = "openssh" needs OpenSSH 8.5; leave one of them out'
     return "`ssh -v` by hand shows the same"
-
-
-def _find(pattern: re.Pattern[str], words: Iterable[str]) -> str | None:
-    return next((line for line in words if pattern.search(line)), None)
-
-
-def _last(words: Sequence[str]) -> str:
-    return words[-1][:WORDS] if words else ""

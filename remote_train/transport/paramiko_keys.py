@@ -16,13 +16,8 @@ from paramiko.pkey import UnknownKeyType  # type: ignore[import-untyped]
 
 from remote_train.transport.certificates import parse_certified_key, read_certificate
 from remote_train.transport.dial import quote
-from remote_train.transport.login import (
-    LOGIN_SECONDS,
-    Attempts,
-    choose_key_files,
-    read_public_key,
-    show_path,
-)
+from remote_train.transport.key_files import choose_key_files, read_public_key, show_path
+from remote_train.transport.login import LOGIN_SECONDS, Attempts
 from remote_train.transport.paramiko_tuning import WIRE_FAULTS
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ class Login:
         self._notify = notify
         self._trusted = trusted
         self._ssh: Ssh | None = None
-        self._attempts = login.Attempts()
+        self._attempts = login.Attempts(address=dialled.address)
         self._vigil = Vigil(self._socket, login.LOGIN_SECONDS, self._knock, self._hang_up)
         self._entry = Entry(identity.target, self._attempts, self._person, self._vigil, notify)
         self._command: str | None = None

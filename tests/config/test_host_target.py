@@ -49,6 +49,11 @@ def test_addresses_of_one_host_agree_on_who_it_is(line: str, what: str, place: S
     assert read(place, f"Host lan.x ts.x\n  {line}\n").addresses == ("lan.x", "ts.x")
 
 
+@pytest.mark.parametrize("said", ["yes", "no"])
+def test_ssh_config_says_whether_a_line_of_known_hosts_shows_a_name(said: str, place: SshPlace) -> None:
+    assert read(place, f"HashKnownHosts {said}\n").hash_known_hosts is (said == "yes")
+
+
 def test_one_proxy_command_is_one_way_to_all_addresses(place: SshPlace) -> None:
     target = read(place, "Host *.x\n  ProxyCommand nc %h %p\n")
     assert target.proxy_commands == {"lan.x": "nc lan.x 22", "ts.x": "nc ts.x 22"}
@@ -78,12 +83,23 @@ def test_what_paramiko_lacks_is_not_left_out_for_a_jump_host(
 
 
 def test_ssh_goes_by_each_address_through_each_of_the_jump_hosts_own(place: SshPlace) -> None:
-    far = HostSpec("far", ("f1", "f2"), user="you", port=23, identity_file="~/k")
+    far = HostSpec("far", ("f1", "f2"), user="you", port=23, identity_file="~/100% k")
     box = HostSpec("box", ("lan.x",), proxy_jump=("near", "far"), jumps=(HostSpec("near", ("n",)), far))
     ways = read(place, "Host n\n  ProxyCommand nc %h %p\n", box).ways
     assert [[hop.hostname for hop in way.jumps] for way in ways] == [["n", "f1"], ["n", "f2"]]
     assert all(hop.proxied for way in ways for hop in way.jumps)
-    arguments = ("-o", "IdentitiesOnly=yes", "-i", f"{place.home}/k", "-l", "you", "-p", "23", "--", "f1")
+    arguments = (
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        f'IdentityFile="{place.home}/100%% k"',
+        "-l",
+        "you",
+        "-p",
+        "23",
+        "--",
+        "f1",
+    )
     assert ways[0].jumps[1].arguments == arguments
     nested = read(place, "Host n\n  ProxyJump a,me@b:24\n", box).ways
     assert [hop.arguments[-1] for hop in nested[0].jumps] == ["a", "b", "n", "f1"]

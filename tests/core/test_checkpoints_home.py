@@ -307,7 +307,8 @@ def test_a_full_disk_stops_them_and_not_the_stream(watch: Callable[..., Watched]
 
 
 def test_they_come_without_the_output_and_only_the_newest_stay(watch: Callable[..., Watched]) -> None:
-    watched = watch(THREE)
+    link = CuttingLink()
+    watched = watch(THREE, link)
     wish = PullWish(keep_last=2)
     watched.follow(lambda: watched.training.pull_along(wish, watched.ears))
     for number in range(2):
@@ -326,6 +327,7 @@ def test_they_come_without_the_output_and_only_the_newest_stay(watch: Callable[.
         "mine.safetensors",
     ]
     assert not watched.ears.heard
+    assert link.connections == 1, "for another one a person might have to be asked again"
     assert watched.training.pull_along(wish).files == []  # of a run that has ended too
 
 

@@ -86,10 +86,14 @@ def test_a_person_is_asked_by_ssh_and_ctrl_c_does_not_reach_it_afterwards(
     with open_terminal(laptop, guarded, "run", "train.py") as terminal:
         found = termios.tcgetattr(terminal.master)
         terminal.wait_for("Enter passphrase for key")
+        terminal.key(b"mistyped\n")
+        terminal.wait(lambda: terminal.text.count("Enter passphrase for key") == 2, "another try")
         terminal.key(b"\x1a\x15open sesame\n")  # Ctrl-Z stops nothing here, Ctrl-U takes it back
         terminal.wait_for("up")
         assert termios.tcgetattr(terminal.master) == found
         assert "open sesame" not in terminal.text
+        assert box.sshd.read_log().count("Failed publickey") == 0
+        assert box.sshd.read_log().count("Connection from 127.0.0.1") == 2, "our look, and one login"
         ssh = find_ssh(str(box.sshd.port))
         assert os.getpgid(ssh) == ssh
         assert os.tcgetpgrp(terminal.master) != ssh, "the terminal is ours again"

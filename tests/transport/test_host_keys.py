@@ -86,16 +86,18 @@ def test_a_person_may_say_no(sshd: Sshd) -> None:
     assert sshd.known_hosts.read_text() == ""
 
 
-def test_a_person_may_say_yes_and_is_asked_once(sshd: Sshd) -> None:
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_person_may_say_yes_and_is_asked_once(hashed: bool, sshd: Sshd) -> None:
+    target = sshd.target(hash_known_hosts=hashed)
     sshd.known_hosts.write_text("other ssh-ed25519 AAAA")
     questions: list[str] = []
     for _ in range(2):
-        assert run(sshd.target(), ask=lambda question: not questions.append(question)) == b"in\n"  # type: ignore[func-returns-value]
+        assert run(target, ask=lambda question: not questions.append(question)) == b"in\n"  # type: ignore[func-returns-value]
     assert len(questions) == 1
     assert make_fingerprint(key_bytes(sshd.host_keys[0])) in questions[0]
-    assert sshd.known_hosts.read_text().splitlines()[1] == (
-        f"[127.0.0.1]:{sshd.port} {public_line(sshd.host_keys[0])}"
-    )
+    name, _, key = sshd.known_hosts.read_text().splitlines()[1].partition(" ")
+    assert key == public_line(sshd.host_keys[0])
+    assert (name == f"[127.0.0.1]:{sshd.port}") is not hashed
 
 
 def test_an_accepted_key_that_cannot_be_written_is_said_and_kept_for_the_session(

@@ -175,6 +175,9 @@ def test_a_written_key_is_found_by_us_and_by_ssh_keygen(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text(path.read_text().rstrip("\n"))  # a last line without its end must not be spoiled
     write_known_host(path, "other", ED, KEYS[1])
+    write_known_host(path, "[hidden]:2222", ED, KEYS[0], hashed=True)
+    assert "hidden" not in path.read_text()
+    assert run_keygen(path, "[hidden]:2222") == {3}
     assert run_keygen(path, "[box]:2222") == {1}
     assert match_key(read_known_hosts([path]), ["other"], ED, KEYS[1]).where == f"{path}:2"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_train.transport.dial import IDENT
-from remote_train.transport.login import (
-    Attempts,
-    LoginSocket,
+from remote_train.transport.key_files import (
     choose_key_files,
-    make_login_error,
+    is_locked,
     parse_openssh_public,
     parse_public_line,
+    read_locked,
     read_public_key,
     show_path,
 )
+from remote_train.transport.login import Attempts, LoginSocket, make_login_error
 from tests.sshd import SshdTarget, make_key, public_line
 
 
@@ -36,12 +37,24 @@ def test_the_public_half_is_read_from_either_file(kind: str, passphrase: str, tm
     assert read_public_key(key) == public
     assert read_public_key(tmp_path / "moved.pub") == public
     assert read_public_key(tmp_path / "missing") == b""
+    assert read_locked(key) is bool(passphrase)
+    assert not read_locked(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("form", ["PEM", "PKCS8"])
+@pytest.mark.parametrize("passphrase", ["", "secret words"])
+def test_a_passphrase_shows_in_older_forms_of_a_key_too(form: str, passphrase: str, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key", "ecdsa")
+    argv = ["ssh-keygen", "-q", "-p", "-m", form, "-P", "", "-N", passphrase, "-f", str(key)]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    assert read_locked(key) is bool(passphrase)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_key_parsers_fail(data: bytes) -> None:
     parse_public_line(data)
     parse_openssh_public(data)
+    is_locked(data)
     parse_openssh_public(base64.b64encode(b"openssh-key-v1\0" + data))
 
 
@@ -59,6 +72,9 @@ def test_a_refusal_without_any_key_says_so() -> None:
     error = make_login_error(SshdTarget(addresses=("10.0.0.1",), user="me"), Attempts())
     assert error.message == "box did not let me in; offered: no key (none usable was found)"
     assert "ssh me@10.0.0.1" in (error.hint or "")
+    target = SshdTarget(addresses=("10.0.0.1", "10.0.0.2"), user="me")
+    error = make_login_error(target, Attempts(address="10.0.0.2"))
+    assert "ssh me@10.0.0.2" in (error.hint or ""), "the one that answered"
 
 
 def test_the_login_socket_swallows_the_ident_and_gathers_writes() -> None:

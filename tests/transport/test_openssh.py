@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import signal
@@ -199,13 +200,17 @@ def test_a_changed_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strict", ["ask", "accept-new"])
 def test_a_key_of_another_type_than_the_known_is_no_question(strict: str, sshd: Sshd, tmp_path: Path) -> None:
-    old = make_key(tmp_path / "old", "ecdsa")
-    sshd.known_hosts.write_text(f"[127.0.0.1]:{sshd.port} {public_line(old)}\n")
-    error = refused_key(sshd, strict=strict)
-    assert error.facts["verdict"] == "changed"
-    for key in (old, sshd.host_keys[0]):
-        assert make_fingerprint(key_bytes(key)) in error.message
-    assert len(sshd.known_hosts.read_text().splitlines()) == 1, "nothing was added"
+    old = public_line(make_key(tmp_path / "old", "ecdsa"))
+    for line in (
+        old,
+        "ssh-future AAAACnNzaC1mdXR1cmUAAAABeA==",
+    ):  # ssh itself asks about a type that it cannot read
+        sshd.known_hosts.write_text(f"[127.0.0.1]:{sshd.port} {line}\n")
+        error = refused_key(sshd, strict=strict)
+        assert error.facts["verdict"] == "changed"
+        for key in (base64.b64decode(line.split()[1]), key_bytes(sshd.host_keys[0])):
+            assert make_fingerprint(key) in error.message
+        assert len(sshd.known_hosts.read_text().splitlines()) == 1, "nothing was added"
 
 
 def test_a_revoked_key_is_refused_though_it_is_also_known_and_pinned(sshd: Sshd) -> None:
@@ -287,6 +292,15 @@ def test_a_revoked_certificate_or_authority_is_refused(certified: Sshd, tmp_path
     assert caught.value.facts["verdict"] == "revoked"
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_key_that_could_not_be_looked_up_is_not_told_as_revoked_or_unknown(known: bool, sshd: Sshd) -> None:
+    if not known:
+        sshd.known_hosts.write_text("")
+    with pytest.raises(HostKeyRefused, match=r"Error checking host key .*: No such file") as caught:
+        run(sshd, f"RevokedHostKeys {sshd.folder}/none")
+    assert caught.value.facts["verdict"] == "refused"
+
+
 # ---- how it fails ----
 
 
@@ -333,9 +347,11 @@ def test_an_option_that_ssh_refuses_is_shown_in_its_words(sshd: Sshd) -> None:
 def test_what_happens_on_the_way(proxy: str, error: type[Exception], sshd: Sshd) -> None:
     transport = openssh(sshd, f"ProxyCommand {proxy}")
     transport._ways = [replace(way, proxied=True) for way in transport._ways]  # type: ignore[type-var]
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         transport.open("echo in")
     assert transport._channel is None
+    if isinstance(caught.value, HostKeyRefused):
+        assert caught.value.facts["verdict"] == "refused", "nobody said why"
 
 
 def test_an_address_with_a_wrong_key_is_dropped_for_the_next(sshd: Sshd, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +133,7 @@ def test_hosts_toml_leads_through_one_and_through_two(world: World) -> None:
 
 @pytest.mark.slow  # logins through several sshds; by day the refusals below have a way through
 def test_what_hosts_toml_says_of_a_jump_host_counts(world: World, tmp_path: Path) -> None:
-    key = make_key(tmp_path / "own key")
+    key = make_key(tmp_path / "own 100% key")
     hop = world.hops[0]
     (hop.folder / "authorized_keys").write_text(public_line(key) + "\n")
     near = world.host(hop, "gate", user=ME, identity_file=str(key))
@@ -195,6 +196,27 @@ def test_an_unknown_or_revoked_jump_host_is_named(world: World) -> None:
     error = world.refused(world.behind(*world.gates()), near)
     assert error.facts["verdict"] == "revoked"
     assert f"{world.known}:3" in error.message
+
+
+def test_a_jump_hosts_key_that_a_file_revokes_or_cannot_be_looked_up_in_is_told_so(
+    world: World, tmp_path: Path
+) -> None:
+    near, revoked = world.hops[0], tmp_path / "revoked"
+    argv = ["ssh-keygen", "-q", "-k", "-f", str(revoked), f"{near.host_keys[0]}.pub"]
+    subprocess.run(argv, check=True)
+    for file, verdict in ((revoked, "revoked"), (tmp_path / "none", "refused")):
+        world.configure(
+            f'Match originalhost 127.0.0.1 exec "test %p = {near.port}"\n  RevokedHostKeys {file}\n'
+        )
+        error = world.refused(world.behind(*world.gates()), near)
+        assert error.facts["verdict"] == verdict
+        assert str(file) in error.message
+
+
+def test_the_address_of_a_jump_host_that_answered_is_named(world: World) -> None:
+    world.know(world.box, world.hops[1])
+    near = replace(world.gates()[0], address=("127.0.0.2", "127.0.0.1"))
+    assert "jump host gate0 (127.0.0.1)" in world.refused(world.behind(near), world.hops[0]).message
 
 
 def test_a_proxy_jump_of_ssh_config_is_held_to_the_same(world: World) -> None:

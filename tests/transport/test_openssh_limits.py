@@ -36,6 +36,8 @@ def test_a_jump_host_has_the_time_of_a_host() -> None:
 
 def test_a_password_is_asked_for_once_and_where_hosts_toml_says_so() -> None:
     jumped = replace(WAY, jumps=(NEAR,))
+    locked = make_command(NEAR, Policy("ask", prompts=True, locked=True), "log", "true")
+    assert "NumberOfPasswordPrompts=3" in locked
     for password, given in ((False, ["no", "no"]), (True, ["no"])):
         policy = {"prompts": True, "password": password}
         assert list_given(jumped, "PasswordAuthentication", **policy) == given

@@ -68,6 +68,17 @@ def test_nothing_new_is_taken_where_a_key_is_known_or_one_is_revoked_out_of_sigh
     assert hold_to(identity(f"@revoked {TAIL} O", keys), ASK).strict == "yes"
 
 
+def test_a_passphrase_may_be_mistyped_where_there_is_one(keys: tuple[Path, Path], tmp_path: Path) -> None:
+    locked = make_key(tmp_path / "locked", passphrase="secret words")
+    for files, prompts, tries in (
+        ((keys[0],), True, False),
+        ((keys[0], locked), True, True),
+        ((locked,), False, False),
+    ):
+        held = hold_to(identity("", keys, identity_files=files), replace(ASK, prompts=prompts))
+        assert held.locked is tries
+
+
 def test_a_key_that_is_revoked_under_another_name_is_refused_before_ssh_starts(
     keys: tuple[Path, Path],
 ) -> None:
