@@ -52,7 +52,7 @@ class Environment:
     @property
     def names(self) -> list[str]:
         """Return what its Python is remembered by."""
-        return [f"uv:{make_key(self.recipe.as_message())}"] if self.recipe is not None else []
+        return [f"uv:{make_key(self.recipe.as_message(), self._env)}"] if self.recipe is not None else []
 
     def build(self, session: Session, say: Callable[[str], None]) -> str:
         """Return the path of its Python, built where it is not there yet; `say` gets uv's own lines.

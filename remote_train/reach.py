@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.host_target import HostTarget, read_target
-from remote_train.errors import HostUnfit, Unreachable
+from remote_train.errors import HostSpace, HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.fitness import name_found, unfit_hint
 from remote_train.memory import HostMemory, host_memory
@@ -241,14 +241,14 @@ def reach_first(
     """Return the first host that is reached, fit and free; the local CPU when none is reachable and `local` is given.
 
     `wish` are `--gpus` and `--on-busy`. Where all are busy it is the first of them, or HostBusy for `next`; a single host
-    is not asked, it says so at the start. Raises Unreachable, HostUnfit, or what the first failed login says.
+    is not asked, it says so at the start. Raises Unreachable, HostUnfit, HostSpace, or what the first failed login says.
     """
     if not links and local is not None:
         return _reach_local(local, [])
     for link in links:
         link.dial()
     absent: list[str] = []
-    unfit: list[str] = []
+    unfit: list[HostUnfit | HostSpace] = []
     busy = Occupied(*wish, asks=len(links) > 1)
     try:
         for link in links:
@@ -262,31 +262,42 @@ def reach_first(
         for link in links:
             link.close()
     if busy.found:
-        return busy.choose(unfit + absent)
+        return busy.choose([error.message for error in unfit] + absent)
     if unfit:
-        raise HostUnfit("\n".join(unfit + absent), hint=unfit_hint(unfit))
+        raise _join_unfit(unfit, absent)
     if local is None:
         raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
     return _reach_local(local, absent)
 
 
-def _try(link: HostLink, absent: list[str], unfit: list[str]) -> Reached | None:
+def _join_unfit(
+    unfit: Sequence[HostUnfit | HostSpace], others: Sequence[str], *, here: bool = False
+) -> HostUnfit | HostSpace:
+    """Return one error for hosts of which none will do: where all of them lack room, that is what it says."""
+    message = "\n".join([*(error.message for error in unfit), *others])
+    why = [error.message for error in unfit if isinstance(error, HostUnfit)]
+    if why:
+        return HostUnfit(message, hint=unfit_hint(why, here=here))
+    return HostSpace(message, hint=unfit[0].hint, **unfit[0].facts)
+
+
+def _try(link: HostLink, absent: list[str], unfit: list[HostUnfit | HostSpace]) -> Reached | None:
     try:
         session = link.connect()
     except Unreachable as error:
         absent.append(error.message)
         return None
-    except HostUnfit as error:
-        unfit.append(error.message)
+    except (HostUnfit, HostSpace) as error:
+        unfit.append(error)
         return None
     try:
         facts, why = link.read_fit_facts(session)
         if why is None:
-            return Reached(link, session, facts, absent + unfit)
+            return Reached(link, session, facts, absent + [error.message for error in unfit])
         others = "" if link.host.uv else _name_others(session, facts)
-        unfit.append(f"{link.host.name}: {why}{others}")
-    except HostUnfit as error:  # uv could not build the environment
-        unfit.append(error.message)
+        unfit.append(HostUnfit(f"{link.host.name}: {why}{others}"))
+    except (HostUnfit, HostSpace) as error:  # uv could not build the environment
+        unfit.append(error)
     except BaseException:
         session.close()
         raise
@@ -304,13 +315,10 @@ def _name_others(session: Session, facts: dict[str, Any]) -> str:
 def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
     """Reach this machine, whatever it takes: an unfit local Python is exit 13 with both reasons."""
     absent: list[str] = []
-    unfit: list[str] = []
+    unfit: list[HostUnfit | HostSpace] = []
     reached = _try(local, absent, unfit)
     if reached is None:
-        raise HostUnfit(
-            "\n".join([*reasons, *unfit, *absent]),
-            hint=unfit_hint(unfit, here=True),
-        )
+        raise _join_unfit(unfit, reasons, here=True)
     reached.reasons, reached.fell_back = reasons, bool(reasons)
     return reached
 

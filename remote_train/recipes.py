@@ -72,7 +72,9 @@ def read_recipe(root: Path, script: str | None) -> Recipe | None:
     frozen = (root / LOCK).is_file()
     files = [PROJECT, *([LOCK] if frozen else []), *(name for name in BESIDE if (root / name).is_file())]
     lock = (root / LOCK).read_text("utf-8") if frozen else None
-    sources = parse_lock(lock) if lock is not None else parse_sources(_read_toml(root / PROJECT))
+    found = parse_lock(lock) if lock is not None else parse_sources(_read_toml(root / PROJECT))
+    # The project itself is left out: uv needs of it what is named above.
+    sources = [path for path in map(posixpath.normpath, found) if path != "."]
     return Recipe(_read_parts(root, files, sources), None, frozen)
 
 
@@ -101,19 +103,26 @@ def find_header(text: str) -> str | None:
 
 
 def _make_script_recipe(root: Path, script: str, header: str) -> Recipe:
-    """Only the header travels: what a script does is none of its environment's business."""
+    """Only the header travels, unless the script lies in one of its sources: what it does is none of its environment's business."""
     lock = f"{script}.lock"
     frozen = (root / lock).is_file()
     folder = posixpath.dirname(script)
-    found = (
-        parse_lock((root / lock).read_text("utf-8"))
-        if frozen
-        else parse_sources(_parse_header(script, header))
-    )
+    if frozen:
+        found = parse_lock((root / lock).read_text("utf-8"))
+    else:
+        rows = _list_sources(_parse_header(script, header))
+        if any(row.get("editable") for row in rows):  # without a lock uv 0.13 does not heed --no-editable
+            raise PackageError(
+                f"{script}: a source with `editable` is used where it lies, and on the host nothing of it stays",
+                hint=f"`uv lock --script {script}`, or leave out `editable`",
+            )
+        found = [str(row["path"]) for row in rows]
     sources = [posixpath.normpath(posixpath.join(folder, path)) for path in found]
     data = header.encode()
     own = Part(script, hashlib.sha256(data).hexdigest(), len(data), None, data)
-    return Recipe((own, *_read_parts(root, [lock] if frozen else [], sources)), script, frozen)
+    parts = _read_parts(root, [lock] if frozen else [], sources)
+    held = any(part.path == script for part in parts)
+    return Recipe(parts if held else (own, *parts), script, frozen)
 
 
 def _parse_header(script: str, header: str) -> dict[str, Any]:
@@ -132,21 +141,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_lock(text: str) -> list[str]:
-    """Return the local sources that a uv.lock names, the project itself left out.
+    """Return the local sources that a uv.lock names, a project itself among them.
 
     Read line by line: as TOML a large lock takes 100 ms of every launch.
     """
-    return [path for _, path in _LOCAL.findall(text) if path != "."]
+    return [path for _, path in _LOCAL.findall(text)]
 
 
 def parse_sources(project: dict[str, Any]) -> list[str]:
-    """Return the local sources that a pyproject.toml or a header names for uv."""
+    """Return the local sources that a pyproject.toml names for uv."""
+    return [str(row["path"]) for row in _list_sources(project)]
+
+
+def _list_sources(project: dict[str, Any]) -> list[dict[str, Any]]:
     tool = project.get("tool")
     uv = tool.get("uv") if isinstance(tool, dict) else None
     named = uv.get("sources") if isinstance(uv, dict) else None
     items: list[Any] = list(named.values()) if isinstance(named, dict) else []
     rows = [row for item in items for row in (item if isinstance(item, list) else [item])]
-    return [str(row["path"]) for row in rows if isinstance(row, dict) and "path" in row]
+    return [row for row in rows if isinstance(row, dict) and "path" in row]
 
 
 def _read_parts(root: Path, files: Iterable[str], sources: Iterable[str]) -> tuple[Part, ...]:
@@ -159,7 +172,7 @@ def _read_parts(root: Path, files: Iterable[str], sources: Iterable[str]) -> tup
         if len(parts) > MOST_FILES or total > MOST_BYTES:
             raise PackageError(
                 f"the local sources of this project's environment are more than {MOST_FILES} files, or {MOST_BYTES:,} bytes",
-                hint="make wheels of them, and name those in pyproject.toml",
+                hint="name wheels that you made of them, or smaller folders",
             )
     return tuple(parts.values())
 
@@ -167,10 +180,10 @@ def _read_parts(root: Path, files: Iterable[str], sources: Iterable[str]) -> tup
 def _walk(root: Path, source: str) -> Iterator[str]:
     """Yield the files of a local source, as paths of the project."""
     name = posixpath.normpath(source)
-    if not is_inside(name):
+    if name != "." and not is_inside(name):
         raise PackageError(
-            f"the environment of this project needs {source}, which lies outside of it",
-            hint="put it into the project's folder, or name an environment of the host's in hosts.toml",
+            f"the environment of this project needs {source}, a path that leads out of it: what is there does not travel",
+            hint="put it into the project's folder and name it from there, or name an environment of the host's in hosts.toml",
         )
     place = root / name
     if place.is_file():

@@ -1,5 +1,6 @@
 """Run several short commands at once, with a time limit and bounded output; for facts and measurements."""
 
+import errno
 import os
 import selectors
 import signal
@@ -9,6 +10,8 @@ from typing import Dict, List, NamedTuple, Optional
 
 _KEPT_BYTES = 65536
 KILL_SECONDS = 1.0
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOEXEC)
+"""What keeps a program from starting for good: it is not there, or is none; all else may be better the next time."""
 
 
 class Command(NamedTuple):
@@ -17,6 +20,8 @@ class Command(NamedTuple):
     process: "Optional[subprocess.Popen[bytes]]"
     output: bytearray
     errors: bytearray
+    unborn: bool = False
+    """It did not start, which may be otherwise the next time."""
 
 
 class Outcome(NamedTuple):
@@ -24,6 +29,8 @@ class Outcome(NamedTuple):
 
     output: str
     problem: Optional[str]
+    passing: bool = False
+    """There was no answer now: too slow, killed, or the machine lacks something. The next time there may be one."""
 
 
 def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Command:
@@ -40,7 +47,8 @@ def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Comm
         )
     except (OSError, ValueError) as error:  # ValueError: a null byte in a path
         words = error.strerror if isinstance(error, OSError) else None
-        return Command(None, bytearray(), bytearray((words or str(error)).encode()))
+        unborn = isinstance(error, OSError) and error.errno not in _LASTING
+        return Command(None, bytearray(), bytearray((words or str(error)).encode()), unborn)
     return Command(process, bytearray(), bytearray())
 
 
@@ -85,17 +93,18 @@ def _finish(command: Command, left: float, limit: float) -> Outcome:
     errors = command.errors.decode("utf-8", "replace")
     process = command.process
     if process is None:
-        return Outcome("", errors)
+        return Outcome("", errors, command.unborn)
     try:
         code = process.wait(left)
     except subprocess.TimeoutExpired:
         _kill_group(process)
-        return Outcome(output, "no end within %g s" % limit)
+        return Outcome(output, "no end within %g s" % limit, True)
     finally:
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
-    return Outcome(output, None if code == 0 else choose_line(errors) or "ended with code %d" % code)
+    problem = None if code == 0 else choose_line(errors) or "ended with code %d" % code
+    return Outcome(output, problem, code == -signal.SIGKILL)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

@@ -70,7 +70,7 @@ def describe_error(error: OSError, root: str) -> Dict[str, Any]:
     if error.errno not in FAILING:
         return {"kind": "host-unfit", "message": message + _render_limit(error.errno), "facts": facts}
     need = error.need if isinstance(error, Unwritten) else None
-    have = _free_near(place) if error.errno == errno.ENOSPC else None
+    have = free_near(place) if error.errno == errno.ENOSPC else None
     facts.update(need=need, have=have)
     words = ["{:,} bytes were to be written".format(need)] if need is not None else []
     words += ["{:,} are free".format(have)] if have is not None else []
@@ -117,7 +117,7 @@ def is_full(folder: str) -> bool:
     return False
 
 
-def _free_near(path: str) -> Optional[int]:
+def free_near(path: str) -> Optional[int]:
     """Return what is free where a path lies, or would lie."""
     while path and not os.path.isdir(path):
         path = os.path.dirname(path)

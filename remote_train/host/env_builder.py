@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 
-from remote_train.host import layout, locks
+from remote_train.host import env_garbage, layout, locks
 from remote_train.host.durable import sync_folder
 from remote_train.host.environments import find_ready
+from remote_train.host.start import Refusal
 from remote_train.host.trees import throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
@@ -28,6 +29,7 @@ LINE = 500
 MOST_SAID = 2000
 KEPT = 6
 PAUSE = 0.05
+STARTS_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOT_ITS = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON")
 
@@ -48,7 +50,7 @@ def main() -> None:
         end = build(job)
     except GoneError:
         return
-    except (BuildError, OSError) as error:
+    except (BuildError, Refusal, OSError) as error:
         end = {"error": str(error)[: LINE * KEPT]}
     with contextlib.suppress(GoneError):
         _say(end)
@@ -59,7 +61,7 @@ def _leave(*_: object) -> None:
 
 
 def build(job: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the environment's `python`, and whether it was `built` just now, or what it would `need`; raise GoneError, BuildError or OSError."""
+    """Return the environment's `python`, and whether it was `built` just now, or what it would `need`; raise GoneError, BuildError, Refusal or OSError."""
     root, key = job["root"], job["key"]
     os.makedirs(os.path.join(root, layout.ENVS), 0o700, exist_ok=True)
     lock = _take_lock(layout.env_path(root, key) + layout.ENV_LOCK)
@@ -67,7 +69,9 @@ def build(job: Dict[str, Any]) -> Dict[str, Any]:
         python = find_ready(root, key)
         if python is not None:
             return {"python": python, "built": False}
-        _clear(root, key)
+        _clear_parts(root, key)
+        if os.path.exists(layout.env_path(root, key)):
+            _clear_broken(root, key)
         return _build_new(job)
     finally:
         os.close(lock)
@@ -97,12 +101,31 @@ def _check_stdin(seconds: float) -> None:
         raise GoneError
 
 
-def _clear(root: str, key: str) -> None:
-    """Take away what does not run any more, and what builders have left that were killed; the lock is held."""
+def _clear_parts(root: str, key: str) -> None:
+    """Take away what builders have left that were killed; the lock is held."""
     folder = os.path.join(root, layout.ENVS)
     for name in os.listdir(folder):
-        if name == key or (name.startswith(key + ".") and name.endswith(layout.ENV_PART)):
+        if name.startswith(key + ".") and name.endswith(layout.ENV_PART):
             throw_away(root, os.path.join(folder, name))
+
+
+def _clear_broken(root: str, key: str) -> None:
+    """Take away an environment that will never run again; raise BuildError while an attempt that uses it is under way.
+
+    No start comes in between. Who holds them off and then wants the environment's lock (`remove_unused`) does not wait for it.
+    """
+    place = layout.env_path(root, key)
+    cleaning = locks.hold_off_starts(root, STARTS_SECONDS)
+    if cleaning is None:
+        raise BuildError("runs are being started there all the time, and an environment is to be built anew")
+    try:
+        runs = env_garbage.list_users(root, key)
+        if runs:
+            words = "the Python of this project's environment is broken there, and %s, under way, uses what is left in %s"
+            raise BuildError(words % (", ".join(runs), place))
+        throw_away(root, place)
+    finally:
+        os.close(cleaning)
 
 
 def _build_new(job: Dict[str, Any]) -> Dict[str, Any]:

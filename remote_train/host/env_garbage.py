@@ -10,7 +10,7 @@ from remote_train.host.trees import measure, throw_away
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Dict, List, Tuple
+    from typing import Dict, Iterator, List, Tuple
 
 UNUSED_SECONDS = 30 * DAY
 
@@ -21,17 +21,28 @@ def list_environments(root: str) -> List[str]:
     return sorted(filter(layout.is_hash, os.listdir(folder))) if os.path.isdir(folder) else []
 
 
-def _read_uses(root: str, now: float) -> Dict[str, float]:
-    """Return of each environment that attempts were started with the seconds since the last; 0 while one is under way."""
-    uses: Dict[str, float] = {}
+def _list_uses(root: str) -> Iterator[Tuple[str, str, str]]:
+    """Yield the environment's key, the run and the folder of every attempt that was begun with an environment."""
     above = os.path.join(root, layout.ENVS) + os.sep
     for folder, plan in shared.list_plans(root):
         python = str(plan.get("python"))
         if python.startswith(above):
-            key = python[len(above) :].partition(os.sep)[0]
-            since = 0.0 if shared.is_live(folder) else age(os.path.join(folder, layout.ATTEMPT), now)
-            uses[key] = min(since, uses.get(key, since))
+            run = os.path.basename(os.path.dirname(os.path.dirname(folder)))
+            yield python[len(above) :].partition(os.sep)[0], run, folder
+
+
+def _read_uses(root: str, now: float) -> Dict[str, float]:
+    """Return of each environment that attempts were started with the seconds since the last; 0 while one is under way."""
+    uses: Dict[str, float] = {}
+    for key, _, folder in _list_uses(root):
+        since = 0.0 if shared.is_live(folder) else age(os.path.join(folder, layout.ATTEMPT), now)
+        uses[key] = min(since, uses.get(key, since))
     return uses
+
+
+def list_users(root: str, key: str) -> List[str]:
+    """Return the runs under way that use an environment."""
+    return sorted({run for used, run, folder in _list_uses(root) if used == key and shared.is_live(folder)})
 
 
 def find_unused(root: str, now: float) -> List[str]:

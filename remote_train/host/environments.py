@@ -59,7 +59,7 @@ def environment(operations: Operations, request: Dict[str, Any]) -> None:
 def _answer(
     root: str, recipe: Dict[str, Any], shipped: Optional[Dict[str, str]], env: Dict[str, str]
 ) -> Dict[str, Any]:
-    whole = make_key(recipe)
+    whole = make_key(recipe, env)
     if whole in _building:
         return _building[whole].look(LOOK_SECONDS)
     uv = _find_shipped(root, shipped) if shipped is not None else find_uv()
@@ -67,24 +67,36 @@ def _answer(
         return {"need": "uv"}
     name = os.uname()
     version = read_version(uv)
-    key = make_key(recipe, version, name.sysname, name.machine, "-".join(_libc()))
+    key = make_key(recipe, env, version, name.sysname, name.machine, "-".join(_libc()))
     python = find_ready(root, key)
     if python is not None:
         return {"python": python, "built": False}
     if not all(store.has_blob(root, row[1], row[2]) for row in recipe["files"]):
         return {"need": "files"}
-    _check_room(root)
+    _check_room(root, _find_cache(uv, env))
     job = dict(recipe, root=root, key=key, uv=uv, env=env)
     _building[whole] = Builder(whole, job)
     return {"building": True, "lines": ["uv %s builds the environment %s" % (version, key[:12])]}
 
 
-def _check_room(root: str) -> None:
-    """Raise Refusal where no environment with torch has room, before anything is downloaded for it."""
-    free = disk.free_bytes(root)
-    if free < LEAST_FREE:
-        words = "{:,} bytes are free in {}, and an environment with torch needs {:,} at least"
-        raise Refusal("host-space", words.format(free, root, LEAST_FREE))
+def _check_room(root: str, cache: str) -> None:
+    """Raise Refusal where no environment with torch has room, before anything is downloaded for it.
+
+    A `cache` of uv's that is there already may hold all of it.
+    """
+    for place in (root,) if os.path.exists(cache) else (root, cache):
+        free = disk.free_near(place)
+        if free is not None and free < LEAST_FREE:
+            words = "{:,} bytes are free in {}, and an environment with torch needs {:,} at least"
+            raise Refusal("host-space", words.format(free, place, LEAST_FREE))
+
+
+def _find_cache(uv: str, env: Dict[str, str]) -> str:
+    """Return where a uv keeps what it has downloaded; the root folder where it does not say."""
+    (outcome,) = finish_commands(
+        [start_command([uv, "cache", "dir"], dict(os.environ, **env))], START_SECONDS
+    )
+    return "/" if outcome.problem else os.path.abspath(outcome.output.strip())
 
 
 def _libc() -> Tuple[str, ...]:
@@ -151,12 +163,18 @@ def _copy(source: str, target: str) -> str:
 
 
 def find_ready(root: str, key: str) -> Optional[str]:
-    """Return the Python of an environment that is there and runs, None otherwise."""
+    """Return the Python of an environment that is there and runs, None where it is not there or will never run again.
+
+    Raises Refusal where it does not answer now: it may be whole, and in use.
+    """
     folder = layout.env_path(root, key)
-    python = os.path.join(folder, layout.VENV, "bin", "python")
-    if not os.path.exists(python):
+    if not os.path.exists(folder):
         return None
+    python = os.path.join(folder, layout.VENV, "bin", "python")
     (outcome,) = finish_commands([start_command([python, "-I", "-c", ""])], START_SECONDS)
+    if outcome.passing:
+        words = "the Python of this project's environment does not answer there now (%s): it lies in %s"
+        raise Refusal("host-unfit", words % (outcome.problem, folder))
     if outcome.problem is not None:  # the Python below it was taken away
         return None
     os.utime(folder)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from remote_train.host import conda
 from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
@@ -37,6 +37,11 @@ _CUDA = re.compile(r"^cuda\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 _MORE_PLACES = ("~/.venv", "~/venv", "~/.pyenv/versions/*")
 _MOST_PLACES = 60
+_BASES = (
+    *("local/lib/{}/dist-packages", "lib/{}/site-packages", "lib/{}/dist-packages"),
+    "lib/python3/dist-packages",
+)
+"""Where a Python that environments lie over keeps its packages, as its makers and as Debian have it."""
 
 
 def start_candidates(candidates: Sequence[str]) -> List[Command]:
@@ -131,9 +136,34 @@ def search_pythons() -> List[Dict[str, str]]:
     places = [place for pattern in patterns for place in sorted(glob.glob(os.path.expanduser(pattern)))]
     found = []
     for place in places[:_MOST_PLACES]:
-        files = glob.glob(os.path.join(glob.escape(place), "lib/python3*/site-packages/torch/version.py"))
+        files = [os.path.join(site, "torch", "version.py") for site in _list_sites(place)]
         python = os.path.join(place, "bin", "python")
-        torch = read_torch(files[0]).get("torch") if files else None
+        torch = next((read_torch(file).get("torch") for file in files if os.path.isfile(file)), None)
         if torch and os.access(python, os.X_OK):
             found.append({"path": python, "torch": torch})
     return found
+
+
+def _list_sites(place: str) -> Iterator[str]:
+    """Yield the folders that an environment imports from: its own, those that a .pth names, and its base's where it says so."""
+    own = glob.glob(os.path.join(glob.escape(place), "lib/python3*/site-packages"))
+    for site in own:
+        yield site
+        for path in glob.glob(os.path.join(glob.escape(site), "*.pth")):
+            lines = _read_lines(path)
+            yield from (os.path.join(site, line) for line in lines if not line.startswith(("#", "import ")))
+    said = _read_lines(os.path.join(place, "pyvenv.cfg"))
+    words = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in said)}
+    if words.get("include-system-site-packages", "").lower() == "true":
+        base = os.path.dirname(words.get("home", ""))
+        for version in (os.path.basename(os.path.dirname(site)) for site in own):
+            yield os.path.join(os.path.expanduser("~/.local/lib"), version, "site-packages")
+            yield from (os.path.join(base, folder.format(version)) for folder in _BASES)
+
+
+def _read_lines(path: str) -> List[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line.strip() for line in file.read(65536).splitlines() if line.strip()]
+    except OSError:
+        return []

@@ -9,9 +9,23 @@ from remote_train.host import layout
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, Mapping
 
 MOST_FILES = 5000
+_ONLY_HOW = (
+    *(
+        "UV_CACHE_DIR",
+        "UV_NO_CACHE",
+        "UV_LOCK_TIMEOUT",
+        "UV_NO_PROGRESS",
+        "UV_OFFLINE",
+        "UV_KEYRING_PROVIDER",
+    ),
+    *("UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS", "UV_CONCURRENT_INSTALLS", "UV_INSECURE_HOST"),
+    *("UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT", "UV_HTTP_RETRIES", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS"),
+)
+"""Variables of uv's that say how it gets something, not what."""
+_LOGINS = ("_USERNAME", "_PASSWORD", "_TOKEN")
 
 
 def check_recipe(recipe: Dict[str, Any]) -> Dict[str, Any]:
@@ -31,7 +45,17 @@ def is_inside(path: object) -> bool:
     return not any(part in ("", ".", "..") for part in path.split("/"))
 
 
-def make_key(recipe: Dict[str, Any], *more: str) -> str:
-    """Return the name of the environment of a recipe; `more` is what else decides what comes of it."""
+def make_key(recipe: Dict[str, Any], env: Mapping[str, str], *more: str) -> str:
+    """Return the name of the environment of a recipe; `more` is what else decides what comes of it.
+
+    Of hosts.toml's `env` those variables of uv's count that may change what is built. Their values are seen nowhere: only this hash is.
+    """
     parts = [sorted(recipe["files"]), recipe.get("script"), bool(recipe.get("frozen")), *more]
+    chosen = sorted([name, value] for name, value in env.items() if _is_heeded(name))
+    if chosen:
+        parts.append(chosen)
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def _is_heeded(name: str) -> bool:
+    return name.startswith("UV_") and name not in _ONLY_HOW and not name.endswith(_LOGINS)

@@ -51,7 +51,7 @@ source = { path = "wheels/b-1-py3-none-any.whl" }
 name = "c"
 source = { registry = "https://example.org/simple" }
 """
-    assert parse_lock(text) == ["packages/a", "wheels/b-1-py3-none-any.whl"]
+    assert parse_lock(text) == [".", "packages/a", "wheels/b-1-py3-none-any.whl"]
 
 
 def test_a_project_without_a_lock_names_them_too() -> None:
@@ -96,12 +96,50 @@ def test_what_counts_is_the_lock_its_sources_and_what_uv_heeds(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("../lib", "outside"), ("/lib", "outside"), ("lib", "is not there")]
+    ("source", "words"), [("../lib", "leads out of it"), ("/lib", "leads out of it"), ("lib", "is not there")]
 )
 def test_sources_that_cannot_travel_are_refused(tmp_path: Path, source: str, words: str) -> None:
     write_project(tmp_path, {"pyproject.toml": f'[tool.uv.sources]\na = {{ path = "{source}" }}\n'})
     with pytest.raises(PackageError, match=words):
         read_recipe(tmp_path, None)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize(
+    ("script", "source"), [("train.py", "."), ("sub/train.py", ".."), ("sub/train.py", "../")]
+)
+def test_a_script_may_need_the_project_it_lies_in(
+    tmp_path: Path, script: str, source: str, *, locked: bool
+) -> None:
+    header = f"# /// script\n# [tool.uv.sources]\n# a = {{ path = '{source}' }}\n# ///\n"
+    files = {"pyproject.toml": "[project]\n", "src/a.py": "x", ".env": "TOKEN=x", "runs/1/log": "x"}
+    lock = {f"{script}.lock": f'source = {{ editable = "{source}" }}\n'} if locked else {}
+    root = write_project(tmp_path, {script: f"{header}print(1)\n", **lock, **files})
+
+    recipe = read_recipe(root, script)
+
+    assert recipe is not None
+    assert sorted(part.path for part in recipe.parts) == sorted({script, "pyproject.toml", "src/a.py", *lock})
+    assert all(part.source is not None for part in recipe.parts), "the script is a file of that project"
+    assert recipe.script == script
+
+
+def test_a_script_without_a_lock_has_no_editable_source(tmp_path: Path) -> None:
+    header = "# /// script\n# [tool.uv.sources]\n# a = { path = '.', editable = true }\n# ///\n"
+    root = write_project(tmp_path, {"train.py": header, "pyproject.toml": "[project]\n"})
+    with pytest.raises(PackageError, match="nothing of it stays") as refused:
+        read_recipe(root, "train.py")
+    assert "`uv lock --script train.py`" in str(refused.value.hint)
+    (root / "train.py.lock").write_text("")
+    assert read_recipe(root, "train.py") is not None
+
+
+def test_a_projects_own_folder_is_no_source_of_it(tmp_path: Path) -> None:
+    lock = 'source = { virtual = "." }\nsource = { editable = "./" }\n'
+    write_project(tmp_path, {"pyproject.toml": "[project]\n", "uv.lock": lock, "train.py": "x"})
+    recipe = read_recipe(tmp_path, None)
+    assert recipe is not None
+    assert [part.path for part in recipe.parts] == ["pyproject.toml", "uv.lock"]
 
 
 def test_a_link_takes_no_file_of_this_laptop_along(tmp_path: Path) -> None:

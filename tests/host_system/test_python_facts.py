@@ -205,6 +205,23 @@ def test_the_usual_places_are_searched_for_a_hint(home: Path) -> None:
     assert found == [{"path": plain, "torch": "2.9.1+cu128"}, {"path": named, "torch": "2.9.1+cu128"}]
 
 
+def test_torch_is_found_where_an_environment_says_that_it_imports_from(home: Path) -> None:
+    pointing, over, bare = (home / ".pyenv" / "versions" / name for name in ("a", "b", "c"))
+    make_environment(home / "checkout")
+    (site,) = (home / "checkout").glob("lib/python3*/site-packages")
+    for prefix, line in ((pointing, str(site)), (bare, f"# {site}")):
+        make_environment(prefix, None)
+        (own,) = prefix.glob("lib/python3*/site-packages")
+        (own / "a.pth").write_text(f"import os\n{line}\n")
+    make_environment(over, None)
+    text = f"home = {home}/checkout/bin\ninclude-system-site-packages = true\n"
+    (over / "pyvenv.cfg").write_text(text)
+
+    found = [row for row in facts.search_pythons() if row["path"].startswith(str(home))]
+
+    assert found == [{"path": f"{place}/bin/python", "torch": "2.9.1+cu128"} for place in (pointing, over)]
+
+
 def test_facts_have_the_agreed_shape(tmp_path: Path) -> None:
     found = facts.collect_facts([sys.executable], str(tmp_path / "a" / "b"))
 
