@@ -66,6 +66,8 @@ class SshWay:
     """The options that this ssh prints, in lower case: some are younger than others."""
     ciphers: str = ""
     """What to ask for where ssh_config says nothing of ciphers; "": as it says."""
+    card: str | None = None
+    """The library of PKCS11Provider."""
     jumps: tuple[SshWay, ...] = ()
     """How it goes to each host on the way, the nearest first (host_target.py knows them)."""
 
@@ -173,6 +175,7 @@ def _make_way(options: Options, program: tuple[str, ...], arguments: list[str], 
         patient=(_first(options, "connecttimeout") or "none") not in {"none", "0"},
         keywords=frozenset(options),
         ciphers=ciphers,
+        card=_first_set(options, "pkcs11provider"),
     )
 
 

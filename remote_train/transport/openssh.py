@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from remote_train.errors import ConnectionLost, HostKeyRefused, Unreachable
+from remote_train.errors import ConnectionLost, HostKeyRefused, LoginRefused, Unreachable
 from remote_train.transport import foreground, login
 from remote_train.transport.child import Child
 from remote_train.transport.dial import Dialling, Endpoint, Refused
@@ -166,6 +167,10 @@ class OpensshTransport:
             argv = make_command(way, policy, log.path, command)
             try:
                 return start(argv, log, failure, terminal, proxied=way.proxied)
+            except LoginRefused as error:
+                if way.card and terminal is None:
+                    error.hint = f"ssh uses a card at a terminal only; `ssh-add -s {shlex.quote(way.card)}` puts its keys into an agent"
+                raise
             finally:
                 self.seen = describe_way(parse_story(log.lines))
 

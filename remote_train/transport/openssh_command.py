@@ -85,6 +85,10 @@ class Way(Protocol):
         """The ciphers to ask for; "": those of ssh_config."""
 
     @property
+    def card(self) -> str | None:
+        """The library of PKCS11Provider."""
+
+    @property
     def jumps(self) -> Sequence[Way]:
         """How it goes to each host on the way, the nearest first; their own `jumps` do not count."""
 
