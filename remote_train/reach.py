@@ -1,7 +1,7 @@
 """From hosts to one live session: banners in parallel, logins in the order given, the first fit one wins.
 
 What counts as unreachable, and what may lead to the local CPU, is DESIGN §8 to the letter: only hosts that gave
-no SSH banner. Every other failure ends the command with its own exit code.
+no SSH banner. One that is unfit or has no room is passed over; every other failure ends the command with its own exit code.
 """
 
 from __future__ import annotations
