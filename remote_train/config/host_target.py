@@ -10,6 +10,7 @@ from remote_train.config.jumps import MOST_JUMPS, make_circle_error, parse_jumps
 from remote_train.config.ssh_target import SshPlace, SshTarget, read_ssh_place, read_ssh_target
 from remote_train.errors import ConfigError
 from remote_train.transport.choice import find_need
+from remote_train.transport.openssh_command import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ ONE_IDENTITY = {
     "ports": "port",
     "users": "user",
     "HostKeyAlias": "host_key_alias",
-    "known_hosts files": "known_hosts_files",
     "AddressFamily": "address_family",
     "BindAddress": "bind_address",
 }
@@ -172,6 +172,14 @@ def _show(value: object) -> str:
 
 def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
     first = found[0]
+    files = tuple(dict.fromkeys(file for target in found for file in target.known_hosts_files))
+    ways = tuple({target.hostname: target.way for target in found if target.way}.values())
+    if (
+        files != first.known_hosts_files
+    ):  # %h stands in their names: the host is known by what any of them says
+        named = " ".join(quote(str(file).replace("%", "%%")) for file in files)
+        option = ("-o", f"UserKnownHostsFile={named}")
+        ways = tuple(replace(way, arguments=(*option, *way.arguments)) for way in ways)
     return HostTarget(
         name=host.name,
         addresses=tuple(dict.fromkeys(target.hostname for target in found)),
@@ -180,7 +188,7 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         identity_files=first.identity_files,
         identities_only=first.identities_only,
         identity_agent=first.identity_agent,
-        known_hosts_files=first.known_hosts_files,
+        known_hosts_files=files,
         hash_known_hosts=first.hash_known_hosts,
         host_key_alias=first.host_key_alias,
         certificate_files=first.certificate_files,
@@ -193,6 +201,6 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         pin=host.host_key,
         password=host.password,
         proxy_commands={each.hostname: each.proxy_command for each in found if each.proxy_command},
-        ways=tuple({target.hostname: target.way for target in found if target.way}.values()),
+        ways=ways,
         lacks=tuple(dict.fromkeys(lack for target in found for lack in target.lacks)),
     )

@@ -37,7 +37,6 @@ def read(place: SshPlace, config: str, host: HostSpec = BOX) -> HostTarget:
         ("Port 2222", "ports: lan.x: 2222, ts.x: 22"),
         ("User you", "users: lan.x: you"),
         ("HostKeyAlias box", "HostKeyAlias: lan.x: box, ts.x: none"),
-        ("UserKnownHostsFile /k", "known_hosts files: lan.x: /k /etc/ssh"),
         ("AddressFamily inet", "AddressFamily: lan.x: inet, ts.x: any"),
         ("BindAddress 10.0.0.1", "BindAddress: lan.x: 10.0.0.1, ts.x: none"),
     ],
@@ -47,6 +46,14 @@ def test_addresses_of_one_host_agree_on_who_it_is(line: str, what: str, place: S
         read(place, f"Host lan.x\n  {line}\n")
     assert f"ssh_config gives them different {what}" in str(caught.value)
     assert read(place, f"Host lan.x ts.x\n  {line}\n").addresses == ("lan.x", "ts.x")
+
+
+def test_a_host_is_known_by_what_the_files_of_any_of_its_addresses_say(place: SshPlace) -> None:
+    target = read(place, "UserKnownHostsFile /k_%h\nGlobalKnownHostsFile none\n")
+    assert [str(file) for file in target.known_hosts_files] == ["/k_lan.x", "/k_ts.x"]
+    assert all('UserKnownHostsFile="/k_lan.x" "/k_ts.x"' in way.arguments for way in target.ways)
+    target = read(place, "UserKnownHostsFile /k_%p_%r\n")
+    assert not any("UserKnownHostsFile" in word for way in target.ways for word in way.arguments)
 
 
 @pytest.mark.parametrize("said", ["yes", "no"])

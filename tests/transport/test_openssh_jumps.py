@@ -213,6 +213,17 @@ def test_a_jump_hosts_key_that_a_file_revokes_or_cannot_be_looked_up_in_is_told_
         assert str(file) in error.message
 
 
+def test_a_known_hosts_file_of_another_address_counts(world: World) -> None:
+    world.configure(f"UserKnownHostsFile {world.home}/known_%h\n")
+    (world.home / "known_127.0.0.1").write_text(known_line_for(world.box, world.box.port))
+    spec = world.host(world.box, "box", address=("127.0.0.2", "127.0.0.1"))
+    assert world.run(spec) == b"in\n"
+    other = make_key(world.home / "other")
+    (world.home / "known_127.0.0.2").write_text(f"[127.0.0.2]:{world.box.port} {public_line(other)}\n")
+    (world.home / "known_127.0.0.1").unlink()
+    assert world.refused(spec, world.box).facts["verdict"] == "changed"
+
+
 def test_the_address_of_a_jump_host_that_answered_is_named(world: World) -> None:
     world.know(world.box, world.hops[1])
     near = replace(world.gates()[0], address=("127.0.0.2", "127.0.0.1"))
