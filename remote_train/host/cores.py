@@ -8,7 +8,7 @@ _limits = resource.getrlimit(resource.RLIMIT_CORE)
 
 
 def forbid_core() -> None:
-    """Ask for no core file of this process, and of those it starts unless they undo that."""
+    """Ask for no core file of this process, and of those it starts unless they undo that: later runs' supervisors too."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, _limits[1]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from remote_train.host import disk, layout, locks, snapshot, store, system
+from remote_train.host import cores, disk, layout, locks, snapshot, store, system
 from remote_train.host.attempt import list_attempts, read_state
 from remote_train.host.durable import read_record, write_record
 from remote_train.host.launcher import inject, make_environment, show_gpus
@@ -117,9 +117,7 @@ def _begin(
     secrets: Dict[str, str] = request.get("secrets", {})
     record["secrets"] = sorted(secrets)
     environment = _make_run_environment(record, secrets)
-    if secrets:
-        from remote_train.host import cores  # noqa: PLC0415  (rare)
-
+    if secrets:  # for as long as we live: what was in our memory once stays readable in a copy of it
         cores.forbid_core()
     progress()  # the last look: whoever asked and went, and asks no more, gets no training
     _check_born(fork_supervisor(folder, record, environment, held, progress))

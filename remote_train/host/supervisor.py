@@ -11,7 +11,7 @@ import select
 import signal
 import time
 
-from remote_train.host import disk, layout, peaks_cache
+from remote_train.host import cores, disk, layout, peaks_cache
 from remote_train.host.affinity import bind, choose_sets, render_sets, work_bound
 from remote_train.host.clock import Clock
 from remote_train.host.durable import write_record
@@ -212,10 +212,7 @@ class Supervisor:
             os.chdir(os.path.join(self.path(layout.CODE), self.plan.get("cwd", "")))
             self._give_output()
             os.umask(self.record.get("umask", 0o022))
-            if self.record.get("secrets"):
-                from remote_train.host import cores  # noqa: PLC0415  (imported by whoever took them)
-
-                cores.allow_core()
+            cores.allow_core()
             self._bind()
             os.execvpe(command[0], command, self.environment)  # noqa: S606  (no shell is the point)
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from tests.e2e.machines import PYTHON, Box, Laptop, read_until, write_project
+from tests.host.account_kit import Started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,6 +179,20 @@ def test_it_is_in_the_trainings_environment_and_our_processes_leave_no_core(
     assert (soft, hard) == ("0", read_core_limit(os.getpid())[1])
     assert read_core_limit(record["child"]) == read_core_limit(os.getpid())
     assert list(find_canary(account.root)) == []
+
+
+def test_a_later_run_of_the_same_agent_may_leave_a_core(
+    account: Account, request: pytest.FixtureRequest
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_CORE, before))
+    session = account.connect()
+    script = "import resource; print('limit', *resource.getrlimit(resource.RLIMIT_CORE), flush=True)"
+    package = account.ship(session, {"train.py": script})
+    for run, secrets in (("with", {"TOKEN_OF_MINE": CANARY}), ("without", {})):
+        session.request("start", **account.message(package, run=run, secrets=secrets))
+        assert Started(account, run).says(b"limit").decode() == f"{before[1]} {before[1]}"
 
 
 def test_the_probe_of_a_peak_does_not_get_it(account: Account) -> None:
