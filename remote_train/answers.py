@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from remote_train.errors import ProtocolError
 from remote_train.host import layout, life
 from remote_train.host.arrivals import MOST_ASKED
+from remote_train.host.fingerprint import GPUS_BYTES
 from remote_train.landing import is_place
 from remote_train.measured import ADAPTER, GPU, LATEST, MOMENT, benched, examined, peak, queued
 from remote_train.shapes import (
@@ -71,7 +72,7 @@ FACTS = table(
         "gpus": items(GPU, 1024),
         "adapters": items(ADAPTER, 64),
         "gpu_error": maybe(text(TEXT)),
-        "thread_env": named(text(1024), 16, text(64)),
+        "thread_env": named(text(GPUS_BYTES), 16, text(64)),
         "disk_free_bytes": maybe(whole()),
         "driver": maybe(text(64)),
         "driver_cuda": maybe(text(16)),

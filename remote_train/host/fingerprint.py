@@ -28,6 +28,8 @@ THREADS = (
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 """The one with which a user, or who set up the login, says which GPUs are theirs."""
+GPUS_BYTES = 16 * 1024
+"""What a laptop takes of it: 16 GPUs, each of seven parts (MIG) that are named by UUID, are 4,600 bytes."""
 
 _DRIVER = "proc/driver/nvidia"
 
@@ -49,15 +51,15 @@ def fingerprint_now(python_path: str, torch_version_file: Optional[str], root: s
     # The names are the cards' bus addresses; their contents change while the driver wakes up.
     parts.append(_list_names(os.path.join(root, _DRIVER, "gpus")))
     parts.append(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
-    parts.append(read_thread_words())
+    parts.append({name: os.environ.get(name) for name in (*THREADS, GPUS)})
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def read_thread_words() -> Dict[str, str]:
-    """Return what the login's environment says about threads, whose first 64 characters are enough to know it, and about GPUs."""
+    """Return what the login's environment says about threads, whose first 64 characters are enough here, and about GPUs."""
     words = {name: os.environ[name][:64] for name in THREADS if name in os.environ}
     if GPUS in os.environ:
-        words[GPUS] = os.environ[GPUS][:1024]
+        words[GPUS] = os.environ[GPUS][:GPUS_BYTES]
     return words
 
 

@@ -289,6 +289,14 @@ def test_a_fingerprint_changes_with_the_gpus_that_a_login_leaves(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert fingerprint_now(*remembered) != before
     assert read_thread_words()["CUDA_VISIBLE_DEVICES"] == "1"
+    # Parts of divided cards (MIG), all with long names: two lists that differ at their ends are two.
+    parts = [f"MIG-{number:08}-0000-0000-0000-000000000000" for number in range(112)]
+    seen = []
+    for last in (parts, parts[:-1]):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(last))
+        seen.append(fingerprint_now(*remembered))
+        assert read_thread_words()["CUDA_VISIBLE_DEVICES"] == ",".join(last)
+    assert len(set(seen)) == 2
 
 
 def test_a_fingerprint_outlives_what_a_driver_writes_when_it_wakes(remembered: tuple[str, str, str]) -> None:
