@@ -82,7 +82,7 @@ def _reach(link: HostLink, row: Row) -> Session | None:
 
 
 def _note_failure(row: Row, error: RemoteTrainError | ConnectionLost) -> None:
-    row.update(reason=str(error), exit_code=exit_code_of(error))
+    row.update(reason=str(error), hint=getattr(error, "hint", None), exit_code=exit_code_of(error))
 
 
 def _bench_in_turn(

@@ -30,6 +30,11 @@ _HINTS = {
     "pull-incomplete": "leave out --weights to bring it whole",
 }
 
+_HINTS_OF = {
+    ("bench", "host-busy"): "run it again when the GPU is free, or measure another host: --host NAME"
+}
+"""Where the step after an error of that kind is another one."""
+
 
 class SourceChanged(Exception):
     """The file on the host is not the one that was being fetched; fetch it anew."""
@@ -45,7 +50,7 @@ _ANYWHERE = {"host-unfit", "host-space", "run-lost", "protocol"}
 _ONLY_IN = {
     "usage": {"start"},
     "name-taken": {"start"},
-    "host-busy": {"start"},
+    "host-busy": {"start", "bench"},
     "start-failed": {"start"},
     "verification-failed": {"manifest", "blobs", "stored", "get", "follow"},
     "pull-incomplete": {"weights"},
@@ -68,7 +73,7 @@ def make_refusal(host: str, op: str, error: object) -> Exception:
         return errors.ProtocolError(f"{host} refused `{op}` with {kind!r}: {message}", host=host)
     if kind in _ANSWERED:
         return _ANSWERED[kind](f"{host}: {message}")
-    return _KINDS[kind](f"{host}: {message}", hint=_HINTS.get(kind), host=host)
+    return _KINDS[kind](f"{host}: {message}", hint=_HINTS_OF.get((op, kind), _HINTS.get(kind)), host=host)
 
 
 def make_fatal(host: str, event: dict[str, Any]) -> errors.RemoteTrainError:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import tempfile
 import time
 
 from remote_train.host import layout, peaks_cache
 from remote_train.host.affinity import choose_sets, work_bound
 from remote_train.host.bench_gpt import MARKER
-from remote_train.host.commands import Command, Outcome, find_marked, finish_commands
+from remote_train.host.commands import find_marked, run_script
 from remote_train.host.launcher import inject, make_environment
 from remote_train.host.matmul_peak import MARKER as PEAK_MARKER
 from remote_train.host.peak_probe import DTYPES
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 STARTING_SECONDS = 200.0
 """What importing torch and the first steps may take on a slow machine."""
 METER_BYTES = 48 * 1024
-_SCRIPT = (
-    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
-    "from remote_train.host.bench_gpt import main; main()"
-)
 
 
 def bench(operations: Operations, request: Dict[str, Any]) -> None:
@@ -84,7 +79,7 @@ def _hold_gpu(root: str, plan: Dict[str, Any]) -> Iterator[Optional[Dict[str, An
     except waiting.GpusUnfit as error:
         raise Refusal("host-unfit", str(error)) from None
     except waiting.GpusBusy as error:
-        raise Refusal("host-unfit", "a benchmark is for a GPU that is free: %s" % error) from None
+        raise Refusal("host-busy", "a benchmark is for a GPU that is free: %s" % error) from None
     try:
         yield {key: value for key, value in turn.gpus[0].items() if key != "processes"}
     finally:
@@ -130,33 +125,13 @@ def _run(
         inject(environment)
         environment[layout.METER_VARIABLE] = meter
         environment[layout.BEGAN_VARIABLE] = repr(time.monotonic())
-    outcome = work_bound(sets[0] if sets else [], lambda: _run_script(job, str(plan["python"]), environment))
+    python, seconds = str(plan["python"]), STARTING_SECONDS + 2 * float(job.get("seconds", 0.0))
+    outcome = work_bound(
+        sets[0] if sets else [], lambda: run_script("bench_gpt", job, python, environment, seconds)
+    )
     words = find_marked(outcome.output, marker)
     if words is None:
         raise Refusal(
             "host-unfit", "the benchmark did not come to its end: %s" % (outcome.problem or "it said nothing")
         )
     return words
-
-
-def _run_script(job: Dict[str, Any], python: str, environment: Dict[str, str]) -> Outcome:
-    above = os.path.abspath(__file__)
-    for _ in range(3):
-        above = os.path.dirname(above)
-    try:
-        process = subprocess.Popen(
-            [python, "-c", _SCRIPT, above],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        return Outcome("", str(error))
-    with process.stdin as line:  # type: ignore[union-attr]  # it has a pipe
-        line.write(json.dumps(job).encode("ascii") + b"\n")
-        line.flush()
-        seconds = STARTING_SECONDS + 2 * float(job.get("seconds", 0.0))
-        return finish_commands([Command(process, bytearray(), bytearray())], seconds)[0]

@@ -1,17 +1,27 @@
-"""Run several short commands at once, with a time limit and bounded output; for facts and measurements."""
+"""Run several short commands at once, with a time limit and bounded output; modules of ours in other Pythons too."""
 
+import contextlib
 import errno
+import json
 import os
 import selectors
 import signal
 import subprocess
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from remote_train.host.durable import write_all
 
 _KEPT_BYTES = 65536
 KILL_SECONDS = 1.0
 _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOEXEC)
 """What keeps a program from starting for good: it is not there, or is none; all else may be better the next time."""
+ABOVE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""The folder in which another Python finds our package."""
+_SCRIPT = (
+    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
+    "from remote_train.host.%s import main; main()"
+)
 
 
 class Command(NamedTuple):
@@ -50,6 +60,41 @@ def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Comm
         unborn = isinstance(error, OSError) and error.errno not in _LASTING
         return Command(None, bytearray(), bytearray((words or str(error)).encode()), unborn)
     return Command(process, bytearray(), bytearray())
+
+
+def start_script(
+    module: str,
+    job: Dict[str, Any],
+    python: str,
+    env: Optional[Dict[str, str]] = None,
+    errors: int = subprocess.PIPE,
+) -> "subprocess.Popen[bytes]":
+    """Have a Python run `main` of a module of ours, its job a line on stdin; raise OSError or ValueError where it cannot be started.
+
+    Its stdin stays open: the end of it is how it hears that we are gone, whatever we die of.
+    """
+    process = subprocess.Popen(
+        [python, "-c", _SCRIPT % module, ABOVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        cwd="/",
+        env=env,
+        start_new_session=True,
+    )
+    with contextlib.suppress(BrokenPipeError):  # it has ended already: its last words say why
+        write_all(process.stdin.fileno(), json.dumps(job).encode("ascii") + b"\n")  # type: ignore[union-attr]  # it has a pipe
+    return process
+
+
+def run_script(module: str, job: Dict[str, Any], python: str, env: Dict[str, str], seconds: float) -> Outcome:
+    """Do the same, and wait so long for its end."""
+    try:
+        process = start_script(module, job, python, env)
+    except (OSError, ValueError) as error:
+        return Outcome("", str(error))
+    with process.stdin:  # type: ignore[union-attr]  # it has a pipe
+        return finish_commands([Command(process, bytearray(), bytearray())], seconds)[0]
 
 
 def finish_commands(commands: List[Command], seconds: float) -> List[Outcome]:

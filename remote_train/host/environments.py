@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from remote_train.host import disk, layout, store
-from remote_train.host.commands import finish_commands, start_command
+from remote_train.host.commands import finish_commands, start_command, start_script
 from remote_train.host.recipe_format import check_recipe, make_key
 from remote_train.host.start import Refusal
 
@@ -33,10 +33,6 @@ LEAST_FREE = 500_000_000
 MISSING = "uv is not installed there, or not in PATH, ~/.local/bin or ~/.cargo/bin"
 _PLACES = ("~/.local/bin/uv", "~/.cargo/bin/uv", "/usr/local/bin/uv", "/opt/homebrew/bin/uv")
 _VERSION = re.compile(r"uv (\d+\.\d+\.[0-9A-Za-z.+-]{1,40})")
-_SCRIPT = (
-    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
-    "from remote_train.host.env_builder import main; main()"
-)
 _building: Dict[str, Builder] = {}
 """By key; an agent has one connection."""
 
@@ -187,20 +183,7 @@ class Builder:
     def __init__(self, name: str, job: Dict[str, Any]) -> None:
         self.name = name
         self.last = ""
-        above = os.path.abspath(__file__)
-        for _ in range(3):
-            above = os.path.dirname(above)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, above],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-        )
-        # Its stdin stays open: the end of it is how the builder hears that this connection is gone.
-        self.process.stdin.write(json.dumps(job).encode("ascii") + b"\n")  # type: ignore[union-attr]  # it has a pipe
-        self.process.stdin.flush()  # type: ignore[union-attr]  # as above
+        self.process = start_script("env_builder", job, sys.executable, errors=subprocess.STDOUT)
         self.rest = b""
 
     def look(self, seconds: float) -> Dict[str, Any]:

@@ -8,7 +8,14 @@ from typing import Any, Dict, Sequence
 
 from remote_train.host import gpus, system
 from remote_train.host.adapters_read import read_adapters
-from remote_train.host.commands import Command, Outcome, find_marked, finish_commands, start_command
+from remote_train.host.commands import (
+    ABOVE,
+    Command,
+    Outcome,
+    find_marked,
+    finish_commands,
+    start_command,
+)
 from remote_train.host.cpu import read_cpu
 from remote_train.host.fingerprint import fingerprint, fingerprint_now, read_thread_words
 from remote_train.host.pythons import (
@@ -78,10 +85,9 @@ def _disk_free(path: str) -> int:
 
 def start_gpu_reader(*, units: bool = False) -> Command:
     """Ask the driver in another process: it can hang or crash, and CUDA, for compute `units`, would stay in our memory."""
-    above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     light = [] if units else ["light"]
-    return start_command([sys.executable, "-I", "-S", "-c", _GPU_READER, above, *light], env)
+    return start_command([sys.executable, "-I", "-S", "-c", _GPU_READER, ABOVE, *light], env)
 
 
 def _no_gpus(why: str) -> Dict[str, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from fnmatch import fnmatch
 
 from remote_train.host import layout, life
-from remote_train.host.commands import Command, Outcome, find_marked, finish_commands
+from remote_train.host.commands import find_marked, run_script
 from remote_train.host.disk import name_place
 from remote_train.host.launcher import make_environment
 from remote_train.host.model_files import identify
@@ -25,16 +24,13 @@ TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional
 
+    from remote_train.host.commands import Outcome
     from remote_train.host.operations import Operations
 
 TRIES = 3
 YOUNG_SECONDS = 5.0
 MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "model*.bin", "model*.pt", "model*.pth")
 """Which files of a folder are its model: those that the first of these finds."""
-_SCRIPT = (
-    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
-    "from remote_train.host.model_weights import main; main()"
-)
 
 
 def longest_seconds(size: int) -> float:
@@ -135,26 +131,7 @@ def run_job(job: Dict[str, Any], plan: Dict[str, Any]) -> Dict[str, Any]:
 
 def _run_script(job: Dict[str, Any], plan: Dict[str, Any]) -> Outcome:
     environment = dict(make_environment(dict(os.environ), plan, {}), CUDA_VISIBLE_DEVICES="")
-    ours = os.path.abspath(__file__)
-    for _ in range(3):
-        ours = os.path.dirname(ours)
-    try:
-        process = subprocess.Popen(
-            [str(plan["python"]), "-c", _SCRIPT, ours],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        return Outcome("", str(error))
-    # It reads to the end of its stdin, which comes with ours, whatever we die of.
-    with process.stdin as line:  # type: ignore[union-attr]  # it has a pipe
-        line.write(json.dumps(job).encode("ascii") + b"\n")
-        line.flush()
-        return finish_commands([Command(process, bytearray(), bytearray())], longest_seconds(job["size"]))[0]
+    return run_script("model_weights", job, str(plan["python"]), environment, longest_seconds(job["size"]))
 
 
 def _check_outcome(job: Dict[str, Any], outcome: Outcome) -> None:

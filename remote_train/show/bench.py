@@ -46,6 +46,7 @@ def _render_device(row: Mapping[str, Any]) -> str:
     if row["reason"]:
         reason = str(row["reason"]).removeprefix(f"{row['host']}: ")  # most errors begin with it
         lines.append(f"{neutral_text(row['host'])}: not measured: {neutral_text(reason)}")
+        lines += [f"  {neutral_text(row['hint'])}"] if row.get("hint") else []
     if row.get("device"):
         if row["threads"]:
             lines[0] += f", {row['threads']} threads"
