@@ -191,8 +191,11 @@ def _choose_gpus(job: Job, host: HostSpec, facts: Facts) -> tuple[dict[str, Any]
     """Return what of the GPUs is asked for, and a note where a variable has a word in it."""
     visible = find_words(job, host, facts).get(VISIBLE)
     gpus = parse_gpus(job.gpus, facts, visible)
-    given = ", ".join(gpus.get("ids", ())) or "any"
-    return gpus, [] if visible is None else [f"{VISIBLE}={visible} on {host.name}: the run gets {given}"]
+    if visible is None:
+        return gpus, []
+    names = gpus.get("among") or gpus["ids"]
+    part = f"{gpus['count']} of " if gpus.get("count", len(names)) < len(names) else ""
+    return gpus, [f"{VISIBLE}={visible} on {host.name}: the run gets {part}{', '.join(names)}"]
 
 
 def _count_gpus(gpus: Mapping[str, Any] | None, facts: Facts) -> int:

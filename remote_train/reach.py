@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from remote_train.bootstrap import Agent
     from remote_train.config.host_spec import HostSpec
     from remote_train.environments import Environment
+    from remote_train.plan import Job
     from remote_train.transport import Ask, Notify, Transport
     from remote_train.transport.dial import Dialled
 
@@ -235,13 +236,11 @@ def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
     return list(dict.fromkeys([os.path.join(place, "bin", "python") for place in places] + [sys.executable]))  # noqa: PTH118
 
 
-def reach_first(
-    links: Sequence[HostLink], local: HostLink | None, wish: tuple[str, str] = ("1", "queue")
-) -> Reached:
+def reach_first(links: Sequence[HostLink], local: HostLink | None, job: Job | None = None) -> Reached:
     """Return the first host that is reached, fit and free; the local CPU when none is reachable and `local` is given.
 
-    `wish` are `--gpus` and `--on-busy`. Where all are busy it is the first of them, or HostBusy for `next`; a single host
-    is not asked, it says so at the start. Raises Unreachable, HostUnfit, HostSpace, or what the first failed login says.
+    Where those GPUs are busy on all that the `job` asks for, it is the first of them, or HostBusy for `--on-busy next`; a
+    single host is not asked, it says so at the start. Raises Unreachable, HostUnfit, HostSpace, or what the first failed login says.
     """
     if not links and local is not None:
         return _reach_local(local, [])
@@ -249,7 +248,7 @@ def reach_first(
         link.dial()
     absent: list[str] = []
     unfit: list[HostUnfit | HostSpace] = []
-    busy = Occupied(*wish, asks=len(links) > 1)
+    busy = Occupied(job if len(links) > 1 else None)
     try:
         for link in links:
             reached = _try(link, absent, unfit)

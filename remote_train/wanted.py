@@ -17,7 +17,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) -> dict[str, Any]:
     """Return what `--gpus` asks for: `{"count": n}`, or `{"ids": […]}` by index or UUID.
 
-    A number is one of those that CUDA_VISIBLE_DEVICES leaves, the first of them where it leaves out any; names are the user's last word.
+    Where CUDA_VISIBLE_DEVICES is set a number is of those that it names: `{"count": n, "among": [UUIDs in its order]}`. Names are
+    the user's last word.
     """
     known = facts["gpus"]
     if text == "all" or (text.isascii() and text.isdecimal()):
@@ -26,11 +27,11 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
         if not 1 <= count <= len(left) and text != "all":
             of = (
                 f"{VISIBLE} leaves {len(left)} of its {len(known)}"
-                if visible
+                if visible is not None
                 else f"the host has {len(known)}"
             )
             raise HostUnfit(f"{count} GPUs are asked for and {of}")
-        return {"count": count} if len(left) == len(known) else {"ids": [gpu["uuid"] for gpu in left[:count]]}
+        return {"count": count, **({} if visible is None else {"among": [gpu["uuid"] for gpu in left]})}
     ids = [item.strip() for item in text.split(",") if item.strip()]
     cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
     unknown = [item for item in ids if item not in cards]

@@ -36,16 +36,16 @@ def describe_wait(ticket: Row, tickets: Sequence[Row], gpus: Sequence[Row]) -> R
     Not to be called under a lock: the names of accounts may come over the network.
     """
     place, total = find_place(ticket, tickets, gpus)
-    candidates = list_candidates(ticket["wanted"], gpus)
+    candidates = list_candidates(ticket, gpus)
     waiting = [other for other in list_rivals(ticket, tickets, gpus) if not other["gpus"]]
     return {
         "gpus": sorted({gpu["index"] for gpu in candidates}),
-        "count": count_wanted(ticket["wanted"], gpus),
+        "count": count_wanted(ticket, gpus),
         "place": place,
         "of": total,
         "ahead": [{"run": other["run"], "since": other["since"]} for other in waiting[: place - 1][-MOST:]],
         "users": [user for gpu in candidates for user in _list_users(gpu, tickets)][:MOST],
-        "why": find_missing(ticket["wanted"], gpus),
+        "why": find_missing(ticket, gpus),
     }
 
 

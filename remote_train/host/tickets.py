@@ -112,13 +112,13 @@ class Tickets:
         others = [fields for fields in self.read_live() if fields["number"] != mine["number"]]
         return sorted([*others, mine], key=lambda fields: int(fields["number"]))
 
-    def add(self, run: str, attempt: int, wanted: Any) -> Ticket:  # noqa: ANN401  (JSON)
-        """Return a new ticket, the last in the order, with its lock held."""
+    def add(self, run: str, attempt: int, wish: Dict[str, Any]) -> Ticket:
+        """Return a new ticket, the last in the order, with its lock held; see turns.make_wish."""
         number = max(self._numbers(), default=0) + 1
         path = os.path.join(self.folder, layout.TICKET % number)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fields = {"format": layout.FORMAT, "number": number, "run": run, "attempt": attempt, "wanted": wanted}
-        ticket = Ticket(path, fd, dict(fields, since=time.time(), gpus=[]))
+        fields = {"format": layout.FORMAT, "number": number, "run": run, "attempt": attempt}
+        ticket = Ticket(path, fd, dict(fields, **wish, since=time.time(), gpus=[]))
         try:
             locks.try_lock(fd)
             ticket.write([])
@@ -180,6 +180,7 @@ def _parse(data: bytes) -> Optional[Dict[str, Any]]:
         whole = layout.is_run_id(fields["run"]) and all(
             isinstance(fields[key], kind) for key, kind in _FIELDS
         )
+        whole = whole and isinstance(fields.get("count", 1), int)
     except (ValueError, KeyError, TypeError):
         return None
     return fields if whole else None

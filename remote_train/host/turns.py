@@ -2,9 +2,9 @@
 
 The rule: tickets are served in order of arrival, the lowest number first, and a later one goes before an earlier one
 only if it uses no GPU that the earlier one could be given. A ticket for a number of GPUs could be given any of them, so
-it holds up everybody behind it; one that names its GPUs holds up only who wants one of these. So nobody is overtaken
-on a GPU they wait for, and whoever waits is served once those before have ended. A ticket that asks for more than the
-host has now (a GPU fell off the bus) holds up nobody.
+it holds up everybody behind it; one that names GPUs, to have all of them or a `count` of them, holds up only who wants
+one of these. So nobody is overtaken on a GPU they wait for, and whoever waits is served once those before have ended. A
+ticket that asks for more than the host has now (a GPU fell off the bus) holds up nobody.
 """
 
 from __future__ import annotations
@@ -47,8 +47,19 @@ def mark_busy(gpus: Sequence[Gpu]) -> List[Gpu]:
     return [dict(gpu, busy=is_foreign_busy(gpu)) for gpu in gpus]
 
 
-def list_candidates(wanted: Any, gpus: Sequence[Gpu]) -> List[Gpu]:  # noqa: ANN401  (JSON)
-    """Return the GPUs that somebody could be given who wants a number of them, or these indices and UUIDs, in their order."""
+def make_wish(gpus: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what a plan asks for as a ticket says it: `wanted`, a number or names, and `count` where so many of the names do.
+
+    Who knows no `count` takes such a ticket for one that wants all of them: a supervisor of an older version may look at it.
+    """
+    if gpus.get("among"):
+        return {"wanted": [str(name) for name in gpus["among"]], "count": int(gpus["count"])}
+    return {"wanted": [str(name) for name in gpus["ids"]] if gpus.get("ids") else int(gpus["count"])}
+
+
+def list_candidates(ticket: Ticket, gpus: Sequence[Gpu]) -> List[Gpu]:
+    """Return the GPUs that a ticket could be given: any, or those that it names by index or UUID, in its order."""
+    wanted = ticket["wanted"]
     if isinstance(wanted, int):
         return list(gpus)
     names = [str(name).strip() for name in wanted]
@@ -60,40 +71,49 @@ def _names_of(gpu: Gpu) -> Tuple[str, str]:
     return str(gpu["index"]), gpu["uuid"]
 
 
-def find_missing(wanted: Any, gpus: Sequence[Gpu]) -> Optional[str]:  # noqa: ANN401  (JSON)
+def find_missing(ticket: Ticket, gpus: Sequence[Gpu]) -> Optional[str]:
     """Return in a sentence which of the wanted GPUs are not there at all, None when all are."""
-    if isinstance(wanted, int):
-        few = not 0 < wanted <= len(gpus)
-        return "%d GPUs wanted, this host has %d" % (wanted, len(gpus)) if few else None
+    wanted, count = ticket["wanted"], ticket.get("count")
+    if isinstance(wanted, int) or count is not None:
+        number, have = count or wanted, len(list_candidates(ticket, gpus))
+        of = "" if count is None else " of %d that are named" % len(wanted)
+        return None if 0 < number <= have else "%d GPUs wanted%s, this host has %d" % (number, of, have)
     known = {name for gpu in gpus for name in _names_of(gpu)}
     unknown = [str(name) for name in wanted if str(name).strip() not in known]
     return "there is no GPU %s on this host" % unknown[0][:64] if unknown else None
 
 
-def count_wanted(wanted: Any, gpus: Sequence[Gpu]) -> int:  # noqa: ANN401  (JSON)
-    """Return how many GPUs that are; 0 where not all of them are there."""
-    if find_missing(wanted, gpus) is not None:
+def count_wanted(ticket: Ticket, gpus: Sequence[Gpu]) -> int:
+    """Return how many GPUs a ticket wants; 0 where there are not so many."""
+    if find_missing(ticket, gpus) is not None:
         return 0
-    return wanted if isinstance(wanted, int) else len(list_candidates(wanted, gpus))
+    wanted = ticket["wanted"]
+    return wanted if isinstance(wanted, int) else ticket.get("count") or len(list_candidates(ticket, gpus))
+
+
+def _prefer(ticket: Ticket, gpus: Sequence[Gpu]) -> List[Gpu]:
+    """Return the GPUs that a ticket could be given, the best first: in the order it names them, else the freest."""
+    found = list_candidates(ticket, gpus)
+    return sorted(found, key=_freeness) if isinstance(ticket["wanted"], int) else found
 
 
 def choose_turn(tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Dict[int, List[str]]:
     """Return which of the waiting tickets may go now, by number, and the UUIDs of the GPUs that each gets.
 
-    A ticket has `number`, `wanted` and `gpus`: the UUIDs that it holds, none while it waits. Of a GPU `busy` says
-    that somebody else uses it. The freest are given first: least memory in use, then lowest index.
+    A ticket has `number`, `wanted`, perhaps `count` (see make_wish) and `gpus`: the UUIDs that it holds, none while it
+    waits. Of a GPU `busy` says that somebody else uses it. Of any the freest are given first: least memory in use, then
+    lowest index.
     """
     held = {uuid for ticket in tickets for uuid in ticket["gpus"]}
-    free = [gpu for gpu in gpus if gpu["uuid"] not in held and not gpu.get("busy")]
-    free.sort(key=_freeness)
+    free = {gpu["uuid"] for gpu in gpus if gpu["uuid"] not in held and not gpu.get("busy")}
     reserved: Set[str] = set()
     chosen: Dict[int, List[str]] = {}
     for ticket in sorted(tickets, key=_number):
         if ticket["gpus"]:
             continue
-        candidates = [gpu["uuid"] for gpu in list_candidates(ticket["wanted"], gpus)]
-        count = count_wanted(ticket["wanted"], gpus)
-        available = [gpu["uuid"] for gpu in free if gpu["uuid"] in candidates and gpu["uuid"] not in reserved]
+        candidates = [gpu["uuid"] for gpu in _prefer(ticket, gpus)]
+        count = count_wanted(ticket, gpus)
+        available = [uuid for uuid in candidates if uuid in free and uuid not in reserved]
         if 0 < count <= len(available):
             chosen[ticket["number"]] = available[:count]
             reserved.update(available[:count])
@@ -105,9 +125,9 @@ def choose_turn(tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> Dict[int, Lis
 def choose_shared(ticket: Ticket, tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> List[str]:
     """Return the GPUs for somebody who waits for nobody: the least used, those that runs of ours have last."""
     held = [uuid for other in tickets for uuid in other["gpus"]]
-    candidates = list_candidates(ticket["wanted"], gpus)
-    candidates.sort(key=lambda gpu: (held.count(gpu["uuid"]), bool(gpu.get("busy")), *_freeness(gpu)))
-    return [gpu["uuid"] for gpu in candidates[: count_wanted(ticket["wanted"], gpus)]]
+    candidates = _prefer(ticket, gpus)
+    candidates.sort(key=lambda gpu: (held.count(gpu["uuid"]), bool(gpu.get("busy"))))
+    return [gpu["uuid"] for gpu in candidates[: count_wanted(ticket, gpus)]]
 
 
 def _number(ticket: Ticket) -> int:
@@ -120,10 +140,10 @@ def _freeness(gpu: Gpu) -> Tuple[int, int]:
 
 def list_rivals(ticket: Ticket, tickets: Sequence[Ticket], gpus: Sequence[Gpu]) -> List[Ticket]:
     """Return the tickets that hold or wait for a GPU that this one could be given, in order, itself among them."""
-    mine = {gpu["uuid"] for gpu in list_candidates(ticket["wanted"], gpus)}
+    mine = {gpu["uuid"] for gpu in list_candidates(ticket, gpus)}
     found = []
     for other in sorted(tickets, key=_number):
-        theirs = set(other["gpus"]) or {gpu["uuid"] for gpu in list_candidates(other["wanted"], gpus)}
+        theirs = set(other["gpus"]) or {gpu["uuid"] for gpu in list_candidates(other, gpus)}
         if other["number"] == ticket["number"] or mine & theirs:
             found.append(other)
     return found

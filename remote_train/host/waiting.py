@@ -22,6 +22,7 @@ from remote_train.host.turns import (
     find_missing,
     find_users,
     list_candidates,
+    make_wish,
     mark_busy,
 )
 
@@ -80,7 +81,7 @@ class Turn:
         if not chosen:
             return False
         self.ticket.write(chosen)
-        candidates = list_candidates(self.ticket.fields["wanted"], self._seen)
+        candidates = list_candidates(self.ticket.fields, self._seen)
         self.gpus = [self._make_record(gpu) for gpu in candidates if gpu["uuid"] in chosen]
         return True
 
@@ -143,13 +144,12 @@ def _list_pids(gpus: Gpus) -> Set[int]:
 def take_ticket(root: str, request: Dict[str, Any]) -> Turn:
     """Return the ticket of a start, with its GPUs when they are free; raise GpusUnfit, GpusBusy or OSError."""
     plan, on_busy = request["plan"], request.get("on_busy", "queue")
-    wanted = plan["gpus"].get("ids") or plan["gpus"]["count"]
-    seen = list_gpus()
-    why = find_missing(wanted, seen)
+    wish, seen = make_wish(plan["gpus"]), list_gpus()
+    why = find_missing(wish, seen)
     if why is not None:
         raise GpusUnfit(why)
     with Tickets(root) as tickets:
-        ticket = tickets.add(request["run"], request["attempt"], wanted)
+        ticket = tickets.add(request["run"], request["attempt"], wish)
         turn = Turn(root, plan, mark_busy(seen), ticket)
         stays = False
         try:
@@ -166,24 +166,21 @@ def take_ticket(root: str, request: Dict[str, Any]) -> Turn:
 
 def queue(operations: Operations, request: Dict[str, Any]) -> None:
     """Answer whether somebody who comes now would get the GPUs at once, and what they would wait for."""
-    gpus, root = request["gpus"], operations.root
-    wanted = [str(name) for name in gpus["ids"]] if gpus.get("ids") else int(gpus["count"])
-    operations.aside(request["id"], lambda: look_at_queue(root, wanted))
+    wish, root = make_wish(request["gpus"]), operations.root
+    operations.aside(request["id"], lambda: look_at_queue(root, wish))
 
 
-def look_at_queue(root: str, wanted: Any) -> Dict[str, Any]:  # noqa: ANN401  (JSON)
+def look_at_queue(root: str, wish: Dict[str, Any]) -> Dict[str, Any]:
     """Return whether somebody who came now would get these GPUs at once (`free`), and what they would wait for."""
-    from remote_train.host.driver_reader import READER_SECONDS, DriverReader  # noqa: PLC0415  (subprocess: not at a start)
+    from remote_train.host.driver_reader import read_now  # noqa: PLC0415  (subprocess: not at a start)
 
-    reader = DriverReader()
-    reader.ask()
-    seen = reader.hear(READER_SECONDS) or []
+    seen, why = read_now()
     with Tickets(root) as tickets:
         live = tickets.read_live()
     number = max((ticket["number"] for ticket in live), default=0) + 1
-    mine: Dict[str, Any] = {"number": number, "run": "", "wanted": wanted, "gpus": [], "since": time.time()}
+    mine: Dict[str, Any] = {"number": number, "run": "", "gpus": [], "since": time.time(), **wish}
     wait = describe_wait(mine, [*live, mine], seen)
-    wait["why"] = reader.why or wait["why"]
+    wait["why"] = why or wait["why"]
     return {"free": number in choose_turn([*live, mine], seen), "queue": wait, "said": render_users(wait)}
 
 

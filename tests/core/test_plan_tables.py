@@ -224,18 +224,18 @@ def test_gpus_that_are_not_there(text: str, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "text", "expected"),
+    ("visible", "text", "expected", "words"),
     [
-        ("1", "1", {"ids": ["GPU-bb"]}),
-        ("GPU-b", "all", {"ids": ["GPU-bb"]}),
-        ("1,0", "2", {"count": 2}),
-        ("1,0", "1", {"count": 1}),
-        ("1", "0,", {"ids": ["0"]}),
-        ("", "0,", {"ids": ["0"]}),
+        ("1", "1", {"count": 1, "among": ["GPU-bb"]}, "GPU-bb"),
+        ("GPU-b", "all", {"count": 1, "among": ["GPU-bb"]}, "GPU-bb"),
+        ("1,0", "2", {"count": 2, "among": ["GPU-bb", "GPU-aa"]}, "GPU-bb, GPU-aa"),
+        ("1,0", "1", {"count": 1, "among": ["GPU-bb", "GPU-aa"]}, "1 of GPU-bb, GPU-aa"),
+        ("1", "0,", {"ids": ["0"]}, "0"),
+        ("", "0,", {"ids": ["0"]}, "0"),
     ],
 )
 def test_a_users_word_on_which_gpus_are_visible_counts(
-    visible: str, text: str, expected: dict[str, Any]
+    visible: str, text: str, expected: dict[str, Any], words: str
 ) -> None:
     for where in ("job", "host", "login"):
         env = {"env": {"CUDA_VISIBLE_DEVICES": visible}}
@@ -244,7 +244,7 @@ def test_a_users_word_on_which_gpus_are_visible_counts(
         of_job = job(gpus=text, **(env if where == "job" else {}))
         plan = make_plan(of_job, of_host, facts(**login), "p", PATHS)
         assert plan.gpus == expected
-        assert any("CUDA_VISIBLE_DEVICES" in note for note in plan.notes)
+        assert f"CUDA_VISIBLE_DEVICES={visible} on box: the run gets {words}" in plan.notes
 
 
 @pytest.mark.parametrize(

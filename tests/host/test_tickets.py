@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_train.errors import HostBusy
 from remote_train.host import (
     benching,
     commands,
@@ -31,6 +33,7 @@ from remote_train.host.driver_reader import SILENT, DriverReader
 from remote_train.host.start import Refusal
 from remote_train.host.tickets import QueueBusy, Tickets
 from remote_train.host.waiting import GpusBusy, Turn, look_at_queue, take_ticket
+from remote_train.refusals import make_refusal
 from tests.host.account_kit import until
 from tests.host.gpu_kit import Driver, library, uuid_of
 
@@ -54,8 +57,8 @@ class Start:
         self.root = str(root)
         self.turns: list[Turn] = []
 
-    def take(self, run: str, wanted: object = 1, on_busy: str = "queue") -> Turn:
-        gpus = {"count": wanted} if isinstance(wanted, int) else {"ids": wanted}
+    def take(self, run: str, wanted: object = 1, on_busy: str = "queue", **more: Any) -> Turn:
+        gpus = {"count": wanted, **more} if isinstance(wanted, int) else {"ids": wanted}
         request = {"run": run, "attempt": 1, "plan": {"gpus": gpus}, "on_busy": on_busy}
         self.turns.append(take_ticket(self.root, request))
         return self.turns[-1]
@@ -119,9 +122,9 @@ def test_what_boots_of_long_ago_left_is_removed(
 
 def test_who_gives_back_a_ticket_that_is_gone_takes_nobody_else_s(start: Start) -> None:
     with Tickets(start.root) as locked:
-        lost = locked.add("lost", 1, 1)
+        lost = locked.add("lost", 1, {"wanted": 1})
         Path(lost.path).unlink()
-        other = locked.add("other", 1, 1)
+        other = locked.add("other", 1, {"wanted": 1})
         assert other.path == lost.path
         lost.give_back()
         assert [ticket["run"] for ticket in locked.read_live()] == ["other"]
@@ -135,7 +138,7 @@ def test_a_ticket_that_cannot_be_written_is_none(start: Start, monkeypatch: pyte
     with Tickets(start.root) as locked:
         monkeypatch.setattr(tickets, "write_all", refuse)
         with pytest.raises(OSError, match="No space left"):
-            locked.add("run", 1, 1)
+            locked.add("run", 1, {"wanted": 1})
         assert [path.name for path in Path(locked.folder).iterdir()] == [layout.TICKETS_LOCK]
 
 
@@ -152,6 +155,19 @@ def test_a_queue_that_is_locked_for_too_long_is_said(start: Start) -> None:
 @pytest.mark.usefixtures("driver")
 def test_gpus_are_seen_in_the_order_they_were_named_in(start: Start) -> None:
     assert given(start.take("swapped", ["1", "0"])) == [uuid_of(1), uuid_of(0)]
+
+
+@pytest.mark.usefixtures("driver")
+def test_one_of_those_that_are_named_is_whichever_is_free(start: Start) -> None:
+    both = [uuid_of(1), uuid_of(0)]
+    first, second = start.take("first", among=both), start.take("second", among=both)
+    third = start.take("third", among=both)
+
+    assert (given(first), given(second), given(third)) == ([uuid_of(1)], [uuid_of(0)], [])
+    assert (third.wait["gpus"], third.wait["count"]) == ([0, 1], 1)
+    first.ticket.give_back()
+    assert third.look_again() or third.look_again()
+    assert given(third) == [uuid_of(1)]
 
 
 def test_share_starts_beside_whoever_is_there(driver: Driver, start: Start) -> None:
@@ -215,10 +231,9 @@ def test_pids_are_the_drivers_in_the_first_namespace_only() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_the_driver_is_asked_by_one_process_at_a_time(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one that hangs here outlives its kill, as it does in a driver."""
+@pytest.fixture
+def asking(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The processes that ask a driver that hangs; there they outlive their kill, as in a real one."""
     started: list[Any] = []
 
     def note() -> Any:
@@ -229,9 +244,18 @@ def test_the_driver_is_asked_by_one_process_at_a_time(
     monkeypatch.setattr(driver_reader, "READER_SECONDS", 0.05)
     monkeypatch.setattr(driver_reader, "END_SECONDS", 0.05)
     monkeypatch.setattr(commands, "KILL_SECONDS", 0.05)
-    kill = os.killpg
     monkeypatch.setattr(os, "killpg", lambda _group, _number: None)
     driver.hang()
+    yield started
+    for command in started:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(command.process.pid, signal.SIGKILL)
+            os.waitpid(command.process.pid, 0)
+
+
+def test_the_driver_is_asked_by_one_process_at_a_time(
+    driver: Driver, asking: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = DriverReader()
     reader.ask()
     until(lambda: (reader.hear(0.02), reader.why)[1] == SILENT, "it to be given up")
@@ -240,19 +264,29 @@ def test_the_driver_is_asked_by_one_process_at_a_time(
     for _ in range(3):
         reader.ask()
         assert reader.hear(0.02) is None
-    assert len(started) == 1
+    assert len(asking) == 1
 
-    kill(started[0].process.pid, signal.SIGKILL)
+    os.kill(asking[0].process.pid, signal.SIGKILL)
     monkeypatch.setattr(driver_reader, "READER_SECONDS", 40.0)
 
     def ask_again() -> bool:
         reader.ask()
-        return len(started) == 2
+        return len(asking) == 2
 
     until(ask_again, "the next to ask")
     seen = reader.hear(40.0)
     assert [gpu["uuid"] for gpu in seen or []] == [uuid_of(0), uuid_of(1)]
     assert reader.why is None
+
+
+def test_who_asks_an_agent_again_and_again_leaves_one_process_at_a_driver_that_hangs(
+    asking: list[Any], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_reader, "_reader", DriverReader())
+    for _ in range(3):
+        answer = look_at_queue(start.root, {"wanted": 1})
+        assert (answer["free"], answer["said"]) == (False, SILENT)
+    assert len(asking) == 1
 
 
 @pytest.mark.usefixtures("driver")
@@ -271,11 +305,16 @@ def test_no_start_of_cuda_for_who_asks_who_is_there(monkeypatch: pytest.MonkeyPa
     assert answers[0]["gpu_error"] is None
 
 
-def test_a_queue_whose_driver_is_silent_is_not_free_and_says_so(driver: Driver, start: Start) -> None:
-    driver.path.unlink()
-    answer = look_at_queue(start.root, 1)
-    assert not answer["free"]
-    assert answer["said"] == answer["queue"]["why"] == SILENT
+def test_a_queue_whose_driver_shows_no_gpu_is_not_free_and_says_why(
+    driver: Driver, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.tell(0)
+    answer = look_at_queue(start.root, {"wanted": 1})
+    assert (answer["free"], answer["said"]) == (False, "the NVIDIA driver sees no GPU")
+    monkeypatch.setenv("FAKE_NVIDIA", "mismatch")
+    words = "driver/library version mismatch: the driver was updated, restart the host"
+    answer = look_at_queue(start.root, {"wanted": 1})
+    assert (answer["free"], answer["said"], answer["queue"]["why"]) == (False, words, words)
 
 
 def test_the_driver_is_asked_more_and_more_rarely(
@@ -315,6 +354,10 @@ def test_a_benchmark_has_its_gpu_alone_or_does_not_begin(driver: Driver, start: 
     assert start.live() == ["held"]
     driver.tell(2, (1, os.getpid(), 10**9, "C"))
     said = "for a GPU that is free: GPU 0 is in use by held; GPU 1"
-    with pytest.raises(Refusal, match=said), benching._hold_gpu(start.root, plan):
+    with pytest.raises(Refusal, match=said) as refusal, benching._hold_gpu(start.root, plan):
         pass
+    error = make_refusal("box", "bench", {"kind": refusal.value.kind, "message": refusal.value.message})
+    assert isinstance(error, HostBusy)
+    assert error.hint is not None
+    assert "--on-busy" not in error.hint
     held.ticket.give_back()

@@ -16,7 +16,9 @@ from remote_train.host.turns import (
     find_place,
     is_foreign_busy,
     list_candidates,
+    make_wish,
 )
+from remote_train.turn_words import render_wait
 
 GB = 10**9
 
@@ -29,8 +31,10 @@ def make_gpus(count: int, busy: tuple[int, ...] = ()) -> list[dict[str, Any]]:
 
 
 def ticket(number: int, wanted: object, *gpus: int) -> dict[str, Any]:
+    """`wanted`: a number, names, or (a number, names) for so many of these."""
     held = [f"GPU-{index}" for index in gpus]
-    return {"number": number, "run": f"run{number}", "since": 0.0, "wanted": wanted, "gpus": held}
+    wish = {"count": wanted[0], "wanted": wanted[1]} if isinstance(wanted, tuple) else {"wanted": wanted}
+    return {"number": number, "run": f"run{number}", "since": 0.0, "gpus": held, **wish}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,11 @@ def ticket(number: int, wanted: object, *gpus: int) -> dict[str, Any]:
         ([ticket(1, 3), ticket(2, 1)], (), {2: [0]}),  # more than there are (any more) hold up nobody
         ([ticket(1, ["7"]), ticket(2, 2)], (), {2: [0, 1]}),
         ([ticket(2, 1), ticket(1, 2)], (), {1: [0, 1]}),  # by number, in whatever order they are read
+        ([ticket(1, (1, ["0", "1"]))], (0,), {1: [1]}),  # one of these is free
+        ([ticket(1, (1, ["1", "0"]))], (), {1: [1]}),  # of the free ones the first that it names
+        ([ticket(1, (1, ["1"]), 1), ticket(2, (1, ["1"])), ticket(3, 1)], (), {3: [0]}),
+        ([ticket(1, (2, ["0", "1", "7"]), 0), ticket(2, (2, ["0", "1", "7"])), ticket(3, 1)], (), {}),
+        ([ticket(1, (2, ["1", "7"])), ticket(2, 1)], (), {2: [0]}),  # no two of these are there any more
     ],
 )
 def test_the_order(
@@ -57,8 +66,21 @@ def test_the_order(
 
 def test_named_gpus_come_in_the_order_they_were_named_in() -> None:
     gpus = make_gpus(3)
-    assert [gpu["index"] for gpu in list_candidates(["2", "GPU-0"], gpus)] == [2, 0]
-    assert [gpu["index"] for gpu in list_candidates(2, gpus)] == [0, 1, 2]
+    assert [gpu["index"] for gpu in list_candidates(ticket(1, ["2", "GPU-0"]), gpus)] == [2, 0]
+    assert [gpu["index"] for gpu in list_candidates(ticket(1, (1, ["2", "GPU-0"])), gpus)] == [2, 0]
+    assert [gpu["index"] for gpu in list_candidates(ticket(1, 2), gpus)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wish"),
+    [
+        ({"count": 2}, {"wanted": 2}),
+        ({"ids": [1, "GPU-0"]}, {"wanted": ["1", "GPU-0"]}),
+        ({"count": 1, "among": ["GPU-1", "GPU-0"]}, {"wanted": ["GPU-1", "GPU-0"], "count": 1}),
+    ],
+)
+def test_a_plan_becomes_a_ticket(asked: dict[str, Any], wish: dict[str, Any]) -> None:
+    assert make_wish(asked) == wish
 
 
 @pytest.mark.parametrize(
@@ -68,12 +90,14 @@ def test_named_gpus_come_in_the_order_they_were_named_in() -> None:
         (["1", "GPU-0"], None),
         (3, "3 GPUs wanted, this host has 2"),
         (["0", "7"], "there is no GPU 7 on this host"),
+        ((1, ["0", "7"]), None),
+        ((2, ["0", "7"]), "2 GPUs wanted of 2 that are named, this host has 1"),
     ],
 )
 def test_what_is_not_there_is_a_sentence_and_why_it_waits(wanted: object, words: str | None) -> None:
     gpus = make_gpus(2)
     mine = ticket(1, wanted)
-    assert find_missing(wanted, gpus) == words
+    assert find_missing(mine, gpus) == words
     assert describe_wait(mine, [mine], gpus)["why"] == words
 
 
@@ -83,6 +107,8 @@ def test_who_waits_for_nobody_gets_the_least_used() -> None:
     assert choose_shared(ticket(5, 2), others, gpus) == ["GPU-0", "GPU-1"]
     assert choose_shared(ticket(5, ["2"]), others, gpus) == ["GPU-2"]
     assert choose_shared(ticket(5, 4), others, gpus) == []
+    assert choose_shared(ticket(5, (1, ["2", "1"])), others, gpus) == ["GPU-1"]
+    assert choose_shared(ticket(5, (1, ["2", "1"])), [], gpus) == ["GPU-2"]
 
 
 def test_the_freest_comes_first() -> None:
@@ -99,10 +125,11 @@ def make_case(chance: random.Random) -> tuple[list[dict[str, Any]], list[dict[st
     tickets = []
     for number in range(1, chance.randint(1, 9)):
         some = chance.sample(range(count), chance.randint(1, count))
-        wanted: object = len(some) if chance.random() < 0.5 else [str(index) for index in some]
+        names, part = [str(index) for index in some], chance.randint(1, len(some))
+        need, wanted = chance.choice([(len(some), len(some)), (len(some), names), (part, (part, names))])
         holds = chance.random() < 0.4
-        given = [index for index in some if index in free][: len(some)] if holds else []
-        if len(given) < len(some):
+        given = [index for index in some if index in free][:need] if holds else []
+        if len(given) < need:
             given = []
         free = [index for index in free if index not in given]
         tickets.append(ticket(number, wanted, *given))
@@ -121,10 +148,10 @@ def test_generated_queues_share_nothing_and_overtake_nobody() -> None:
         assert len(set(given + held)) == len(given + held)
         assert not {gpu["uuid"] for gpu in gpus if gpu["busy"]} & set(given)
         for each in tickets:
-            mine = {gpu["uuid"] for gpu in list_candidates(each["wanted"], gpus)}
+            mine = {gpu["uuid"] for gpu in list_candidates(each, gpus)}
             if each["number"] in chosen:
                 assert set(chosen[each["number"]]) <= mine
-                assert len(chosen[each["number"]]) == count_wanted(each["wanted"], gpus)
+                assert len(chosen[each["number"]]) == count_wanted(each, gpus)
             elif not each["gpus"]:  # it waits: nobody later may have what it could be given
                 later = [uuids for number, uuids in chosen.items() if number > each["number"]]
                 assert not mine & {uuid for uuids in later for uuid in uuids}
@@ -164,6 +191,11 @@ def test_the_place_counts_those_that_wait_for_the_same() -> None:
     assert (wait["gpus"], wait["place"], wait["of"]) == ([0], 2, 3)
     assert [item["run"] for item in wait["ahead"]] == ["run2"]
     assert wait["users"] == [{"gpu": 0, "run": "run1", "since": 0.0}]
+    some = ticket(6, (1, ["1", "0"]))
+    wait = describe_wait(some, [*tickets, some], gpus)
+    assert render_wait(wait, "box").startswith(
+        "waiting for one of GPUs 0, 1 of box: place 4 of 4, behind run2"
+    )
 
 
 def process(*, compute: bool, draws: bool, used: float | None) -> dict[str, Any]:
