@@ -18,6 +18,8 @@ from remote_train.plan import Job
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from remote_train.preparing import Prepared
+
 SPEC = ("project", "script", "module", "args", "checkpoints", "resume_args", "device_args", "data", "persist")
 PLAIN = (
     "cwd",
@@ -65,6 +67,46 @@ def make_job_record(job: Job, secrets: Iterable[str]) -> Row:
         "family": family,
         "spec": spec,
         "secrets": sorted(secrets),
+    }
+
+
+def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
+    """Return run.json of a new run."""
+    package, plan = prepared.package, prepared.plan
+    git = package.git
+    return {
+        "project": prepared.job.project.project,
+        "root": str(prepared.root),
+        "host": plan.host,
+        "state_dir": prepared.reached.link.host.state_dir,
+        "created": now,
+        "package": package.package_id,
+        "package_bytes": package.total_bytes,
+        "commit": git.commit if git else None,
+        "dirty": git.dirty if git else None,
+        "reasons": prepared.reached.reasons,
+        "notes": list(plan.notes),
+        "state": "starting",
+        "exit": None,
+        "attempts": [make_entry(prepared, now)],
+        "job": {
+            **make_job_record(prepared.job, prepared.secret_env),
+            "hosts": prepared.hosts,
+            "fallback": prepared.request.fallback and not prepared.request.local,
+            "hosts_file": str(prepared.request.hosts_file.resolve()) if prepared.request.hosts_file else None,
+        },
+        "from": prepared.origin,
+    }
+
+
+def make_entry(prepared: Prepared, now: float) -> dict[str, Any]:
+    """Return what run.json lists of an attempt that is about to be started."""
+    return {
+        "attempt": prepared.attempt,
+        "host": prepared.plan.host,
+        "state_dir": prepared.reached.link.host.state_dir,
+        "plan": prepared.plan.as_message(),
+        "created": now,
     }
 
 

@@ -22,10 +22,11 @@ from remote_train.errors import (
     PackageError,
     ProtocolError,
     RemoteTrainError,
+    Unreachable,
 )
 from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, name_checkpoints
 from remote_train.host import layout
-from remote_train.jobs import make_job_record, make_run_id
+from remote_train.jobs import make_record, make_run_id
 from remote_train.plan import make_plan
 from remote_train.preflight import find_unfit
 from remote_train.preparing import Prepared, Request, paths_of
@@ -74,24 +75,42 @@ class Started:
 
 def start(request: Request, listener: Listener, ask: Ask | None) -> Started:
     """Decide, record and start a run; whoever called follows it, or lets it be."""
+    prepared = _prepare(request, listener, ask)
+    while True:
+        try:
+            return launch(prepared, listener)
+        except HostBusy as error:  # somebody was quicker between the look at the host and the start
+            prepared.reached.session.close()
+            if not list_left(prepared):
+                raise
+            listener.tell("passed_over", reason=error.message)
+            busy = error
+        except BaseException:
+            prepared.reached.session.close()
+            raise
+        prepared = _prepare_next(prepared, busy, listener, ask)
+
+
+def _prepare(
+    request: Request, listener: Listener, ask: Ask | None, before: Prepared | None = None
+) -> Prepared:
     try:
-        prepared = prepare(request, listener, ask)
+        return prepare(request, listener, ask, before)
     except BaseException as error:
         if not isinstance(error, Exception):  # a signal
             listener.tell("interrupted", text=NOTHING)
         raise
+
+
+def _prepare_next(before: Prepared, busy: HostBusy, listener: Listener, ask: Ask | None) -> Prepared:
+    """Decide the same for the hosts that are left. A busy one can be reached: this machine does not take its place."""
+    request = replace(before.request, hosts=list_left(before), fallback=False)
     try:
-        return launch(prepared, listener)
-    except HostBusy as error:  # somebody was quicker between the look at the host and the start
-        prepared.reached.session.close()
-        left = list_left(prepared)
-        if not left:
-            raise
-        listener.tell("passed_over", reason=error.message)
-    except BaseException:
-        prepared.reached.session.close()
-        raise
-    return start(replace(request, hosts=left), listener, ask)
+        found = _prepare(request, listener, ask, before)
+    except (HostUnfit, Unreachable) as error:
+        raise HostBusy(f"{busy.message}\n{error.message}", hint=busy.hint) from error
+    request = replace(found.request, hosts=before.request.hosts, fallback=before.request.fallback)
+    return replace(found, request=request, hosts=before.hosts)
 
 
 def list_left(prepared: Prepared) -> tuple[str, ...]:
@@ -232,46 +251,6 @@ def _note_unknown(following: Following) -> None:
         run.update(state="unknown")
     hint = f"`remote-train show {run.id}` asks there"
     following.listener.tell("warn", text=f"{run.id} may have been started on {host}", hint=hint)
-
-
-def make_record(prepared: Prepared, now: float) -> dict[str, Any]:
-    """Return run.json of a new run."""
-    package, plan = prepared.package, prepared.plan
-    git = package.git
-    return {
-        "project": prepared.job.project.project,
-        "root": str(prepared.root),
-        "host": plan.host,
-        "state_dir": prepared.reached.link.host.state_dir,
-        "created": now,
-        "package": package.package_id,
-        "package_bytes": package.total_bytes,
-        "commit": git.commit if git else None,
-        "dirty": git.dirty if git else None,
-        "reasons": prepared.reached.reasons,
-        "notes": list(plan.notes),
-        "state": "starting",
-        "exit": None,
-        "attempts": [make_entry(prepared, now)],
-        "job": {
-            **make_job_record(prepared.job, prepared.secret_env),
-            "hosts": prepared.hosts,
-            "fallback": prepared.request.fallback and not prepared.request.local,
-            "hosts_file": str(prepared.request.hosts_file.resolve()) if prepared.request.hosts_file else None,
-        },
-        "from": prepared.origin,
-    }
-
-
-def make_entry(prepared: Prepared, now: float) -> dict[str, Any]:
-    """Return what run.json lists of an attempt that is about to be started."""
-    return {
-        "attempt": prepared.attempt,
-        "host": prepared.plan.host,
-        "state_dir": prepared.reached.link.host.state_dir,
-        "plan": prepared.plan.as_message(),
-        "created": now,
-    }
 
 
 def make_message(

@@ -104,14 +104,22 @@ class Prepared:
     """What of it the host has to be sent, unless it has it."""
 
 
-def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
-    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet, but that uv may have built an environment."""
+def prepare(
+    request: Request, listener: Listener, ask: Ask | None, before: Prepared | None = None
+) -> Prepared:
+    """Look at the project and the hosts at once, and decide; nothing has been changed anywhere yet, but that uv may have built an environment.
+
+    `before` is what was decided of the same run for a host that was taken meanwhile: nobody is asked twice for what it is given.
+    """
     check_name(request.name)
     place = find_project(request.cwd, Path.home())
     if request.name is not None:
         check_name_free(place.root / "runs", request.name)
     spec = read_project(place.root)
-    plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
+    if before is not None:
+        plain_env, secret_env = dict(before.job.env), before.secret_env
+    else:
+        plain_env, secret_env = choose_environment(place.root, spec, request.env, request.secrets, ask)
     cwd = "" if str(place.relative) == "." else str(place.relative)
     script = name_script(request.script, request.module, spec.script, cwd)
     links, local = make_route(request, place.root, ask, script)
@@ -120,7 +128,7 @@ def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
     if links and not links[0].is_local:
         listener.tell("reaching", hosts=[link.host.name for link in links])
     pool = ThreadPoolExecutor(1, thread_name_prefix="reach")
-    reaching = pool.submit(reach_first, links, local, (job.gpus, job.on_busy))
+    reaching = pool.submit(reach_first, links, local, job)
     pool.shutdown(wait=False)  # a Ctrl-C does not wait for a host that is silent
     try:
         package = make_package(place.root, make_rules(request, job), stat_cache_path(place.root))

@@ -20,6 +20,8 @@ from remote_train.reach import reach_first
 from remote_train.records import check_name_free, find_run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from remote_train.config.host_spec import HostSpec
     from remote_train.datasets import Recalled
     from remote_train.listener import Listener
@@ -29,14 +31,19 @@ if TYPE_CHECKING:
     from remote_train.transport import Ask
 
 
-def prepare(request: Request, listener: Listener, ask: Ask | None) -> Prepared:
-    """Decide everything of a new run: of the project around the current folder, or of the run it is to be made from."""
+def prepare(
+    request: Request, listener: Listener, ask: Ask | None, before: Prepared | None = None
+) -> Prepared:
+    """Decide everything of a new run: of the project around the current folder, or of the run it is to be made from.
+
+    `before`: see preparing.prepare.
+    """
     if request.origin is None:
-        return prepare_project(request, listener, ask)
+        return prepare_project(request, listener, ask, before)
     _refuse_conflicts(request)
     check_name(request.name)
     run = find_run(request.origin, _find_project(request.cwd))
-    return _prepare_from(run, request, listener, ask)
+    return _prepare_from(run, request, listener, ask, before)
 
 
 def _refuse_conflicts(request: Request) -> None:
@@ -60,7 +67,9 @@ def _find_project(cwd: Path) -> Path | None:
         return None
 
 
-def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | None) -> Prepared:
+def _prepare_from(
+    run: Run, request: Request, listener: Listener, ask: Ask | None, before: Prepared | None
+) -> Prepared:
     record = run.read()
     refuse_strange_hosts(run, record["job"]["hosts"] if "job" in record else ())
     job = parse_job(run.id, record)
@@ -71,8 +80,9 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
         )
     if request.name is not None:
         check_name_free(root / "runs", request.name)
-    plain_env, _ = choose_environment(root, replace(job.project, env_secret=()), request.env, (), ask)
-    secret_env = recall_environment(run, job.project, request.secrets, {}, ask)
+    plain_env, secret_env = (
+        (before.job.env, before.secret_env) if before is not None else _recall_both(run, job, request, ask)
+    )
     job = _change(job, request, plain_env)
     job = replace(job, env=keep_unrecorded(job, secret_env))
     if not request.hosts and not request.local:
@@ -82,7 +92,7 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     links, local = make_route(request, root, ask, script)
     hear(links, listener)
     package, files = recall_package(record, root)
-    reached = reach_first(links, local, (job.gpus, job.on_busy))
+    reached = reach_first(links, local, job)
     try:
         tell_reached(reached, listener)
         files.refuse_lost(reached.session)
@@ -108,7 +118,16 @@ def _prepare_from(run: Run, request: Request, listener: Listener, ask: Ask | Non
     )
 
 
-def _change(job: Job, request: Request, env: dict[str, str]) -> Job:
+def _recall_both(
+    run: Run, job: Job, request: Request, ask: Ask | None
+) -> tuple[Mapping[str, str], dict[str, str]]:
+    """Return the plain variables that were typed or are the project's, and the secrets."""
+    spec = replace(job.project, env_secret=())
+    plain, _ = choose_environment(Path(job.root), spec, request.env, (), ask)
+    return plain, recall_environment(run, job.project, request.secrets, {}, ask)
+
+
+def _change(job: Job, request: Request, env: Mapping[str, str]) -> Job:
     """Put what was typed over the settings of the other run; of what can be given often, both count."""
     return replace(
         job,

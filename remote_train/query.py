@@ -170,10 +170,13 @@ def _sum_waits(run: Run, record: dict[str, Any]) -> float:
     """Return the seconds that its attempts have waited for GPUs, by their hosts' clocks."""
     waited = 0.0
     for item in record["attempts"]:
-        about = run.attempt(item["attempt"]).read(layout.ATTEMPT) or {}
-        queued, started = about.get("queued"), about.get("started")
-        if isinstance(queued, (int, float)) and isinstance(started, (int, float)):
-            waited += max(started - queued, 0.0)
+        mirror = run.attempt(item["attempt"])
+        about = mirror.read(layout.ATTEMPT) or {}
+        queued, until = about.get("queued"), about.get("started")
+        if about.get("phase") == "queued":  # it never was its turn: all of its time was a wait
+            queued, until = until, (mirror.read(layout.EXIT) or {}).get("ended")
+        if isinstance(queued, (int, float)) and isinstance(until, (int, float)):
+            waited += max(until - queued, 0.0)
     return waited
 
 

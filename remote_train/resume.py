@@ -26,9 +26,9 @@ from remote_train.fencing import lift
 from remote_train.find import link_of, make_link, read_hosts_file, script_of
 from remote_train.fitness import describe_reached
 from remote_train.flocks import open_lock, try_lock
-from remote_train.jobs import keep_unrecorded, parse_job
+from remote_train.jobs import keep_unrecorded, make_entry, parse_job
 from remote_train.kept_package import recall_package
-from remote_train.launching import NOTHING, begin, make_entry
+from remote_train.launching import NOTHING, begin
 from remote_train.leaving import Leaving
 from remote_train.plan import make_plan
 from remote_train.preparing import Prepared, Request, hear, paths_of
