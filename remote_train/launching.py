@@ -15,6 +15,7 @@ from remote_train.errors import (
     ConnectionLost,
     HostBusy,
     HostKeyRefused,
+    HostSpace,
     HostUnfit,
     LocalSpace,
     LoginRefused,
@@ -107,7 +108,7 @@ def _prepare_next(before: Prepared, busy: HostBusy, listener: Listener, ask: Ask
     request = replace(before.request, hosts=list_left(before), fallback=False)
     try:
         found = _prepare(request, listener, ask, before)
-    except (HostUnfit, Unreachable) as error:
+    except (HostSpace, HostUnfit, Unreachable) as error:
         raise HostBusy(f"{busy.message}\n{error.message}", hint=busy.hint) from error
     request = replace(found.request, hosts=before.request.hosts, fallback=before.request.fallback)
     return replace(found, request=request, hosts=before.hosts)
