@@ -88,19 +88,31 @@ class OpensshTransport:
             try:
                 self._channel = self._try(way, command, dialled=dialled)
             except HostKeyRefused as error:
+                left = self._leave_out(left, way, error)
                 declined = self._policy.prompts and error.facts.get("verdict") in {"unknown", "refused"}
                 if declined or not left:
                     raise
                 refusal = error
                 self._say(error.message if way.jumps else f"{error.message}; {way.hostname} is not used")
             except Unreachable as error:
+                left = self._leave_out(left, way, error)
                 if not left or not self._proxied:
                     raise refusal or error from None
                 absent.append(error.message)
+                if self._policy.prompts:
+                    self._say(
+                        f"{error.message}; another address is tried, and a host on the way may ask again"
+                    )
             else:
                 self._policy = replace(self._policy, prompts=False)
                 return self._channel
         raise refusal or Unreachable("; ".join(absent) or f"{self.name} has no address")
+
+    def _leave_out(self, ways: Sequence[Way], way: Way, error: HostKeyRefused | Unreachable) -> list[Way]:
+        """Return the ways that are left: an address that those on the way have led to in vain has no other."""
+        own_key = error.facts.get("key_of") == login.plain_name(self._target)
+        vain = own_key or error.facts.get("behind")
+        return [each for each in ways if not vain or each.hostname != way.hostname]
 
     def close(self) -> None:
         """Close the channel that is open, and a connection that was never used."""

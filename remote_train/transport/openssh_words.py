@@ -59,6 +59,7 @@ FORBIDDEN = re.compile(r"open failed: administratively prohibited")
 CLOSED_EARLY = re.compile(
     r"kex_exchange_identification: |Connection (closed|reset) by|ssh_exchange_identification: |banner exchange: .*Broken pipe"
 )
+NOT_BEHIND = re.compile(r"open failed: connect failed")
 FORBIDDEN_HINT = "its sshd forbids it (AllowTcpForwarding, PermitOpen); ask whoever runs it"
 STEPS = {"shared": SHARED, "banner": BANNER, "logged_in": LOGGED_IN, "ended": ENDED, "accepted": ACCEPTED}
 
@@ -201,8 +202,10 @@ def _explain_absence(failure: Failure) -> Exception | None:
     said = find_line(UNREACHABLE, failure.words)
     if said is None:
         return None
-    reason = said[:WORDS]
-    return Unreachable(f"{failure.identity.target.name} is unreachable: {reason}", reason=reason)
+    reason, name = said[:WORDS], failure.identity.target.name
+    # A host on the way that could not be reached itself leaves its ssh without a banner, which that one says.
+    behind = bool(NOT_BEHIND.search(said)) and not find_line(CLOSED_EARLY, failure.others)
+    return Unreachable(f"{name} is unreachable: {reason}", reason=reason, behind=behind)
 
 
 def is_closed_early(story: Story) -> bool:

@@ -198,6 +198,7 @@ def test_an_unknown_or_revoked_jump_host_is_named(world: World) -> None:
     assert f"{world.known}:3" in error.message
 
 
+@pytest.mark.slow  # by day a host's key, in test_openssh
 def test_a_jump_hosts_key_that_a_file_revokes_or_cannot_be_looked_up_in_is_told_so(
     world: World, tmp_path: Path
 ) -> None:
@@ -222,6 +223,22 @@ def test_a_known_hosts_file_of_another_address_counts(world: World) -> None:
     (world.home / "known_127.0.0.2").write_text(f"[127.0.0.2]:{world.box.port} {public_line(other)}\n")
     (world.home / "known_127.0.0.1").unlink()
     assert world.refused(spec, world.box).facts["verdict"] == "changed"
+
+
+def test_a_jump_host_is_asked_once_for_each_address_behind_it(world: World) -> None:
+    """However many addresses it has itself: a person may be asked there each time."""
+    near = replace(world.gates()[0], address=("127.0.0.1", "localhost"))
+    lines = "".join(
+        f"[localhost]:{near.port} {line.split(' ', 1)[1]}\n"
+        for line in known_line_for(world.hops[0], 1).splitlines()
+    )
+    world.known.write_text(world.known.read_text() + lines)
+    before = world.hops[0].read_log().count("Accepted publickey")
+    assert world.run(world.behind(near, address=("127.0.0.3", "127.0.0.1"))) == b"in\n"
+    assert world.hops[0].read_log().count("Accepted publickey") - before == 2
+    with pytest.raises(Unreachable):
+        world.run(world.behind(near, port=free_port()))
+    assert world.hops[0].read_log().count("Accepted publickey") - before == 3
 
 
 def test_the_address_of_a_jump_host_that_answered_is_named(world: World) -> None:
