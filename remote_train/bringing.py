@@ -17,16 +17,16 @@ from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.fencing import publishing
 from remote_train.host.commits import COMMITTED
 from remote_train.host.disk import FAILING
-from remote_train.host.durable import sync_folder
+from remote_train.host.trees import open_parent
 from remote_train.landing import refuse_links
 from remote_train.ledger import make_mark
-from remote_train.mirror import hash_file
+from remote_train.naming import Held, Taken, publish
 from remote_train.records import choose_hint
 from remote_train.refusals import NoSuchFile, SourceChanged
 from remote_train.staging import Stage, forget_stage, open_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -69,16 +69,30 @@ class Home:
     target: Path
     ledger: Ledger
     partials: Partials
+    top: int
+    """The open folder below which all of it lies (`find_base`)."""
     aside: bool = False
     """What lands there may be of an attempt that counts no more."""
 
-    def refuse_links(self, place: Path) -> None:
-        """Raise OSError where the way to a place is not by folders alone; of `--to DIR` only below DIR."""
-        refuse_links(self.run.folder if self.target == self.run.files else self.target, place)
+    @contextlib.contextmanager
+    def open_parent(self, place: Path) -> Iterator[int]:
+        """Open the folder of a place, made where it is missing; raise OSError where the way there is not by folders alone."""
+        base = find_base(self.run, self.target)
+        refuse_links(base, place)  # which says where the link is; one that comes later is not followed either
+        folder, _ = open_parent(self.top, place.relative_to(base).as_posix(), make=0o777)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     def publishing(self) -> AbstractContextManager[None]:
         """Be the one who gives a file its name; raise PullIncomplete when the attempt counts no more."""
         return contextlib.nullcontext() if self.aside else publishing(self.run, self.attempt)
+
+
+def find_base(run: Run, target: Path) -> Path:
+    """Return the folder below which a pull goes through no link: the run's, or DIR of `--to DIR`."""
+    return run.folder if target == run.files else target
 
 
 class Landing:
@@ -176,8 +190,8 @@ class Landing:
             forget_stage(self._home.run, place)
             return None
         try:
-            self._home.refuse_links(place)
-            return open_stage(self._home.run, place)
+            with self._home.open_parent(place) as parent:
+                return open_stage(self._home.run, place, parent)
         except OSError as error:
             raise make_local_error(place, error) from error
 
@@ -257,10 +271,11 @@ class Landing:
         return str(place) if other is None else f"{place} (on this disk the same file as {other.name})"
 
     def _fetch(self, row: Row, place: Path, ledger: Ledger, held: Held) -> Row:
-        self._home.refuse_links(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
         of = {"path": row["path"], "attempt": self._home.attempt}  # which `retention.py` wants to know
-        with self._home.partials.writing(place, of) as partial:
+        with (
+            self._home.open_parent(place) as folder,
+            self._home.partials.writing(place, folder, of) as partial,
+        ):
             source = self._fetcher.fetch(row["path"], partial, row if "state" in row else None)
             os.fsync(partial.file.fileno())
             here = {"here_mtime_ns": os.fstat(partial.file.fileno()).st_mtime_ns}
@@ -271,59 +286,10 @@ class Landing:
             with self._home.publishing():
                 held = held.look_again(ledger)
                 entry["before"] = held.sha256
-                _publish(partial.path, held, ledger, entry)
-        sync_folder(str(place.parent))
+                publish(partial, held, ledger, entry)
+            os.fsync(folder)
         self._result.bytes += source["size"]
         return entry
-
-
-class Taken(Exception):
-    """Something of yours has come where a file was to be."""
-
-
-class Held:
-    """What stands at a place."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.status = _look(place)
-        self.sha256 = hash_file(place) if place.exists() else None
-
-    def look_again(self, ledger: Ledger) -> Held:
-        """Return what stands there now; raise Taken when that is nothing that may be replaced. Raises OSError."""
-        if _look(self.place) == self.status:
-            return self
-        now = Held(self.place)
-        if not ledger.may_replace(self.place, now.sha256):
-            raise Taken
-        return now
-
-
-def _look(place: Path) -> tuple[int, ...] | None:
-    """Return what tells a file from what it was before; None where there is nothing."""
-    try:
-        status = place.lstat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _publish(partial: Path, held: Held, ledger: Ledger, entry: Row) -> None:
-    """Give a file its name, in place of what was held there; raise Taken, OSError."""
-    place, before = held.place, ledger.find(held.place)
-    ledger.note({place: entry})
-    if held.status is not None:
-        partial.replace(place)
-        return
-    try:
-        os.link(partial, place)  # as a rename would, but never in place of anything
-    except FileExistsError:
-        ledger.note({place: before}) if before is not None else ledger.drop([place])
-        raise Taken from None
-    except OSError:  # a disk without links
-        partial.replace(place)
-    else:
-        partial.unlink()
 
 
 def _is_checkpoint(unit: Unit) -> bool:

@@ -26,15 +26,10 @@ def is_place(path: object) -> bool:
     return len(parts) <= MAX_PARTS and all(map(_is_name, parts))
 
 
-def find_link(top: Path, place: Path) -> Path | None:
-    """Return a folder on the way from `top` to a place below it that is a link: it may lead anywhere."""
-    folders = [folder for folder in place.parents if folder != top and folder.is_relative_to(top)]
-    return next((folder for folder in folders if folder.is_symlink()), None)
-
-
 def refuse_links(top: Path, place: Path) -> None:
     """Raise OSError where the way from `top` to a place goes through a link: what a host sends would land elsewhere."""
-    link = find_link(top, place)
+    folders = [folder for folder in place.parents if folder != top and folder.is_relative_to(top)]
+    link = next((folder for folder in folders if folder.is_symlink()), None)
     if link is not None:
         raise OSError(errno.ELOOP, f"{link} is a link, and what a host sends goes through none", str(place))
 

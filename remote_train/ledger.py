@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_train.host.durable import read_plain, sync_folder
-from remote_train.landing import find_link
+from remote_train.host.trees import open_parent
 from remote_train.mirror import hash_file
 from remote_train.private import make_private, open_append
 from remote_train.records import read_json, write_json
@@ -182,13 +182,16 @@ def _list_units(ledger: Ledger, folder: Path) -> list[list[Path]]:
 
 def _remove(ledger: Ledger, place: Path, folder: Path) -> bool:
     """Remove a file that is as it was brought, and the folders that are empty then."""
-    if (
-        place.is_symlink()
-        or find_link(folder, place) is not None
-        or hash_file(place) != ledger.entries[str(place)]["sha256"]
-    ):
+    try:
+        opened, name = open_parent(str(folder), place.relative_to(folder).as_posix())
+    except OSError:  # it lies behind a link
         return False
-    place.unlink()
+    try:
+        if place.is_symlink() or hash_file(place) != ledger.entries[str(place)]["sha256"]:
+            return False
+        os.unlink(name, dir_fd=opened)
+    finally:
+        os.close(opened)
     with contextlib.suppress(OSError):  # something else is in it
         for parent in place.parents:
             if parent == folder:

@@ -75,8 +75,10 @@ def is_partial_of(partial: Path, place: Path) -> bool:
 class Partial:
     """A file that is being brought: its bytes so far, and how many of them are verified."""
 
-    def __init__(self, head: Row, journal: Path) -> None:
+    def __init__(self, head: Row, journal: Path, folder: int) -> None:
         self.path = Path(head["partial"])
+        self.folder = folder
+        """Where it lies, open: its path may lead elsewhere by now."""
         self.good = 0
         self.digest = hashlib.sha256()
         """Of everything written so far."""
@@ -100,7 +102,7 @@ class Partial:
         self._head["identity"] = identity
         write_whole(str(self._journal), _make_line(self._head), sync=False)  # first: no partial is forgotten
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
+        self._file = os.fdopen(os.open(self.path.name, flags, 0o666, dir_fd=self.folder), "r+b", buffering=0)
 
     @property
     def is_open(self) -> bool:
@@ -136,7 +138,7 @@ class Partial:
 
     def resume(self, marks: list[tuple[int, str]]) -> None:
         """Open what another process left, and keep as much of it as the journal vouches for; raise OSError."""
-        fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(self.path.name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder)
         self._file = os.fdopen(fd, "r+b", buffering=0)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.getuid():
@@ -187,13 +189,13 @@ class Partials:
             self._journal.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def writing(self, place: Path, of: Row) -> Iterator[Partial]:
-        """Yield the file beside `place` for a file `of` the host (path, attempt), as far as it has come.
+    def writing(self, place: Path, folder: int, of: Row) -> Iterator[Partial]:
+        """Yield the file beside `place`, in its open folder, for a file `of` the host (path, attempt), as far as it has come.
 
         It is gone at the end unless it was renamed, or something came between that it can go on after. Raises OSError.
         """
         head: Row = {**of, "place": str(place), "partial": str(name_partial(place)), "identity": None}
-        partial = self._resume(head) or Partial(head, self._journal)
+        partial = self._resume(head, folder) or Partial(head, self._journal, folder)
         try:
             yield partial
         except BaseException as error:
@@ -205,7 +207,7 @@ class Partials:
         partial.close()
         self.forget(head)
 
-    def _resume(self, wanted: Row) -> Partial | None:
+    def _resume(self, wanted: Row, folder: int) -> Partial | None:
         """Return what the journal has of a file; what it has of another is removed."""
         head, marks = self._read()
         if head is None:
@@ -213,7 +215,7 @@ class Partials:
         if any(head.get(key) != wanted[key] for key in ("path", "attempt", "place")):
             self.forget(head)
             return None
-        partial = Partial(head, self._journal)
+        partial = Partial(head, self._journal, folder)
         try:
             partial.resume(marks)
         except OSError:

@@ -6,19 +6,20 @@ What there is, is asked in `lister.py`; what becomes of each file is in `bringin
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_train.blocks import Fetcher, OwnLine
-from remote_train.bringing import Fate, Home, Landing, Pulled, make_local_error
+from remote_train.bringing import Fate, Home, Landing, Pulled, find_base, make_local_error
 from remote_train.errors import LocalSpace, PullIncomplete
 from remote_train.host.commits import COMMITTED
 from remote_train.ledger import PULLED, Ledger, drop_old
 from remote_train.listed import choose_latest, make_units
 from remote_train.lister import Lister
-from remote_train.partial import Partials, pulling_alone
+from remote_train.partial import pulling_alone
 from remote_train.staging import find_stage, forget_stage
 from remote_train.weights import WeightsMaker, pick_models
 
@@ -130,24 +131,28 @@ class Pull:
 
     @contextlib.contextmanager
     def _alone(self, wish: PullWish) -> Iterator[tuple[Landing, Home]]:
-        with pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials:
-            landing, home = self._begin(wish, partials)
+        target = wish.to or self.run.files
+        with (
+            pulling_alone(self.run, self._say_wait, self.fetcher.look) as partials,
+            open_top(self.run, find_base(self.run, target)) as top,
+        ):
+            ledger = Ledger(self.run.folder / PULLED)  # with what the one before us brought
+            home = Home(self.run, self.attempt, target, ledger, partials, top, aside=wish.aside)
+            landing = self._begin(wish, home)
             try:
                 yield landing, home
             finally:
                 with contextlib.suppress(OSError):  # its journal says the same
                     home.ledger.fold()
 
-    def _begin(self, wish: PullWish, partials: Partials) -> tuple[Landing, Home]:
+    def _begin(self, wish: PullWish, home: Home) -> Landing:
         line = self.fetcher.line
         if isinstance(line, OwnLine):
             line.give_up = wish.give_up
         self.fetcher.limit = wish.limit
-        ledger = Ledger(self.run.folder / PULLED)  # with what the one before us brought
-        home = Home(self.run, self.attempt, wish.to or self.run.files, ledger, partials, aside=wish.aside)
         landing = Landing(home, self.fetcher, self.listener, self.result)
         landing.marks = not wish.match and not wish.everything
-        return landing, home
+        return landing
 
     def _mark(self, landing: Landing, home: Home, units: Sequence[Unit]) -> None:
         """Of files that were named one by one, find out which checkpoints they make: the globs do not say it."""
@@ -253,6 +258,21 @@ class Pull:
                 f"{', '.join(missing[:5])} changed all the time while being read",
                 hint="run the same command again in a moment",
             )
+
+
+@contextlib.contextmanager
+def open_top(run: Run, base: Path) -> Iterator[int]:
+    """Open the folder that all of a pull lands below; one that `--to` names is made. Raises what a user is told."""
+    try:
+        if base != run.folder:
+            base.mkdir(parents=True, exist_ok=True)
+        top = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise make_local_error(base, error) from error
+    try:
+        yield top
+    finally:
+        os.close(top)
 
 
 def _make_units(rows: Sequence[Row], wish: PullWish) -> list[Unit]:

@@ -7,6 +7,7 @@ own, so that a pull that was killed is gone on with.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,16 +58,17 @@ def find_stage(run: Run) -> tuple[Path, Path] | None:
     return (place, folder) if place.is_absolute() and is_partial_of(folder, place) else None
 
 
-def open_stage(run: Run, place: Path) -> Stage:
-    """Return the stage for a place: as an earlier pull left it, or new. Raises OSError."""
+def open_stage(run: Run, place: Path, parent: int) -> Stage:
+    """Return the stage for a place, in its open parent folder: as an earlier pull left it, or new. Raises OSError."""
     found = find_stage(run)
     if found is not None and found[0] == place and found[1].is_dir() and not found[1].is_symlink():
         return Stage(run, *found)
     forget_stage(run)
     folder = name_partial(place)
     write_json(run.folder / PLACE, {"place": str(place), "folder": str(folder)})
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir()  # as the user's own folders are: it becomes the one that was asked for
+    os.mkdir(
+        folder.name, dir_fd=parent
+    )  # as the user's own folders are: it becomes the one that was asked for
     return Stage(run, place, folder)
 
 

@@ -45,7 +45,7 @@ def read_hosts(path: Path | None, environ: Mapping[str, str] | None = None) -> H
             return Hosts()
         raise ConfigError([f"{place}: does not exist"], hint="named by --hosts-file or $" + HOSTS_VARIABLE)
     aliases = read_aliases(Path.home())
-    key = make_key("hosts", [read_private_text(place), *aliases])
+    key = make_key("hosts", [read_private_text(place)[0], *aliases])
     held = recall(key)
     if held is not None:
         return link_jumps(_make_hosts(held, place))

@@ -47,5 +47,7 @@ def write_changed(path: Path | None, edit: Callable[[str], str], environ: Mappin
 def _check(place: Path, edit: Callable[[str], str]) -> tuple[str, Hosts]:
     from remote_train.config.hosts_schema import make_hosts  # noqa: PLC0415 - pydantic costs 50 ms
 
-    text = edit(read_private_text(place) if place.exists() else "")
-    return text, link_jumps(make_hosts(parse_toml(place, text), read_aliases(Path.home())))
+    held, newline = read_private_text(place) if place.exists() else ("", "\n")
+    text = edit(held)
+    hosts = link_jumps(make_hosts(parse_toml(place, text), read_aliases(Path.home())))
+    return text.replace("\n", newline), hosts

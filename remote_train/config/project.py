@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import stat
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def find_project(cwd: Path, home: Path) -> ProjectPlace:
     if root in {home.resolve(), Path("/")}:
         raise PackageError(
             f"the project would be {root} itself, with everything in it",
-            hint="cd into the project, or make one here with `remote-train init`"
+            hint=f"cd into the project, or {_word_own(folder)}"
             if folder != root
             else "cd into the project's folder first",
         )
@@ -103,9 +104,13 @@ def _check_owner(file: Path, folder: Path) -> Path:
     if file.parent != folder and owner not in {0, os.geteuid(), folder.stat().st_uid}:
         raise PackageError(
             f"{file} makes {file.parent} the project, and belongs to another user (uid {owner})",
-            hint="make a project here with `remote-train init`",
+            hint=f"{_word_own(folder)}; where you trust that user, `cd {shlex.quote(str(file.parent))}` first",
         )
     return file.parent
+
+
+def _word_own(folder: Path) -> str:
+    return f"`touch {shlex.quote(str(folder / PROJECT_FILE))}`: then this folder is a project of its own"
 
 
 def _find_git_root(folder: Path) -> Path | None:

@@ -55,8 +55,11 @@ def put_between(text: str, cut: Sequence[Between]) -> str:
         if each.path in left:
             above[each.path] = _join(carried, each.free) + each.own
             carried = ""
-        elif each.free.strip():
-            carried = _join(carried, each.free)
+            continue
+        # Only tables below one are ever taken out: a bare [hosts] goes with the last of them, and what stood above it was about all.
+        left_over = each.free + ("\n" + each.own if each.own and len(each.path) == 1 else "")
+        if left_over.strip():
+            carried = _join(carried, left_over)
     known = {each.path for each in cut}
     new = next((path for _, _, path in gaps if path not in known), ())
     pieces, at = [], 0
@@ -71,11 +74,9 @@ def put_between(text: str, cut: Sequence[Between]) -> str:
 
 def _join(first: str, second: str) -> str:
     """One blank line is enough between them."""
-    return (
-        first.rstrip("\n") + "\n" + (second if second.startswith("\n") else "\n" + second)
-        if first
-        else second
-    )
+    if not first or not second:
+        return first or second
+    return first.rstrip("\n") + "\n" + (second if second.startswith("\n") else "\n" + second)
 
 
 def _count_comments(lines: Sequence[str]) -> int:

@@ -71,9 +71,13 @@ def parse_toml(path: Path, text: str) -> TomlFile:
         raise ConfigError([_render_syntax_error(path, text, str(error))]) from None
 
 
-def read_private_text(path: Path) -> str:
-    """Read a file of this user's without parsing it; the checks are those of a private `read_toml`."""
-    return _decode(path, _read_bytes(path, private=True))
+def read_private_text(path: Path) -> tuple[str, str]:
+    r"""Read a file of this user's without parsing it, and how its first line ends; in the text each ends in `\n`.
+
+    The checks are those of a private `read_toml`.
+    """
+    raw = _read_bytes(path, private=True)
+    return _decode(path, raw), "\r\n" if raw.partition(b"\n")[0].endswith(b"\r") else "\n"
 
 
 def _read_bytes(path: Path, *, private: bool) -> bytes:

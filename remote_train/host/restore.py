@@ -17,6 +17,7 @@ from remote_train.host.disk import name_place
 from remote_train.host.durable import write_all
 from remote_train.host.manifest_format import ManifestError, check_path
 from remote_train.host.snapshot import clone
+from remote_train.host.trees import open_parent
 
 TYPE_CHECKING = False  # of typing, whose import would cost every launch 5 ms
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     Row = Dict[str, Any]
 
 PIECE = 1 << 20
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_PLACE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
 
 
@@ -85,7 +85,7 @@ def _open_source(root: str, run: str, row: Row) -> int:
         if row["attempt"] is None:
             return os.open(layout.blob_path(root, row["sha256"]), flags)
         older = layout.attempt_dir(root, run, row["attempt"])
-        folder, name = _open_parent(os.path.join(older, layout.CODE), row["path"], make=False)
+        folder, name = open_parent(os.path.join(older, layout.CODE), row["path"])
         try:
             return os.open(name, flags, dir_fd=folder)
         finally:
@@ -96,33 +96,11 @@ def _open_source(root: str, run: str, row: Row) -> int:
         raise RestoreError("%s is not there any more" % row["path"]) from None
 
 
-def _open_parent(top: str, path: str, *, make: bool) -> Tuple[int, str]:
-    """Return the open folder that a path below `top` lies in, reached without following a link, and its name there."""
-    parts = path.split("/")
-    folder = os.open(top, FOLDER)
-    for part in parts[:-1]:
-        try:
-            if make:
-                _make_folder(part, folder)
-            inner = os.open(part, FOLDER, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = inner
-    return folder, parts[-1]
-
-
-def _make_folder(name: str, folder: int) -> None:
-    try:
-        os.mkdir(name, 0o700, dir_fd=folder)
-    except FileExistsError:  # what it is shows when it is opened
-        return
-
-
 def _write_place(code: str, row: Row, source: int, progress: Callable[[], None]) -> str:
     """Copy an open file to its place; return its SHA-256."""
     place = os.path.join(code, row["path"])
     try:
-        folder, name = _open_parent(code, row["path"], make=True)
+        folder, name = open_parent(code, row["path"], make=0o700)
         try:
             target = _open_new(folder, name, 0o700 if row["mode"] & 0o111 else 0o600)
         finally:

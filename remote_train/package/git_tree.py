@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -149,8 +150,9 @@ def read_listing(call: GitCall, root: str) -> GitListing:
     if any(words in said for words in _OUTSIDE):
         return GitListing(paths=None)
     if any(words in said for words in _DISTRUSTED):
-        how = f"git config --global --add safe.directory {root}"
-        return GitListing(paths=None, reason=f"git does not trust {root}, which another user owns ({how})")
+        top = find_repository(root) or root
+        how = f"git config --global --add safe.directory {shlex.quote(top)}"
+        return GitListing(paths=None, reason=f"git does not trust {top}, which another user owns ({how})")
     first = said.splitlines()[0] if said else f"exit code {code}"
     raise PackageError(f"git cannot list the files of {root}: {first}", hint=f"see `git -C {root} status`")
 

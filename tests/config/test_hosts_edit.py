@@ -124,6 +124,12 @@ def test_a_comment_stays_with_the_table_it_stands_above() -> None:
     assert set_host(COMMENTED, "n", {"port": 1}) == COMMENTED + "\n[hosts.n]\nport = 1\n"
 
 
+def test_a_comment_above_a_bare_table_of_all_hosts_outlives_them() -> None:
+    text = "[hosts.b]\n# about all\n[hosts]\n# of a\n[hosts.a]\n"
+    assert drop_host(text, "a") == "[hosts.b]\n\n# about all\n"
+    assert "# about all" in drop_host(drop_host(text, "b"), "a")
+
+
 PIECES = st.sampled_from(["\n", "# c\n", "  # d\n", "x = 1 # e\n", "y = '''\n# f\n[g]\n'''\n"])
 
 
@@ -208,6 +214,17 @@ def test_a_link_is_followed(place: Path, tmp_path: Path) -> None:
     write_changed(place, add("box"), {})
     assert place.is_symlink()
     assert "box" in (tmp_path / "dotfiles" / "hosts.toml").read_text()
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_lines_go_on_ending_as_they_do(place: Path, newline: str) -> None:
+    place.parent.mkdir()
+    place.write_bytes(COMMENTED.replace("\n", newline).encode())
+    write_changed(place, add("box"), {})
+    raw = place.read_bytes()
+    assert b"\n[hosts.box]" in raw
+    assert raw.count(newline.encode()) == raw.count(b"\n")
+    assert raw.count(b"\r") == (raw.count(b"\n") if newline == "\r\n" else 0)
 
 
 def test_a_file_that_others_may_write_is_not_built_upon(place: Path) -> None:

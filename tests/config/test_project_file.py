@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -233,10 +235,27 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_file_that_another_user_planted_above_is_refused(root: Path, home: Path) -> None:
     os.chown(make(root.parent / PROJECT_FILE), 12345, -1)
-    with pytest.raises(PackageError, match="belongs to another user"):
+    with pytest.raises(PackageError, match="belongs to another user") as caught:
         find_project(root, home)
     os.chown(root, 12345, -1)
     assert find_project(root, home).root == root.parent
+    type_what_is_hinted(caught.value)
+    assert find_project(root, home).root == root
+
+
+def type_what_is_hinted(error: PackageError) -> None:
+    typed = re.search(r"`(touch [^`]+)`", error.hint or "")
+    assert typed
+    subprocess.run(shlex.split(typed[1]), check=True)
+
+
+def test_a_home_that_git_knows_is_no_project_and_what_to_type_makes_one(home: Path) -> None:
+    (home / ".git").mkdir()
+    (home / "my work").mkdir()
+    with pytest.raises(PackageError, match="itself") as caught:
+        find_project(home / "my work", home)
+    type_what_is_hinted(caught.value)
+    assert find_project(home / "my work", home).root == home / "my work"
 
 
 def test_my_own_file_in_a_folder_is_enough(root: Path, home: Path) -> None:

@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 SIZE = 9_000_000
 """More than one window of credit."""
 HOLDING = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from remote_train.partial import pulling_alone
 from remote_train.records import Run
 
 run, place = Run("run", Path(sys.argv[1])), Path(sys.argv[2])
 of = {"path": "big.pt", "attempt": 1}
-with pulling_alone(run, lambda: None) as partials, partials.writing(place, of) as partial:
+folder = os.open(place.parent, os.O_RDONLY)
+with pulling_alone(run, lambda: None) as partials, partials.writing(place, folder, of) as partial:
     partial.identify({"size": 8, "mtime_ns": 1, "inode": "1"})
     partial.write(memoryview(b"half"))
     partial.confirm()

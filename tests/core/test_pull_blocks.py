@@ -263,7 +263,8 @@ def test_whatever_the_sizes_and_cuts_the_file_is_the_file(
     there = Wire(folder, chance.randbytes(size))
     with pulling_alone(Run("run", folder), int) as partials:
         place = folder / "place"
-        with partials.writing(place, {"path": "source", "attempt": 1}) as partial:
+        opened = os.open(folder, os.O_RDONLY)
+        with partials.writing(place, opened, {"path": "source", "attempt": 1}) as partial:
             partial.identify(there.fetch(0, block).identity())
             for budget in cuts:
                 there.carry(partial, block, chance, budget)
@@ -271,6 +272,7 @@ def test_whatever_the_sizes_and_cuts_the_file_is_the_file(
                 assert partial.good == size or partial.good % block == 0
             summary = there.carry(partial, block, chance, None)
             partial.path.replace(place)
+        os.close(opened)
     digest = sha256(there.data)
     assert summary == {"length": size, "sha256": digest, "changed": False, "whole": True}
     assert place.read_bytes() == there.data
@@ -278,15 +280,18 @@ def test_whatever_the_sizes_and_cuts_the_file_is_the_file(
 
 def test_more_than_there_is_is_refused(tmp_path: Path) -> None:
     there = Wire(tmp_path, b"x" * 5000)
+    folder = os.open(tmp_path, os.O_RDONLY)
     partial = Partial(
         {"partial": str(name_partial(tmp_path / "place")), "identity": None, "path": "source"},
         tmp_path / JOURNAL,
+        folder,
     )
     partial.identify(there.fetch(0, 4096).identity())
     there.carry(partial, 4096, random.Random(1), None)
     with pytest.raises(Damaged):
         Blocks(partial, 5000, 4096).take(memoryview(b"more"))
     partial.close()
+    os.close(folder)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 from typing import TYPE_CHECKING
@@ -417,7 +418,10 @@ def test_a_checkout_of_another_user_is_read_without_git(checkout: Tree) -> None:
         os.chown(path, 65534, 65534)
     selection = choose(checkout)
     assert selection.files == (".gitignore", "a.py")
-    assert "safe.directory" in next(notice.message for notice in selection.notices if notice.kind == "git")
+    (checkout.root / "sub dir").mkdir()
+    for chosen in (selection, select_files(checkout.root / "sub dir", Rules())):
+        (notice,) = [notice.message for notice in chosen.notices if notice.kind == "git"]
+        assert f"safe.directory {shlex.quote(str(checkout.root))})" in notice
 
 
 def test_a_project_in_a_folder_that_git_ignores(checkout: Tree, make_tree: Callable[[str], Tree]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-from typing import TYPE_CHECKING
+from functools import reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,6 +79,79 @@ def test_a_pull_goes_through_no_link_and_no_depth_ends_it(account: Account, outs
     assert puller.here(account.home / "real") == found
     for pull in puller.pulls:
         pull.session.close()
+
+
+MOMENTS = [
+    ("the way was looked at", "bringing.refuse_links", "to/out"),
+    ("the way was looked at", "bringing.refuse_links", "to"),
+    ("it is made", "partial.name_partial", "to/out"),
+    ("it is made", "partial.name_partial", "to"),
+    ("a folder is made for it", "staging.name_partial", "to"),
+    ("it comes", "partial.Partial.identify", "to/out"),
+    ("it has its name", "bringing.Held.look_again", "to/out"),
+    ("it has its name", "bringing.Held.look_again", "to"),
+]
+
+
+@pytest.mark.parametrize(("moment", "after", "which"), MOMENTS)
+def test_a_folder_that_somebody_puts_a_link_for_while_a_file_comes_leads_nowhere(
+    account: Account, outside: Path, monkeypatch: pytest.MonkeyPatch, moment: str, after: str, which: str
+) -> None:
+    puller = Puller(account, MAKING)
+    wish = PullWish(to=account.home / "to")
+    (account.home / "to" / "out").mkdir(parents=True)
+    (outside / "out").mkdir()
+    folder = account.home / which
+    with monkeypatch.context() as patch:
+        do_after(patch, after, lambda: put_a_link_for(folder, outside))
+        with pytest.raises(PullIncomplete):
+            puller.pull().bring(wish)
+    assert folder.is_symlink(), f"nobody came before {moment}"
+    assert [path.name for path in outside.rglob("*")] == ["out"]
+    folder.unlink()
+    folder.with_name("moved").rename(folder)
+    puller.pull().bring(wish)
+    found = {"out/ckpt.pt": b"from a host", "checkpoint-9/ckpt.pt": b"from a host"}
+    assert puller.here(account.home / "to") == found, "and the next one brings all of it"
+    for pull in puller.pulls:
+        pull.session.close()
+
+
+def put_a_link_for(folder: Path, outside: Path) -> None:
+    """Do what everybody may who can write where a folder lies."""
+    if not folder.is_symlink():
+        folder.rename(folder.with_name("moved"))
+        folder.symlink_to(outside if folder.name == "to" else outside / "out")
+
+
+def do_after(patch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
+    """Act at the end of each call of a function of ours."""
+    module, *names, last = name.split(".")
+    owner: Any = reduce(getattr, names, import_module(f"remote_train.{module}"))
+    real = getattr(owner, last)
+
+    def call(*args: Any) -> Any:
+        result = real(*args)
+        act()
+        return result
+
+    patch.setattr(owner, last, call)
+
+
+def test_no_old_checkpoint_is_removed_through_a_link_that_comes_meanwhile(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "files" / "out" / "ckpt.pt"
+    place.parent.mkdir(parents=True)
+    (outside / "out").mkdir()
+    for path in (place, outside / "out" / "ckpt.pt"):
+        path.write_text("old")
+    ledger = Ledger(tmp_path / "pulled.json")
+    entry = {"sha256": hash_file(place), "unit": "out", "checkpoint": {}, "attempt": 1, "mtime_ns": 1}
+    ledger.note({place: entry})
+    do_after(monkeypatch, "ledger.hash_file", lambda: put_a_link_for(place.parent, outside))
+    drop_old(ledger, tmp_path / "files", 0)
+    assert (outside / "out" / "ckpt.pt").exists()
 
 
 def test_an_output_is_written_to_no_link(run: Run, outside: Path) -> None:
