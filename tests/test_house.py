@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import statistics
 import subprocess
@@ -212,6 +213,22 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
 
 def test_the_example_of_hosts_toml_is_toml_with_hosts() -> None:
     assert tomllib.loads((ROOT / "hosts.example.toml").read_text(encoding="utf-8"))["hosts"]
+
+
+def test_every_module_stands_on_its_floor_of_the_map() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rank = {name: number for number, layer in enumerate(layers) for name in layer.split(" : ")}
+    rows = re.findall(r"(?m)^\| [\w ]+ \| (`[^|]+)\|", page.partition("## Floors")[2].partition("\n## ")[0])
+    floors = [re.findall(r"`(\w+)(?:/|\.py)?`", row) for row in rows]
+    assert sorted(itertools.chain(*floors)) == sorted(rank)
+    for upper, lower in itertools.pairwise([[rank[name] for name in names] for names in floors]):
+        assert max(upper) <= min(lower)
+    transports = [path.name for path in (ROOT / "remote_train/transport").glob("[a-z]*.py")]
+    assert [name for name in transports if not re.search(rf"\b{re.escape(name)}`", page)] == []
 
 
 def test_every_script_and_every_file_of_the_readme_is_there() -> None:

@@ -19,7 +19,7 @@ from remote_train.config.ssh_target import SshWay
 from remote_train.transport.openssh import OpensshTransport
 from remote_train.transport.openssh_command import Policy
 from remote_train.transport.paramiko_ssh import ParamikoTransport
-from tests.sshd import Sshd, make_key, running_sshd
+from tests.sshd import Sshd, known_line_for, make_key, running_sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ PYENV = Path("~/.pyenv").expanduser()
 FIRST_UID = 61000
 KINDS = ("ed25519", "ecdsa", "rsa", "certificate")
 GATE = "gate"
-"""An ordinary account to jump through."""
+"""An ordinary account to jump through, on an sshd of its own that knows nobody else, has another key and runs nothing."""
 
 
 def need_root() -> None:
@@ -59,9 +59,10 @@ def need(host: Host) -> None:
 
 @dataclass
 class Accounts:
-    """A running sshd and its accounts, one for each host."""
+    """A running sshd and its accounts, one for each host; and another one in front of it."""
 
     sshd: Sshd
+    gate: Sshd
     names: dict[str, str]
     """A host's label -> its login name."""
 
@@ -70,17 +71,17 @@ class Accounts:
     ) -> Transport:
         """Return a way in: by one of our transports, with a key of a kind, through some jump hosts."""
         user, key = self.names[host.label], self.sshd.folder / f"id_{kind}"
-        gate = self.sshd.target(user=GATE, identity_files=(key,), identities_only=True)
-        target = replace(gate, user=user, jumps=(gate,) * depth)
+        target = self.sshd.target(user=user, identity_files=(key,), identities_only=True)
+        gate = replace(target, user=GATE, port=self.gate.port)
+        target = replace(target, jumps=(gate,) * depth)
         if way == "paramiko":
             return ParamikoTransport(target)
         options = [f"IdentityFile {key}", "IdentitiesOnly yes", f"UserKnownHostsFile {self.sshd.known_hosts}"]
         config = self.sshd.folder / f"ssh_config_{kind}"
         config.write_text("\n".join([*options, "GlobalKnownHostsFile none", "IdentityAgent none"]) + "\n")
-        port = str(self.sshd.port)
-        program, arguments = ("ssh", "-F", str(config)), ("-l", GATE, "-p", port, "--", "127.0.0.1")
+        program, arguments = ("ssh", "-F", str(config)), ("-l", GATE, "-p", str(gate.port), "--", "127.0.0.1")
         hop = SshWay("127.0.0.1", program, arguments, proxied=False, patient=False, keywords=frozenset())
-        arguments = ("-l", user, *arguments[2:])
+        arguments = ("-l", user, "-p", str(target.port), "--", "127.0.0.1")
         ssh = replace(hop, arguments=arguments, proxied=depth > 0, jumps=(hop,) * depth)
         policy = Policy(strict="yes", prompts=False, known_hosts_files=(self.sshd.known_hosts,))
         return OpensshTransport(target, [ssh], policy)
@@ -101,13 +102,18 @@ def running_accounts(folder: Path, hosts: Sequence[Host]) -> Iterator[Accounts]:
     known = (
         'cat "$1"/id_ed25519.pub "$1"/id_ecdsa.pub "$1"/id_rsa.pub > /home/keys; echo all > /home/principals'
     )
-    script = "\n".join([*make_world(folder), *mounts, known, 'shift; exec "$@"'])
-    prefix = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", str(folder)]
     lines = ["AuthorizedKeysFile /home/keys", "PrintMotd yes", "MaxStartups 200"]
     lines += [f"TrustedUserCAKeys {folder}/ca.pub", "AuthorizedPrincipalsFile /home/principals"]
     (folder / "matches").write_text("\n".join(matches) + "\n")
-    with running_sshd(folder, [*lines, f"Include {folder}/matches"], prefix=prefix) as sshd:
-        yield Accounts(sshd, names)
+    gated = [*lines, f"AllowUsers {GATE}", "ForceCommand echo nothing runs here"]
+    lines += [f"DenyUsers {GATE}", f"Include {folder}/matches"]
+    with (
+        running_sshd(folder, lines, prefix=enter_world(folder, *mounts, known)) as sshd,
+        running_sshd(folder / "gate", gated, prefix=enter_world(folder)) as gate,
+    ):
+        with sshd.known_hosts.open("a") as file:
+            file.write(known_line_for(gate, gate.port))
+        yield Accounts(sshd, gate, names)
 
 
 def make_keys(folder: Path) -> None:
@@ -117,6 +123,12 @@ def make_keys(folder: Path) -> None:
     authority, key = make_key(folder / "ca"), make_key(folder / "id_certificate")
     sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "somebody", "-n", "all", f"{key}.pub"]
     subprocess.run(sign, check=True)
+
+
+def enter_world(folder: Path, *commands: str) -> list[str]:
+    """Return the command that runs another one in a namespace of its own, where some others ran before."""
+    script = "\n".join([*make_world(folder), *commands, 'shift; exec "$@"'])
+    return ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", str(folder)]
 
 
 def make_world(folder: Path) -> list[str]:
