@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from remote_train.config.host_spec import Hosts, HostSpec
@@ -41,4 +42,5 @@ def parse_jumps(written: str | None) -> tuple[HostSpec, ...]:
     if written is None or written == "none":
         return ()
     names = [part.strip().removeprefix("ssh://").rstrip("/") for part in written.split(",")]
+    names = [re.sub(r"\[([0-9.]+)\]", r"\1", name) for name in names]  # `ssh -G` has 10.0.0.1 in brackets too
     return tuple(HostSpec(name=name, address=(name,)) for name in names)

@@ -111,6 +111,12 @@ def test_ssh_goes_by_each_address_through_each_of_the_jump_hosts_own(place: SshP
     nested = read(place, "Host n\n  ProxyJump a,me@b:24\n", box).ways
     assert [hop.arguments[-1] for hop in nested[0].jumps] == ["a", "b", "n", "f1"]
     assert [hop.proxied for hop in nested[0].jumps] == [False, True, True, True]
+    (way,) = read(
+        place, "Host lan.x\n  ProxyJump me@10.0.0.1,[10.0.0.2]:24\n", HostSpec("box", ("lan.x",))
+    ).ways
+    assert [hop.hostname for hop in way.jumps] == ["10.0.0.1", "10.0.0.2"], (
+        "`ssh -G` has brackets around these"
+    )
     none = HostSpec("box", ("lan.x",), proxy_jump=())
     (way,) = read(place, "Host lan.x\n  ProxyJump a\n", none).ways
     assert way.arguments[:2] == ("-o", "ProxyCommand=none")
