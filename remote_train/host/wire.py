@@ -119,31 +119,38 @@ def parse_object(payload: bytes) -> Dict[str, Any]:
 
 
 class Decoder:
-    """Turn bytes, however they are cut, into frames."""
+    """Turn bytes, however they are cut, into frames; a payload that came in several pieces is joined once."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._head = b""
+        self._pieces: List[Union[bytes, memoryview]] = []
+        self._left = 0
 
     def feed(self, data: Union[bytes, memoryview]) -> List[Frame]:
         """Return the frames that `data` completes; raise FrameError at the first that is not one."""
-        held = self._held
-        held += data
-        with memoryview(held) as view:
-            frames, taken = self._cut(view)
-        if taken:
-            del held[:taken]
+        frames = []
+        view = memoryview(data)
+        while view:
+            if len(self._head) < HEADER.size:
+                view = self._take_head(view)
+                if len(self._head) < HEADER.size:
+                    break
+            piece, view = view[: self._left], view[self._left :]
+            self._left -= len(piece)
+            # What waits is copied: a piece would hold all that came with it.
+            self._pieces.append(bytes(piece) if self._left else piece)
+            if not self._left:
+                _, kind, stream = HEADER.unpack(self._head)
+                frames.append((kind, stream, b"".join(self._pieces)))
+                self._head, self._pieces = b"", []
         return frames
 
-    def _cut(self, held: memoryview) -> Tuple[List[Frame], int]:
-        frames = []
-        start = 0
-        while len(held) - start >= HEADER.size:
-            length, kind, stream = HEADER.unpack_from(held, start)
-            if length > MAX_PAYLOAD or not CONTROL <= kind <= ACK:
-                raise FrameError("not a frame: type %d, length %d" % (kind, length))
-            end = start + HEADER.size + length
-            if end > len(held):
-                break
-            frames.append((kind, stream, bytes(held[start + HEADER.size : end])))
-            start = end
-        return frames, start
+    def _take_head(self, view: memoryview) -> memoryview:
+        """Take what a header lacks; return the rest."""
+        missing = HEADER.size - len(self._head)
+        self._head += view[:missing]
+        if len(self._head) == HEADER.size:
+            self._left, kind, _ = HEADER.unpack(self._head)
+            if self._left > MAX_PAYLOAD or not CONTROL <= kind <= ACK:
+                raise FrameError("not a frame: type %d, length %d" % (kind, self._left))
+        return view[missing:]

@@ -29,6 +29,8 @@ class Child:
         """Start it; `options` are Popen's and put it into a process group of its own. Raise OSError."""
         self._name = name
         ours, theirs = socket.socketpair()
+        # As much as one read of ours takes, where the system lets it: else each 200 KB wake both processes.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
         try:
             self._child = subprocess.Popen(
                 argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, **options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from remote_train.bootstrap import make_bootstrap, parse_verdict
 from remote_train.errors import ConnectionLost, HostUnfit, ProtocolError, RunLost, VerificationFailed
-from remote_train.host import wire
+from remote_train.host import agent, wire
 from remote_train.refusals import NoSuchFile
 from remote_train.session import Session, open_session
 from remote_train.transport.local import LocalChannel, LocalTransport
@@ -255,3 +256,12 @@ def test_heartbeats_go_on_beside_slow_facts(account: Account, monkeypatch: pytes
     assert session.request("list")["runs"] == []
     assert number not in session._replies
     assert session.wait(number)["python"]["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes have a size on Linux alone")
+def test_a_pipe_of_ours_takes_several_frames_and_what_is_no_pipe_stays_as_it_is() -> None:
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb"), os.fdopen(writes, "wb"), Path(os.devnull).open("wb") as nothing:
+        agent.widen(nothing.fileno())
+        agent.widen(writes)
+        assert fcntl.fcntl(writes, fcntl.F_GETPIPE_SZ) == agent.PIPE

@@ -46,6 +46,14 @@ def test_an_unfinished_frame_is_kept_and_never_given(sent: list[wire.Frame], mis
     assert decoder.feed(data[-missing:]) == [(wire.DATA, 1, b"x" * 300)]
 
 
+def test_what_waits_for_the_rest_of_its_frame_does_not_hold_all_that_came_with_it() -> None:
+    data = bytearray(wire.make_frame(wire.DATA, 1, b"x" * 300) * 2)
+    decoder = wire.Decoder()
+    assert decoder.feed(memoryview(data)[:-10]) == [(wire.DATA, 1, b"x" * 300)]
+    data.clear()  # a BufferError where a view of it is held
+    assert decoder.feed(b"y" * 10) == [(wire.DATA, 1, b"x" * 290 + b"y" * 10)]
+
+
 def test_the_largest_frame_passes_and_one_byte_more_does_not() -> None:
     whole = b"x" * wire.MAX_PAYLOAD
     assert wire.Decoder().feed(wire.make_frame(wire.DATA, 1, whole)) == [(wire.DATA, 1, whole)]
