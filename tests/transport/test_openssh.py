@@ -146,7 +146,7 @@ def test_a_frozen_connection_is_closed_all_the_same(sshd: Sshd) -> None:
     os.kill(session, signal.SIGSTOP)
     try:
         channel.close()
-        assert channel.receive(0) == b""
+        assert channel.receive(30) == b""
         wait_until(lambda: not find_ssh(sshd), "ssh to be gone")
     finally:
         os.kill(session, signal.SIGKILL)
