@@ -88,12 +88,9 @@ def unfit_hint(unfit: Sequence[str], *, here: bool = False) -> str:
     without = all("has no torch" in why or "does not work" in why for why in unfit)
     if without or "torch was found" in said:
         return _name_line(said, here=here)
-    if "CUDA" not in said and any(words in said for words in _NO_ROOM_FOR_STATE):
-        return "`state_dir` in hosts.toml names where runs are kept: a folder that this account may make and write"
     return next((hint for part, hint in _CUDA_HINTS.items() if part in said), _ON_CPU)
 
 
-_NO_ROOM_FOR_STATE = ("Permission denied", "No such file or directory", "the state folder")
 _ON_CPU = 'a host without a GPU trains with `device = "cpu"` in hosts.toml; --local trains on this machine'
 _OTHER = 'name another environment in hosts.toml: `python = "…"` or `conda = "…"`'
 _CUDA_HINTS = {

@@ -37,6 +37,7 @@ class Gate:
         self._streams: set[int] = set()
         self._files: set[int] = set()
         self._unwanted: set[int] = set()
+        self._unopened: object = None
         self._followed: set[tuple[object, object]] = set()
         self._checkpoints: Counter[tuple[object, object]] = Counter()
         self._held = self._events = self._dropped = 0
@@ -89,7 +90,11 @@ class Gate:
             return None
         try:
             if "error" in message:
-                return number, make_refusal(self.host, op, message["error"])
+                error = message["error"]
+                self._unopened = error if op == "open" else self._unopened
+                # Requests travel behind `open`: where it was refused, so are they, with its words.
+                of_open = error is not None and error == self._unopened
+                return number, make_refusal(self.host, "open" if of_open else op, error)
             return number, check_answer(self.host, op, fields, message.get("ok"))
         except ProtocolError as error:
             if op in BESIDE:

@@ -239,8 +239,9 @@ def candidate_pythons(host: HostSpec, project_root: Path) -> list[str]:
 def reach_first(links: Sequence[HostLink], local: HostLink | None, job: Job | None = None) -> Reached:
     """Return the first host that is reached, fit and free; the local CPU when none is reachable and `local` is given.
 
-    Where those GPUs are busy on all that the `job` asks for, it is the first of them, or HostBusy for `--on-busy next`; a
-    single host is not asked, it says so at the start. Raises Unreachable, HostUnfit, HostSpace, or what the first failed login says.
+    Of several hosts, one that has not the GPUs of the `job` is unfit. Where they are busy on all that the job asks for, it is
+    the first of them, or HostBusy for `--on-busy next`; a single host is not asked, it says so at the start. Raises Unreachable,
+    HostUnfit, HostSpace, UsageError for GPUs that no host could have, or what the first failed login says.
     """
     if not links and local is not None:
         return _reach_local(local, [])
@@ -248,7 +249,7 @@ def reach_first(links: Sequence[HostLink], local: HostLink | None, job: Job | No
         link.dial()
     absent: list[str] = []
     unfit: list[HostUnfit | HostSpace] = []
-    busy = Occupied(job if len(links) > 1 else None)
+    busy = Occupied(job if len(links) > 1 else None, unfit)
     try:
         for link in links:
             reached = _try(link, absent, unfit)
@@ -262,22 +263,28 @@ def reach_first(links: Sequence[HostLink], local: HostLink | None, job: Job | No
             link.close()
     if busy.found:
         return busy.choose([error.message for error in unfit] + absent)
-    if unfit:
-        raise _join_unfit(unfit, absent)
-    if local is None:
-        raise Unreachable("\n".join(absent), hint="leave out --no-fallback to train on this machine's CPU")
+    if unfit or local is None:
+        raise _join_refusals(unfit, absent)
     return _reach_local(local, absent)
 
 
-def _join_unfit(
-    unfit: Sequence[HostUnfit | HostSpace], others: Sequence[str], *, here: bool = False
-) -> HostUnfit | HostSpace:
-    """Return one error for hosts of which none will do: where all of them lack room, that is what it says."""
-    message = "\n".join([*(error.message for error in unfit), *others])
-    why = [error.message for error in unfit if isinstance(error, HostUnfit)]
-    if why:
-        return HostUnfit(message, hint=unfit_hint(why, here=here))
-    return HostSpace(message, hint=unfit[0].hint, **unfit[0].facts)
+def _join_refusals(
+    unfit: Sequence[HostUnfit | HostSpace], absent: Sequence[str], *, here: bool = False
+) -> HostUnfit | HostSpace | Unreachable:
+    """Return one error for hosts of which none will do: where all that were reached lack room, that is what it says.
+
+    `here`: this machine was tried after them, and comes last.
+    """
+    said = [error.message for error in unfit]
+    message = "\n".join([*absent, *said] if here else [*said, *absent])
+    if not unfit:
+        hint = None if here else "leave out --no-fallback to train on this machine's CPU"
+        return Unreachable(message, hint=hint)
+    faults = [error for error in unfit if isinstance(error, HostUnfit)]
+    if not faults:
+        return HostSpace(message, hint=unfit[0].hint, **unfit[0].facts)
+    own = next((error.hint for error in faults if error.hint), None)
+    return HostUnfit(message, hint=own or unfit_hint([error.message for error in faults], here=here))
 
 
 def _try(link: HostLink, absent: list[str], unfit: list[HostUnfit | HostSpace]) -> Reached | None:
@@ -317,7 +324,7 @@ def _reach_local(local: HostLink, reasons: list[str]) -> Reached:
     unfit: list[HostUnfit | HostSpace] = []
     reached = _try(local, absent, unfit)
     if reached is None:
-        raise _join_unfit(unfit, reasons, here=True)
+        raise _join_refusals(unfit, [*reasons, *absent], here=True)
     reached.reasons, reached.fell_back = reasons, bool(reasons)
     return reached
 

@@ -31,7 +31,10 @@ _HINTS = {
 }
 
 _HINTS_OF = {
-    ("bench", "host-busy"): "run it again when the GPU is free, or measure another host: --host NAME"
+    ("bench", "host-busy"): "run it again when the GPU is free, or measure another host: --host NAME",
+    ("open", "host-unfit"): (
+        "`state_dir` in hosts.toml names where runs are kept: a folder that this account may make and write"
+    ),
 }
 """Where the step after an error of that kind is another one."""
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     Gpu = Mapping[str, Any]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_UUIDS = ("GPU-", "MIG-")
 
 
 def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) -> dict[str, Any]:
@@ -30,7 +31,9 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
                 if visible is not None
                 else f"the host has {len(known)}"
             )
-            raise HostUnfit(f"{count} GPUs are asked for and {of}")
+            raise HostUnfit(
+                f"{count} GPUs are asked for and {of}", hint="`--gpus all` takes those that there are"
+            )
         return {"count": count, **({} if visible is None else {"among": [gpu["uuid"] for gpu in left]})}
     ids = [item.strip() for item in text.split(",") if item.strip()]
     cards = {name: gpu["uuid"] for gpu in known for name in (str(gpu["index"]), gpu["uuid"])}
@@ -50,6 +53,15 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
             hint="give a number, `all`, or indices like `0,` and UUIDs, with commas between",
         )
     return {"ids": ids}
+
+
+def may_be_there(text: str) -> bool:
+    """Tell whether some host could have what `--gpus` asks for: a number, `all`, or indices and UUIDs, none of them twice."""
+    if text == "all" or (text.isascii() and text.isdecimal()):
+        return True
+    ids = [item.strip() for item in text.split(",") if item.strip()]
+    known = all((item.isascii() and item.isdecimal()) or item.startswith(_UUIDS) for item in ids)
+    return bool(ids) and known and len(set(ids)) == len(ids)
 
 
 def list_visible(word: str | None, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
@@ -79,4 +91,4 @@ def list_visible(word: str | None, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
 
 def _is_named(item: str, gpu: Gpu) -> bool:
     whole = item == str(gpu["index"]) or item == gpu["uuid"]
-    return whole or (item.startswith(("GPU-", "MIG-")) and str(gpu["uuid"]).startswith(item))
+    return whole or (item.startswith(_UUIDS) and str(gpu["uuid"]).startswith(item))

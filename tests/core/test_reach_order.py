@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from remote_train.bootstrap import make_unfit
 from remote_train.config.host_spec import HostSpec
-from remote_train.errors import HostSpace, HostUnfit, RemoteTrainError, Unreachable
+from remote_train.config.project_spec import ProjectSpec
+from remote_train.errors import HostSpace, HostUnfit, RemoteTrainError, Unreachable, UsageError
+from remote_train.plan import Job
 from remote_train.reach import HostLink, Reached, reach_first
 
 if TYPE_CHECKING:
@@ -20,6 +23,19 @@ HOSTS: dict[str, RemoteTrainError | None] = {
     "small": HostSpace("small: 6 bytes are free", hint="as above", have=6),
     "unfit": HostUnfit("unfit: uv is not installed there"),
     "absent": Unreachable("absent: no answer"),
+    "gone": Unreachable("gone: no answer"),
+    "torchless": HostUnfit("torchless: /p (Python 3.11) has no torch"),
+    "env": make_unfit("env", b"", b"/usr/bin/env: 'python3.9': No such file or directory\n"),
+    "exec": make_unfit("exec", b"", b"/bin/sh: 1: exec: /etc/passwd: Permission denied\n"),
+    "home": make_unfit(
+        "home",
+        b"",
+        b"",
+        "FAIL cannot write its state folder: [Errno 13] Permission denied: '/home/u/.local'",
+    ),
+    "open": make_unfit(
+        "open", b"", b"", "FAIL /home/u/.local is not ours, or others may write there: chmod 700 it"
+    ),
 }
 
 
@@ -30,6 +46,9 @@ class Link:
     host: HostSpec
     early: bool
     closed: int = field(default=0)
+    gpus: int = 0
+    looked: float | None = 1.0
+    """When it was looked at; None: what is known of it is remembered, and it has one GPU more by now."""
 
     def dial(self) -> None:
         pass
@@ -38,16 +57,24 @@ class Link:
         self.closed += 1
 
     def connect(self) -> Link:
-        error = HOSTS[self.host.name]
+        error = HOSTS.get(self.host.name)
         if error is not None and (self.early or isinstance(error, Unreachable)):
             raise error
         return self
 
     def read_fit_facts(self, _session: object) -> tuple[dict[str, Any], None]:
-        error = HOSTS[self.host.name]
+        error = HOSTS.get(self.host.name)
         if error is not None:
             raise error
-        return {}, None
+        return self.look(), None
+
+    def look(self) -> dict[str, Any]:
+        return {"gpus": [{"index": index, "uuid": f"GPU-{index}"} for index in range(self.gpus)]}
+
+    def read_facts(self, _session: object, *, fresh: bool) -> dict[str, Any]:
+        assert fresh
+        self.gpus, self.looked = self.gpus + 1, 1.0
+        return self.look()
 
 
 def reach(names: Sequence[str], *, early: bool, local: str | None = None) -> Reached:
@@ -73,6 +100,12 @@ def test_a_host_without_room_is_passed_over_like_an_unfit_one(*, early: bool) ->
         ("full unfit", 13, "install.sh", None),
         ("unfit full absent", 13, "install.sh", None),
         ("absent", 10, "--no-fallback", None),
+        ("env", 13, "try `ssh env python3 --version`", None),
+        ("exec", 13, "try `ssh exec python3 --version`", None),
+        ("home", 13, "our program lives in ~/.local/state/remote-train there", None),
+        ("open", 13, "our program lives in ~/.local/state/remote-train there", None),
+        ("torchless absent full home exec", 13, "our program lives in", None),
+        ("torchless absent", 13, "install torch there: `/p -m pip install torch`", None),
     ],
 )
 def test_it_ends_with_what_all_of_them_lack(
@@ -93,3 +126,69 @@ def test_a_host_without_room_is_no_reason_to_train_here() -> None:
     assert reach(["absent"], early=False, local="fit").fell_back
     with pytest.raises(HostSpace, match="absent: no answer"):
         reach(["absent"], early=False, local="full")
+
+
+@pytest.mark.parametrize(
+    ("names", "local", "code", "message"),
+    [
+        ("absent", "torchless", 13, "absent: no answer\ntorchless: /p (Python 3.11) has no torch"),
+        ("absent", "full", 14, "absent: no answer\nfull: 5 bytes are free"),
+        ("absent", "gone", 10, "absent: no answer\ngone: no answer"),
+        ("", "gone", 10, "gone: no answer"),
+    ],
+)
+def test_why_no_host_was_reached_comes_before_the_fault_of_this_machine(
+    names: str, local: str, code: int, message: str
+) -> None:
+    with pytest.raises(RemoteTrainError) as caught:
+        reach(names.split(), early=False, local=local)
+
+    assert (caught.value.exit_code, caught.value.message) == (code, message)
+    assert "--no-fallback" not in str(caught.value.hint)
+
+
+def reach_gpus(*counts: int, gpus: str = "1", env: dict[str, str] | None = None) -> Reached:
+    links = [Link(HostSpec(f"has-{count}", device="cuda"), early=False, gpus=count) for count in counts]
+    job = Job(ProjectSpec("p"), "/", "", "train.py", None, (), None, gpus, "share", env=env or {})
+    try:
+        return reach_first([cast("HostLink", link) for link in links], None, job)
+    finally:
+        assert links[0].closed == 2  # as a link, and as the session of a host that is not taken
+
+
+@pytest.mark.parametrize(
+    ("gpus", "env", "said"),
+    [
+        ("3", {}, "3 GPUs are asked for and the host has 2"),
+        ("2,", {}, "--gpus 2,: no such GPU: 2"),
+        ("1", {"CUDA_VISIBLE_DEVICES": "2"}, "CUDA_VISIBLE_DEVICES=2: no such GPU: 2"),
+    ],
+)
+def test_a_host_without_the_gpus_that_are_wanted_is_passed_over(
+    gpus: str, env: dict[str, str], said: str
+) -> None:
+    reached = reach_gpus(2, 3, gpus=gpus, env=env)
+    assert reached.link.host.name == "has-3"
+    assert reached.reasons == [f"has-2: {said}"]
+
+    with pytest.raises(HostUnfit) as caught:
+        reach_gpus(2, 1, gpus=gpus, env=env)
+    assert caught.value.message.startswith(f"has-2: {said}\nhas-1: ")
+    assert caught.value.hint is not None
+    assert "device" not in caught.value.hint
+
+
+@pytest.mark.parametrize("gpus", ["one", "0,0", ",", "-1"])
+def test_gpus_that_no_host_could_have_are_a_usage_error(gpus: str) -> None:
+    with pytest.raises(UsageError):
+        reach_gpus(2, 3, gpus=gpus)
+
+
+def test_gpus_that_are_remembered_are_counted_again_before_a_host_is_passed_over() -> None:
+    grown = Link(HostSpec("grown", device="cuda"), early=False, gpus=1, looked=None)
+    links = [grown, Link(HostSpec("other"), early=False)]
+    job = Job(ProjectSpec("p"), "/", "", "train.py", None, (), None, "2", "share")
+    reached = reach_first([cast("HostLink", link) for link in links], None, job)
+
+    assert reached.link.host.name == "grown"
+    assert len(reached.facts["gpus"]) == 2

@@ -166,7 +166,7 @@ def test_a_host_that_cannot_say_leaves_no_session_open() -> None:
         raise ProtocolError("no answer of ours")
 
     with pytest.raises(ProtocolError):
-        Occupied(make_job()).takes(reach(refuse, closed))
+        Occupied(make_job(), []).takes(reach(refuse, closed))
     assert closed == [True]
 
 
@@ -178,6 +178,6 @@ def test_busy_are_the_gpus_that_the_command_line_leaves() -> None:
         return {"free": True}
 
     job = make_job(env={"CUDA_VISIBLE_DEVICES": "1"})
-    assert Occupied(job).takes(reach(answer, [], CUDA_VISIBLE_DEVICES="0"))
-    assert Occupied(make_job()).takes(reach(answer, [], CUDA_VISIBLE_DEVICES="0"))
+    assert Occupied(job, []).takes(reach(answer, [], CUDA_VISIBLE_DEVICES="0"))
+    assert Occupied(make_job(), []).takes(reach(answer, [], CUDA_VISIBLE_DEVICES="0"))
     assert asked == [{"count": 1, "among": ["GPU-b"]}, {"count": 1, "among": ["GPU-a"]}]

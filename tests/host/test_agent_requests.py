@@ -52,8 +52,9 @@ def test_a_state_folder_of_somebody_else_is_refused_with_the_reason(account: Acc
     session, number = open_root(other)
     with pytest.raises(HostUnfit, match="another user"):
         session.wait(number)
-    with pytest.raises(HostUnfit, match="another user"):  # also when nobody waited for `open`
+    with pytest.raises(HostUnfit, match="another user") as refusal:  # also when nobody waited for `open`
         session.request("list")
+    assert "`state_dir` in hosts.toml" in str(refusal.value.hint)
     assert list(other.iterdir()) == []
     session.close()
 
@@ -61,8 +62,9 @@ def test_a_state_folder_of_somebody_else_is_refused_with_the_reason(account: Acc
 def test_a_state_folder_that_is_a_file_is_refused(account: Account) -> None:
     (account.home / "file").write_text("")
     session, number = open_root(account.home / "file")
-    with pytest.raises(HostUnfit, match="file"):
+    with pytest.raises(HostUnfit, match="file") as refusal:
         session.wait(number)
+    assert "`state_dir` in hosts.toml" in str(refusal.value.hint)
     session.close()
 
 
@@ -91,8 +93,9 @@ def test_a_folder_of_other_things_is_not_closed_to_others(account: Account) -> N
 def test_nothing_is_done_before_open(account: Account) -> None:
     session = open_session(LocalTransport(), the_agent(), sys.executable)
     for op, fields in (("list", {}), ("stop", {"run": "r", "attempt": 1}), ("state", {"run": "r"})):
-        with pytest.raises(HostUnfit, match="not opened"):
+        with pytest.raises(HostUnfit, match="not opened") as refusal:
             session.request(op, **fields)
+        assert refusal.value.hint is None
     session.close()
     assert not (account.root / "runs").exists()
 
