@@ -13,9 +13,11 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from remote_train.config.project import read_project
 from remote_train.errors import PackageError
 from remote_train.host.recipe_format import MOST_FILES, is_inside
 from remote_train.package.secret_names import is_secret_folder, is_secret_name
+from remote_train.package.select_files import Rules, select_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -185,6 +187,9 @@ def _walk(root: Path, source: str) -> Iterator[str]:
             f"the environment of this project needs {source}, a path that leads out of it: what is there does not travel",
             hint="put it into the project's folder and name it from there, or name an environment of the host's in hosts.toml",
         )
+    if name == ".":
+        yield from _list_own(root)
+        return
     place = root / name
     if place.is_file():
         yield name
@@ -197,6 +202,17 @@ def _walk(root: Path, source: str) -> Iterator[str]:
             path = place.__class__(folder) / file
             if path.is_file() and not file.endswith(".pyc") and not is_secret_name(file):
                 yield path.relative_to(root).as_posix()
+
+
+def _list_own(root: Path) -> Iterator[str]:
+    """Yield the files of the project itself that its rules let travel: what git ignores is nobody's source."""
+    spec = read_project(root)
+    kept_away = (*spec.exclude, *spec.data, *spec.persist)
+    for path in select_files(root, Rules(include=spec.include, exclude=kept_away)).files:
+        *folders, name = path.split("/")
+        kept = not any(item in _LEFT_OUT or is_secret_folder(item) for item in folders)
+        if kept and (root / path).is_file() and not name.endswith(".pyc") and not is_secret_name(name):
+            yield path
 
 
 def _read_part(root: Path, path: str) -> Part:

@@ -18,6 +18,8 @@ _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOEXEC)
 """What keeps a program from starting for good: it is not there, or is none; all else may be better the next time."""
 ABOVE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """The folder in which another Python finds our package."""
+_UNABLE = (126, 127, 128 + signal.SIGKILL)
+"""Exit codes of a loader or a shell that could not run a program now: no address space, no descriptor, killed below a wrapper."""
 _SCRIPT = (
     "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); "
     "from remote_train.host.%s import main; main()"
@@ -40,7 +42,7 @@ class Outcome(NamedTuple):
     output: str
     problem: Optional[str]
     passing: bool = False
-    """There was no answer now: too slow, killed, or the machine lacks something. The next time there may be one."""
+    """There was no answer now: too slow, ended by a signal, or the machine lacks something. The next time there may be one."""
 
 
 def start_command(argv: List[str], env: Optional[Dict[str, str]] = None) -> Command:
@@ -149,7 +151,7 @@ def _finish(command: Command, left: float, limit: float) -> Outcome:
             if pipe is not None:
                 pipe.close()
     problem = None if code == 0 else choose_line(errors) or "ended with code %d" % code
-    return Outcome(output, problem, code == -signal.SIGKILL)
+    return Outcome(output, problem, code < 0 or code in _UNABLE)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

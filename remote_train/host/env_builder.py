@@ -110,15 +110,16 @@ def _clear_parts(root: str, key: str) -> None:
 
 
 def _clear_broken(root: str, key: str) -> None:
-    """Take away an environment that will never run again; raise BuildError while an attempt that uses it is under way.
+    """Take away an environment that will never run again; raise BuildError while an attempt that uses it is under way, or GoneError.
 
     No start comes in between. Who holds them off and then wants the environment's lock (`remove_unused`) does not wait for it.
     """
     place = layout.env_path(root, key)
-    cleaning = locks.hold_off_starts(root, STARTS_SECONDS)
+    cleaning = locks.hold_off_starts(root, STARTS_SECONDS, lambda: _check_stdin(0.0))
     if cleaning is None:
         raise BuildError("runs are being started there all the time, and an environment is to be built anew")
     try:
+        _check_stdin(0.0)
         runs = env_garbage.list_users(root, key)
         if runs:
             words = "the Python of this project's environment is broken there, and %s, under way, uses what is left in %s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from remote_train.host import layout, locks, shared
 from remote_train.host.garbage import DAY, START_SECONDS, age
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Dict, Iterator, List, Tuple
 
 UNUSED_SECONDS = 30 * DAY
+_PYTHON = re.compile(r"(.*)/([0-9a-f]{64})/", re.DOTALL)
 
 
 def list_environments(root: str) -> List[str]:
@@ -23,12 +25,13 @@ def list_environments(root: str) -> List[str]:
 
 def _list_uses(root: str) -> Iterator[Tuple[str, str, str]]:
     """Yield the environment's key, the run and the folder of every attempt that was begun with an environment."""
-    above = os.path.join(root, layout.ENVS) + os.sep
+    above = os.path.realpath(os.path.join(root, layout.ENVS))
     for folder, plan in shared.list_plans(root):
-        python = str(plan.get("python"))
-        if python.startswith(above):
+        found = _PYTHON.match(str(plan.get("python")))
+        # Not by the text: a root has many names. Nor by where the Python leads: it is a link.
+        if found and os.path.realpath(found.group(1)) == above:
             run = os.path.basename(os.path.dirname(os.path.dirname(folder)))
-            yield python[len(above) :].partition(os.sep)[0], run, folder
+            yield found.group(2), run, folder
 
 
 def _read_uses(root: str, now: float) -> Dict[str, float]:

@@ -68,6 +68,6 @@ def hold_off_cleaning(root: str, seconds: float, progress: Callable[[], None]) -
     return take(os.path.join(root, layout.GC_LOCK), fcntl.LOCK_SH, seconds, progress)
 
 
-def hold_off_starts(root: str, seconds: float) -> Optional[int]:
+def hold_off_starts(root: str, seconds: float, progress: Callable[[], None] = lambda: None) -> Optional[int]:
     """Return a descriptor that keeps starts waiting until it is closed, None when one is going on all the time."""
-    return take(os.path.join(root, layout.GC_LOCK), fcntl.LOCK_EX, seconds)
+    return take(os.path.join(root, layout.GC_LOCK), fcntl.LOCK_EX, seconds, progress)

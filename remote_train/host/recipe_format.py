@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from remote_train.host import layout
 
@@ -26,6 +27,8 @@ _ONLY_HOW = (
 )
 """Variables of uv's that say how it gets something, not what."""
 _LOGINS = ("_USERNAME", "_PASSWORD", "_TOKEN")
+_LOGIN = re.compile(r"//[^/?#\s]*@")
+"""What stands before the host of an address."""
 
 
 def check_recipe(recipe: Dict[str, Any]) -> Dict[str, Any]:
@@ -48,10 +51,11 @@ def is_inside(path: object) -> bool:
 def make_key(recipe: Dict[str, Any], env: Mapping[str, str], *more: str) -> str:
     """Return the name of the environment of a recipe; `more` is what else decides what comes of it.
 
-    Of hosts.toml's `env` those variables of uv's count that may change what is built. Their values are seen nowhere: only this hash is.
+    Of hosts.toml's `env` those variables of uv's count that may change what is built. Their values are seen nowhere: only this hash is,
+    and of a login in an address not even that.
     """
     parts = [sorted(recipe["files"]), recipe.get("script"), bool(recipe.get("frozen")), *more]
-    chosen = sorted([name, value] for name, value in env.items() if _is_heeded(name))
+    chosen = sorted([name, _LOGIN.sub("//", value)] for name, value in env.items() if _is_heeded(name))
     if chosen:
         parts.append(chosen)
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 from remote_train.host import arrivals, layout, life, locks, store, system
 from remote_train.host.attempt import list_attempts, list_runs, read_state
@@ -23,6 +24,9 @@ DATA_SECONDS = 30 * DAY
 INCOMING_SECONDS = DAY
 MOST_NAMED = 5
 """Places of one data folder that are told."""
+LEAST_SILENCE = 120.0
+"""A supervisor writes something every minute (see `telemetry` and `waiting`); file systems are late."""
+_SIGNS = (layout.ATTEMPT, layout.QUEUE, layout.TELEMETRY, layout.CLOCK)
 _TEMPORARY = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.([0-9]+)\.tmp\Z")
 
 
@@ -47,8 +51,24 @@ def _ids_of(plan: Dict[str, Any]) -> Dict[str, str]:
 
 
 def is_live(folder: str) -> bool:
-    """Tell whether an attempt is under way."""
-    return read_state(folder)["state"] not in life.FINAL
+    """Tell whether an attempt is under way, here or on a machine that shares this home."""
+    state = read_state(folder)["state"]
+    return state not in life.FINAL or (state == life.LOST and _lives_elsewhere(folder))
+
+
+def _lives_elsewhere(folder: str) -> bool:
+    """Tell whether what looks lost was begun in another boot and shows life: then that is another machine's."""
+    record = read_record(os.path.join(folder, layout.ATTEMPT)) or {}
+    if record.get("boot_id") == system.boot_id():
+        return False
+    now = time.time()
+    signs = [path for path in (os.path.join(folder, name) for name in _SIGNS) if os.path.exists(path)]
+    return any(age(path, now) <= choose_silence(time.monotonic()) for path in signs)
+
+
+def choose_silence(uptime: float) -> float:
+    """Return for how long an attempt of another boot may be silent; one of this machine's has been since the restart."""
+    return min(HOUR, max(uptime, LEAST_SILENCE))
 
 
 def find_used(root: str) -> Set[str]:

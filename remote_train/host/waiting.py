@@ -41,6 +41,8 @@ DRIVER_SECONDS, LONGEST_SECONDS = 3.0, 60.0
 """Between two questions to the driver while somebody else uses a GPU that would be ours: at first, and once it lasts."""
 IDLE_SECONDS = 60.0
 """The same while runs of ours are in the way: who else is there, for those who ask."""
+SIGN_SECONDS = 60.0
+"""Between two signs of life for machines that share this home, see `shared.is_live`."""
 
 
 class GpusUnfit(Exception):
@@ -187,13 +189,14 @@ def look_at_queue(root: str, wish: Dict[str, Any]) -> Dict[str, Any]:
 def await_turn(folder: str, turn: Turn, is_asked: Callable[[], bool], rest: Callable[[float], None]) -> bool:
     """Wait until the GPUs are ours, and keep queue.json true meanwhile; False when a stop was asked for."""
     told: Optional[Dict[str, Any]] = turn.wait
+    due = time.monotonic() + SIGN_SECONDS
     while not is_asked():
         try:
             if turn.look_again():
                 return True
-            if turn.wait != told:
+            if turn.wait != told or time.monotonic() >= due:
                 note_wait(folder, turn)
-                told = turn.wait
+                told, due = turn.wait, time.monotonic() + SIGN_SECONDS
         except OSError:
             told = None  # a full disk, or tickets that others look at for long: with the next look
         rest(TICKET_SECONDS)

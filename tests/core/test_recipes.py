@@ -124,6 +124,35 @@ def test_a_script_may_need_the_project_it_lies_in(
     assert recipe.script == script
 
 
+def test_of_the_project_itself_a_script_gets_what_a_package_has(tmp_path: Path) -> None:
+    header = "# /// script\n# [tool.uv.sources]\n# a = { path = '.' }\n# ///\n"
+    files = {
+        "train.py": header,
+        "pyproject.toml": "[tool.remote-train.package]\nexclude = ['*.bin']\ndata = ['corpus']\ninclude = ['a/_version.py', '.env']\n",
+        "a/__init__.py": "x",
+        ".gitignore": "customers.csv\nout/\n_version.py\n.env\n",
+        "big.bin": "x",
+        "corpus/text": "x",
+    }
+    root = write_project(tmp_path, files, git=True)
+    before = read_recipe(root, "train.py")
+    ignored = {"customers.csv": "x", "out/ckpt.pt": "x", ".env": "TOKEN=x", "a/_version.py": "1"}
+    write_project(root, {**ignored, "a/new.py": "not added yet"})
+
+    recipe = read_recipe(root, "train.py")
+
+    assert before is not None
+    assert recipe is not None
+    more = {part.path for part in recipe.parts} - {part.path for part in before.parts}
+    assert more == {"a/_version.py", "a/new.py"}
+    assert sorted(part.path for part in before.parts) == [
+        ".gitignore",
+        "a/__init__.py",
+        "pyproject.toml",
+        "train.py",
+    ]
+
+
 def test_a_script_without_a_lock_has_no_editable_source(tmp_path: Path) -> None:
     header = "# /// script\n# [tool.uv.sources]\n# a = { path = '.', editable = true }\n# ///\n"
     root = write_project(tmp_path, {"train.py": header, "pyproject.toml": "[project]\n"})

@@ -17,8 +17,7 @@ import pytest
 from remote_train.config.host_spec import HostSpec
 from remote_train.environments import Environment
 from remote_train.errors import HostSpace, HostUnfit
-from remote_train.fitness import hint_environment
-from remote_train.host import disk, durable, env_builder, env_garbage, environments, layout, locks, system
+from remote_train.host import disk, durable, env_builder, env_garbage, environments, layout, locks
 from remote_train.host.recipe_format import check_recipe
 from remote_train.host.start import Refusal
 from remote_train.preflight import find_unfit
@@ -26,7 +25,7 @@ from remote_train.reach import HostLink
 from tests.e2e.machines import write_project
 from tests.host.account_kit import the_agent, until
 from tests.host.tidy_kit import DAY, Ended
-from tests.host.uv_kit import LIBRARY, OFFLINE, TORCH, uv, write_uv_project
+from tests.host.uv_kit import LIBRARY, OFFLINE, TORCH, make_program, uv, write_uv_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,12 +68,6 @@ def make(root: Path, script: str | None = None) -> Environment:
 
 def python_says(python: str, code: str) -> str:
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def make_program(path: Path, lines: str) -> str:
-    path.write_text(f"#!/bin/sh\n{lines}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def parts(account: Account) -> list[str]:
@@ -374,67 +367,6 @@ def test_what_was_tidied_away_before_the_builder_came_to_it_is_asked_for(account
     assert [path.name for path in (account.root / layout.ENVS).iterdir()] == ["0" * 64 + layout.ENV_LOCK]
 
 
-@pytest.fixture
-def used(tmp_path: Path) -> tuple[Ended, Path, dict[str, Any]]:
-    """A run under way, the Python of an environment that it uses, and what would build that."""
-    ended = Ended(tmp_path)
-    key = "0" * 64
-    python = Path(layout.env_path(str(ended.root), key)) / layout.VENV / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    record = durable.read_record(str(ended.folder / layout.ATTEMPT))
-    assert record is not None
-    life = {"start_time": system.start_time(os.getpid()), "plan": {**record["plan"], "python": str(python)}}
-    durable.write_record(str(ended.folder / layout.ATTEMPT), {**record, **life})
-    job = {"root": str(ended.root), "key": key, "files": [["pyproject.toml", "1" * 64, 1]]}
-    (ended.folder / layout.EXIT).rename(tmp_path / "exit")
-    return ended, python, {**job, "uv": "uv", "script": None, "frozen": False, "env": {}}
-
-
-@pytest.mark.parametrize("how", ["is silent", "cannot be started now"])
-def test_an_environment_that_does_not_answer_is_left_alone(
-    used: tuple[Ended, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    _, python, job = used
-    monkeypatch.setattr(environments, "START_SECONDS", 0.2)
-    make_program(python, "sleep 1000")
-    if how != "is silent":
-        python.chmod(0o600)  # for one of many reasons that may pass
-
-    with pytest.raises(Refusal, match="does not answer there now") as refused:
-        env_builder.build(job)
-
-    assert refused.value.kind == "host-unfit"
-    assert "it is built anew" in str(hint_environment(refused.value.message))
-    assert python.exists()
-
-
-@pytest.mark.parametrize("how", ["fails", "gone"])
-def test_an_environment_that_is_broken_is_cleared_once_no_run_uses_it(
-    used: tuple[Ended, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    ended, python, job = used
-    if how == "fails":
-        make_program(python, "exit 3")
-    else:
-        python.symlink_to("/no/such/python3")
-
-    with pytest.raises(env_builder.BuildError, match="is broken there, and run, under way, uses") as refused:
-        env_builder.build(job)
-    assert "remote-train stop" in str(hint_environment(str(refused.value)))
-    assert os.path.lexists(python)
-
-    (tmp_path / "exit").rename(ended.folder / layout.EXIT)
-    monkeypatch.setattr(env_builder, "STARTS_SECONDS", 0.1)
-    starting = locks.hold_off_cleaning(job["root"], 1.0, lambda: None)
-    assert starting is not None
-    with pytest.raises(env_builder.BuildError, match="are being started there"):
-        env_builder.build(job)
-    assert os.path.lexists(python)
-    os.close(starting)
-    assert env_builder.build(job) == {"need": "files"}
-    assert not os.path.lexists(python)
-
-
 def test_what_uv_is_told_in_hosts_toml_is_part_of_an_environments_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +384,10 @@ def test_what_uv_is_told_in_hosts_toml_is_part_of_an_environments_name(
     bare = name()
     assert name(UV_CACHE_DIR="/a", UV_OFFLINE="1", UV_INDEX_A_PASSWORD="b", WANDB_MODE="offline") == bare
     named = {bare, *(name(UV_INDEX_URL=f"https://u:secret@{host}/") for host in "ab"), name(UV_X="1")}
+    assert name(UV_INDEX_URL="https://me@mail:token@a/") == name(UV_INDEX_URL="https://a/") in named
+    many = "x=https://{0}h/s/@k y=https://{0}i?a=b@c"
+    assert name(UV_INDEX=many.format("u:secret@")) == name(UV_INDEX=many.format("")), "only its login goes"
+    assert name(UV_INDEX=many.format("")) != name(UV_INDEX=many.format("").replace("@", ""))
     assert len({laptop for laptop, _ in named}) == 4
     assert len({host for _, host in named}) == 4
     assert "secret" not in str(named)

@@ -152,6 +152,22 @@ def test_a_queue_that_is_locked_for_too_long_is_said(start: Start) -> None:
     os.close(lock)
 
 
+@pytest.mark.parametrize("due", [True, False])
+def test_who_waits_shows_life_to_machines_that_share_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, due: bool
+) -> None:
+    monkeypatch.setattr(waiting, "SIGN_SECONDS", 0.0 if due else 60.0)
+    turn: Any = SimpleNamespace(wait={}, look_again=lambda: False)
+    asked, signs = iter([False, False, True]), list[bool]()
+
+    def rest(_seconds: float) -> None:
+        signs.append((tmp_path / layout.QUEUE).exists())
+        (tmp_path / layout.QUEUE).unlink(missing_ok=True)
+
+    assert not waiting.await_turn(str(tmp_path), turn, lambda: next(asked), rest)
+    assert signs == [due, due]
+
+
 @pytest.mark.usefixtures("driver")
 def test_gpus_are_seen_in_the_order_they_were_named_in(start: Start) -> None:
     assert given(start.take("swapped", ["1", "0"])) == [uuid_of(1), uuid_of(0)]
@@ -166,7 +182,7 @@ def test_one_of_those_that_are_named_is_whichever_is_free(start: Start) -> None:
     assert (given(first), given(second), given(third)) == ([uuid_of(1)], [uuid_of(0)], [])
     assert (third.wait["gpus"], third.wait["count"]) == ([0, 1], 1)
     first.ticket.give_back()
-    assert third.look_again() or third.look_again()
+    until(third.look_again, "its turn")
     assert given(third) == [uuid_of(1)]
 
 

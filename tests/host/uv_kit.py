@@ -85,3 +85,9 @@ def write_uv_project(root: Path, uv: Path | None, *needs: str) -> Path:
         lock = [str(uv), "lock", "-q", "--python", sys.executable]
         subprocess.run(lock, cwd=root, env=env, check=True)
     return root
+
+
+def make_program(path: Path, lines: str) -> str:
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return str(path)

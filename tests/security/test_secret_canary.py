@@ -174,17 +174,21 @@ def test_it_is_in_the_trainings_environment_and_our_processes_leave_no_core(
     record = started.record
     assert record["secrets"] == ["TOKEN_OF_MINE"]
     assert CANARY.encode() in Path(f"/proc/{record['child']}/environ").read_bytes()
+    assert list(find_canary(account.root)) == []
+    if before[1] == 0:
+        pytest.skip("no process here may leave a core file: the hard limit is 0")
     # Our processes have it in their memory: a core file would be a copy of that. The training's own is its user's.
     soft, hard = read_core_limit(record["pid"])
     assert (soft, hard) == ("0", read_core_limit(os.getpid())[1])
     assert read_core_limit(record["child"]) == read_core_limit(os.getpid())
-    assert list(find_canary(account.root)) == []
 
 
 def test_a_later_run_of_the_same_agent_may_leave_a_core(
     account: Account, request: pytest.FixtureRequest
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("no process here may leave a core file: the hard limit is 0")
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_CORE, before))
     session = account.connect()
