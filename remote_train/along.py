@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from remote_train.attempts import newest_of
@@ -68,9 +69,10 @@ def pull_along(run: Run, attempt: int, link: HostLink, wish: PullWish, listener:
     follow = Wish(run, attempt, [], set(), give_up=wish.give_up, checkpoints=globs)
     session = _stay(Following(follow, link, listener, writing=False), wish)
     try:
-        drop_leftovers(run.folder)
         # Over the same connection: for another one a person may have to be asked again.
-        return _bring(Pull(run, attempt, link, session or link.connect(), listener), wish)
+        with closing(session or link.connect()) as last:
+            drop_leftovers(run.folder)
+            return _bring(Pull(run, attempt, link, last, listener), wish)
     except ConnectionLost:
         return pull_now(run, attempt, link, wish, listener)
 

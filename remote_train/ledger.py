@@ -31,6 +31,8 @@ JOURNAL_ENDING = ".jsonl"
 JOURNAL = Path(PULLED).with_suffix(JOURNAL_ENDING).name
 
 Row = dict[str, Any]
+Below = tuple[Path, int]
+"""A folder below which no link is gone through, and the same one open."""
 
 
 def read_ledger(path: Path) -> Row:
@@ -148,15 +150,16 @@ def fold(place: Path) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(place)).casefold())
 
 
-def drop_old(ledger: Ledger, folder: Path, keep: int) -> list[Path]:
+def drop_old(ledger: Ledger, folder: Path, keep: int, below: Below) -> list[Path]:
     """Remove all but the `keep` newest checkpoints that pulls brought to a folder; return the files that went.
 
-    A file that is not what the pull brought, by its hash, stays. Raises OSError.
+    A file that is not what the pull brought, by its hash, stays, and so does one behind a link `below` the folder that
+    all of a pull lands in. Raises OSError.
     """
     gone: list[Path] = []
     try:
         for place in (place for unit in _list_units(ledger, folder)[keep:] for place in unit):
-            if _remove(ledger, place, folder):
+            if _remove(ledger, place, folder, below):
                 gone.append(place)  # noqa: PERF401  (what went is to be known if the next cannot go)
     finally:
         if gone:
@@ -180,21 +183,41 @@ def _list_units(ledger: Ledger, folder: Path) -> list[list[Path]]:
     return [units[name] for name in sorted(ages, key=ages.__getitem__, reverse=True)]
 
 
-def _remove(ledger: Ledger, place: Path, folder: Path) -> bool:
+def _remove(ledger: Ledger, place: Path, folder: Path, below: Below) -> bool:
     """Remove a file that is as it was brought, and the folders that are empty then."""
     try:
-        opened, name = open_parent(str(folder), place.relative_to(folder).as_posix())
+        opened, name = _open_parent(place, below)
     except OSError:  # it lies behind a link
         return False
     try:
-        if place.is_symlink() or hash_file(place) != ledger.entries[str(place)]["sha256"]:
+        if place.is_symlink() or _hash_in(opened, name) != ledger.entries[str(place)]["sha256"]:
             return False
         os.unlink(name, dir_fd=opened)
+    except OSError as error:
+        error.filename = str(place)  # not the name alone
+        raise
     finally:
         os.close(opened)
-    with contextlib.suppress(OSError):  # something else is in it
+    with contextlib.suppress(OSError):  # something else is in it, or it lies behind a link by now
         for parent in place.parents:
             if parent == folder:
                 break
-            parent.rmdir()
+            _remove_folder(parent, below)
     return True
+
+
+def _open_parent(place: Path, below: Below) -> tuple[int, str]:
+    base, top = below
+    return open_parent(top, place.relative_to(base).as_posix())
+
+
+def _hash_in(folder: int, name: str) -> str:
+    return hash_file(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder))
+
+
+def _remove_folder(place: Path, below: Below) -> None:
+    opened, name = _open_parent(place, below)
+    try:
+        os.rmdir(name, dir_fd=opened)
+    finally:
+        os.close(opened)

@@ -184,9 +184,9 @@ def _describe_output(name: str) -> str:
     return f"rank {name}'s output" if name.isdigit() else f"the {name}'s records"
 
 
-def hash_file(path: Any, limit: int | None = None) -> str:  # noqa: ANN401  (str or Path)
-    """Return the SHA-256 of a file, or of its first `limit` bytes."""
-    with open(path, "rb") as file:  # noqa: PTH123  (takes both)
+def hash_file(path: Any, limit: int | None = None) -> str:  # noqa: ANN401  (str, Path or descriptor)
+    """Return the SHA-256 of a file, or of its first `limit` bytes; a descriptor is closed."""
+    with open(path, "rb") as file:  # noqa: PTH123  (takes all three)
         if limit is None:
             return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()

@@ -55,9 +55,19 @@ def publish(partial: Partial, held: Held, ledger: Ledger, entry: Row) -> None:
     except FileExistsError:
         ledger.note({place: before}) if before is not None else ledger.drop([place])
         raise Taken from None
-    status = os.fstat(partial.file.fileno())
-    if not os.path.lexists(place) or not os.path.samestat(place.lstat(), status):
+    if not _leads_to(place.parent, partial.folder):
         raise OSError(errno.ESTALE, f"{place.parent} is another folder than when the pull began", str(place))
+
+
+def _leads_to(path: Path, folder: int) -> bool:
+    """Tell whether a path leads to an open folder.
+
+    The file in it would not say that: on some disks each of its names has an inode number, and a sync program may replace it.
+    """
+    try:
+        return os.path.samestat(path.stat(), os.fstat(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _name(old: str, new: str, folder: int, *, anew: bool) -> None:

@@ -181,11 +181,13 @@ class Partials:
         if head is None or not wanted(head):
             self.forget(head)
 
-    def forget(self, head: Row | None) -> None:
-        """Remove a partial file, then its journal."""
+    def forget(self, head: Row | None, folder: int | None = None) -> None:
+        """Remove a partial file, in the open folder where it lies if that is known, then its journal."""
         with contextlib.suppress(OSError):
             if head is not None:
-                Path(head["partial"]).unlink(missing_ok=True)
+                path = Path(head["partial"])
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path if folder is None else path.name, dir_fd=folder)
             self._journal.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -202,10 +204,10 @@ class Partials:
             partial.close()
             leave = partial.good > 0 and (isinstance(error, GOING_ON) or not isinstance(error, Exception))
             if not leave:
-                self.forget(head if partial.is_open else None)
+                self.forget(head if partial.is_open else None, folder)
             raise
         partial.close()
-        self.forget(head)
+        self.forget(head, folder)
 
     def _resume(self, wanted: Row, folder: int) -> Partial | None:
         """Return what the journal has of a file; what it has of another is removed."""

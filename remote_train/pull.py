@@ -232,7 +232,8 @@ class Pull:
     def _drop_old(self, home: Home, wish: PullWish) -> None:
         if wish.keep_last is not None:
             try:
-                gone = drop_old(home.ledger, home.target, wish.keep_last)
+                below = find_base(home.run, home.target), home.top
+                gone = drop_old(home.ledger, home.target, wish.keep_last, below)
             except OSError as error:
                 raise make_local_error(Path(error.filename or home.target), error) from error
             for path in gone:

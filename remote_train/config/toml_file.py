@@ -72,12 +72,12 @@ def parse_toml(path: Path, text: str) -> TomlFile:
 
 
 def read_private_text(path: Path) -> tuple[str, str]:
-    r"""Read a file of this user's without parsing it, and how its first line ends; in the text each ends in `\n`.
+    r"""Read a file of this user's without parsing it, and how its lines end; in the text each ends in `\n`.
 
-    The checks are those of a private `read_toml`.
+    Where not all end in CRLF, that is `\n`. The checks are those of a private `read_toml`.
     """
     raw = _read_bytes(path, private=True)
-    return _decode(path, raw), "\r\n" if raw.partition(b"\n")[0].endswith(b"\r") else "\n"
+    return _decode(path, raw), "\r\n" if raw.count(b"\r\n") == raw.count(b"\n") > 0 else "\n"
 
 
 def _read_bytes(path: Path, *, private: bool) -> bytes:

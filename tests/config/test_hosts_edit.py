@@ -227,6 +227,13 @@ def test_lines_go_on_ending_as_they_do(place: Path, newline: str) -> None:
     assert raw.count(b"\r") == (raw.count(b"\n") if newline == "\r\n" else 0)
 
 
+def test_one_line_that_ends_otherwise_does_not_change_all_others(place: Path) -> None:
+    place.parent.mkdir()
+    place.write_bytes(COMMENTED.replace("\n", "\r\n", 1).encode())
+    write_changed(place, add("box"), {})
+    assert b"\r" not in place.read_bytes()
+
+
 def test_a_file_that_others_may_write_is_not_built_upon(place: Path) -> None:
     write_changed(place, add("box"), {})
     place.chmod(0o666)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_train import partial
+from remote_train import along, partial
 from remote_train.blocks import Blocks, Fetcher
 from remote_train.errors import PullIncomplete
 from remote_train.landing import PARTIAL
-from remote_train.partial import PullInterrupted
+from remote_train.partial import PullInterrupted, pulling_alone
 from remote_train.pull import Pull, PullWish
+from remote_train.records import Run
+from remote_train.refusals import SourceChanged
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import sha256, until
 
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from remote_train.records import Run
     from remote_train.session import Inbox
     from tests.host.account_kit import Account
 
@@ -181,6 +184,43 @@ def test_a_link_where_the_partial_is_to_be_is_not_followed(run: Run, tmp_path: P
         pull.bring(PullWish())
     pull.session.close()
     assert precious.read_text() == "mine"
+
+
+def test_a_partial_goes_from_the_folder_that_it_was_made_in(tmp_path: Path) -> None:
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    there.mkdir()
+    folder = os.open(there, os.O_RDONLY)
+    of = {"path": "big.pt", "attempt": 1}
+    with (
+        pulling_alone(Run("run", tmp_path), int) as begun,
+        suppress(SourceChanged),
+        begun.writing(there / "big.pt", folder, of) as made,
+    ):
+        made.identify({"size": 8, "mtime_ns": 1, "inode": "1"})
+        shutil.copytree(there, elsewhere)
+        there.rename(tmp_path / "moved")
+        there.symlink_to(elsewhere)
+        raise SourceChanged
+    os.close(folder)
+    assert [path.parent for path in partials(tmp_path)] == [elsewhere]
+
+
+def test_a_connection_that_was_followed_on_is_closed_where_no_pull_begins_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    session = SimpleNamespace(close=lambda: closed.append("it"))
+
+    def fail(_folder: Path) -> None:
+        raise PermissionError
+
+    (tmp_path / "run.json").write_text('{"state": "ended"}')
+    monkeypatch.setattr(along, "_stay", lambda *_: session)
+    monkeypatch.setattr(along, "drop_leftovers", fail)
+    link: Any = None
+    with pytest.raises(PermissionError):
+        along.pull_along(Run("run", tmp_path), 1, link, PullWish(match=("*",)), Ears())
+    assert closed == ["it"]
 
 
 @pytest.mark.usefixtures("account")

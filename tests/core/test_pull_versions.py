@@ -124,7 +124,9 @@ def test_the_newest_are_those_of_the_last_attempt_whatever_its_clock(tmp_path: P
         empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         ledger.note({place: {**row, "sha256": empty, "attempt": attempt}})
         ledger.mark([row], tmp_path, name)
-    assert drop_old(ledger, tmp_path, 1) == [tmp_path / "one.pt"]
+    top = os.open(tmp_path, os.O_RDONLY)
+    assert drop_old(ledger, tmp_path, 1, (tmp_path, top)) == [tmp_path / "one.pt"]
+    os.close(top)
 
 
 def test_a_folder_of_yours_that_comes_there_meanwhile_stays_and_nothing_hidden_does(

@@ -17,6 +17,8 @@ from remote_train.host.durable import write_whole
 from remote_train.host.manifest_format import MAX_PARTS, ManifestError, check_path
 from remote_train.ledger import PULLED, Ledger, drop_old
 from remote_train.mirror import Mirror, hash_file
+from remote_train.naming import Held, publish
+from remote_train.partial import Partial, name_partial
 from remote_train.pull import PullWish
 from remote_train.records import client_root, create_run, is_ours, list_runs
 from tests.core.test_pull_files import Puller
@@ -73,10 +75,12 @@ def test_a_pull_goes_through_no_link_and_no_depth_ends_it(account: Account, outs
     # The folder that was asked for may be one: that is the user's own word.
     (account.home / "real").mkdir()
     (account.home / "asked").symlink_to(account.home / "real")
-    puller.pull().bring(PullWish(to=(account.home / "asked").resolve()))
+    puller.pull().bring(PullWish(to=account.home / "asked"))
     # What lies deeper than any program of ours goes is not brought, and nothing else is lost by it.
     found = {"out/ckpt.pt": b"from a host", "checkpoint-9/ckpt.pt": b"from a host"}
     assert puller.here(account.home / "real") == found
+    puller.pull().bring(PullWish(to=account.home / "asked", keep_last=1))
+    assert len(puller.here(account.home / "real")) == 1
     for pull in puller.pulls:
         pull.session.close()
 
@@ -130,28 +134,60 @@ def do_after(patch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) ->
     owner: Any = reduce(getattr, names, import_module(f"remote_train.{module}"))
     real = getattr(owner, last)
 
-    def call(*args: Any) -> Any:
-        result = real(*args)
+    def call(*args: Any, **more: Any) -> Any:
+        result = real(*args, **more)
         act()
         return result
 
     patch.setattr(owner, last, call)
 
 
-def test_no_old_checkpoint_is_removed_through_a_link_that_comes_meanwhile(
-    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+def drop_all(ledger: Ledger, folder: Path) -> list[Path]:
+    top = os.open(folder, os.O_RDONLY)
+    try:
+        return drop_old(ledger, folder, 0, (folder, top))
+    finally:
+        os.close(top)
+
+
+@pytest.mark.parametrize("which", ["out/ckpt-9", "out"])
+def test_no_old_checkpoint_and_no_folder_is_removed_through_a_link_that_comes_meanwhile(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    place = tmp_path / "files" / "out" / "ckpt.pt"
+    place = tmp_path / "files" / "out" / "ckpt-9" / "model.pt"
     place.parent.mkdir(parents=True)
-    (outside / "out").mkdir()
-    for path in (place, outside / "out" / "ckpt.pt"):
+    (outside / "out" / "ckpt-9").mkdir(parents=True)
+    for path in (place, outside / "out" / "model.pt"):
         path.write_text("old")
     ledger = Ledger(tmp_path / "pulled.json")
     entry = {"sha256": hash_file(place), "unit": "out", "checkpoint": {}, "attempt": 1, "mtime_ns": 1}
     ledger.note({place: entry})
-    do_after(monkeypatch, "ledger.hash_file", lambda: put_a_link_for(place.parent, outside))
-    drop_old(ledger, tmp_path / "files", 0)
-    assert (outside / "out" / "ckpt.pt").exists()
+    do_after(monkeypatch, "ledger.hash_file", lambda: put_a_link_for(tmp_path / "files" / which, outside))
+    assert drop_all(ledger, tmp_path / "files") == [place]
+    assert sorted(path.name for path in outside.rglob("*")) == ["ckpt-9", "model.pt", "out"]
+
+
+def test_a_file_has_come_whatever_becomes_of_it_and_not_where_its_folder_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "to" / "ckpt.pt"
+    place.parent.mkdir()
+    folder = os.open(place.parent, os.O_RDONLY)
+
+    def bring(act: Callable[[], object]) -> None:
+        partial = Partial(
+            {"partial": str(name_partial(place)), "identity": None}, tmp_path / "journal", folder
+        )
+        partial.identify({"size": 0})
+        partial.close()
+        with monkeypatch.context() as patch:
+            do_after(patch, "naming._name", act)
+            publish(partial, Held(place), Ledger(tmp_path / PULLED), {"sha256": ""})
+
+    bring(lambda: write_whole(str(place), b"as a sync program has it"))
+    with pytest.raises(OSError, match="another folder"):
+        bring(lambda: place.parent.rename(tmp_path / "moved"))
+    os.close(folder)
 
 
 def test_an_output_is_written_to_no_link(run: Run, outside: Path) -> None:
@@ -217,7 +253,7 @@ def test_an_old_checkpoint_behind_a_link_is_not_removed(tmp_path: Path, outside:
     ledger = Ledger(tmp_path / "pulled.json")
     entry = {"sha256": hash_file(place), "unit": "out", "checkpoint": {}, "attempt": 1, "mtime_ns": 1}
     ledger.note({place: entry})
-    assert drop_old(ledger, tmp_path / "files", 0) == []
+    assert drop_all(ledger, tmp_path / "files") == []
     assert place.exists()
 
 
