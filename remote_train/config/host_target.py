@@ -10,6 +10,7 @@ from remote_train.config.jumps import MOST_JUMPS, make_circle_error, parse_jumps
 from remote_train.config.ssh_target import SshPlace, SshTarget, read_ssh_place, read_ssh_target
 from remote_train.errors import ConfigError
 from remote_train.transport.choice import find_need
+from remote_train.transport.known_hosts import find_keeper
 from remote_train.transport.openssh_command import quote
 
 if TYPE_CHECKING:
@@ -170,16 +171,24 @@ def _show(value: object) -> str:
     return " ".join("none" if each is None else str(each) for each in values)
 
 
+def _join_known_hosts(found: Sequence[SshTarget]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the known_hosts files of all addresses, and how ssh is told of them, whichever it goes to.
+
+    A host is known by what any of them says, and a key that any of them revokes is none of its.
+    """
+    files = tuple(dict.fromkeys(file for target in found for file in target.known_hosts_files))
+    if all(target.known_hosts_files == files for target in found):
+        return files, ()
+    keeper = find_keeper(files)
+    files = tuple(sorted(files, key=lambda file: file != keeper))  # an accepted key is written into the first
+    named = " ".join(quote(str(file).replace("%", "%%")) for file in files)
+    return files, ("-o", f"UserKnownHostsFile={named}")
+
+
 def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
     first = found[0]
-    files = tuple(dict.fromkeys(file for target in found for file in target.known_hosts_files))
-    ways = tuple({target.hostname: target.way for target in found if target.way}.values())
-    if (
-        files != first.known_hosts_files
-    ):  # %h stands in their names: the host is known by what any of them says
-        named = " ".join(quote(str(file).replace("%", "%%")) for file in files)
-        option = ("-o", f"UserKnownHostsFile={named}")
-        ways = tuple(replace(way, arguments=(*option, *way.arguments)) for way in ways)
+    files, option = _join_known_hosts(found)
+    ways = {target.hostname: target.way for target in found if target.way}.values()
     return HostTarget(
         name=host.name,
         addresses=tuple(dict.fromkeys(target.hostname for target in found)),
@@ -201,6 +210,6 @@ def _make_target(host: HostSpec, found: list[SshTarget]) -> HostTarget:
         pin=host.host_key,
         password=host.password,
         proxy_commands={each.hostname: each.proxy_command for each in found if each.proxy_command},
-        ways=ways,
+        ways=tuple(replace(way, arguments=(*option, *way.arguments)) for way in ways),
         lacks=tuple(dict.fromkeys(lack for target in found for lack in target.lacks)),
     )

@@ -15,14 +15,15 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 MARKERS = {"@revoked": "revoked", "@cert-authority": "cert-authority"}
 SSH_PORT = 22
+SYSTEM = Path("/etc")
 LONGEST_PATTERN = 1024  # match.c: a longer pattern matches nothing
 Kind = Literal["match", "changed", "revoked", "unknown", "refused"]
 """What is said of a key; "refused": by ssh, which did not say why."""
@@ -225,7 +226,16 @@ def _read_one(path: Path) -> KnownHostsFile | None:
 
 def keeps_lines(path: Path) -> bool:
     """Tell a place where lines can be kept, there already or not, from /dev/null and the like."""
-    return path.is_file() or not path.exists()
+    try:
+        return path.is_file() or not path.exists()
+    except OSError:  # in a folder that is closed to us
+        return False
+
+
+def find_keeper(paths: Iterable[Path]) -> Path | None:
+    """Find the first of the user's files where lines can be kept."""
+    users = (path for path in paths if not Path(os.path.realpath(path)).is_relative_to(SYSTEM))
+    return next(filter(keeps_lines, users), None)
 
 
 def hash_name(name: str, salt: bytes) -> str:

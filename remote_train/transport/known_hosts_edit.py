@@ -15,6 +15,7 @@ from remote_train.errors import ConfigError, LocalSpace
 from remote_train.flocks import locked
 from remote_train.host.durable import write_whole
 from remote_train.transport.known_hosts import (
+    SYSTEM,
     Entry,
     find_entries,
     keeps_lines,
@@ -27,8 +28,6 @@ from remote_train.transport.known_hosts import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-SYSTEM = Path("/etc")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from remote_train.transport.openssh_trust import hold_to, read_hops
 from remote_train.transport.openssh_words import (
     Failure,
     Story,
+    are_through,
     describe_way,
     explain,
     explain_silence,
@@ -81,6 +82,7 @@ class OpensshTransport:
         self._close_channel()
         left = list(self._ways)
         refusal: HostKeyRefused | None = None
+        closed: _ClosedEarly | None = None
         absent: list[str] = []
         while left:
             way, dialled = self._choose(left, refusal)
@@ -94,21 +96,22 @@ class OpensshTransport:
                     raise
                 refusal = error
                 self._say(error.message if way.jumps else f"{error.message}; {way.hostname} is not used")
-            except Unreachable as error:
+            except (Unreachable, _ClosedEarly) as error:
                 left = self._leave_out(left, way, error)
+                closed = error if isinstance(error, _ClosedEarly) else closed
                 if not left or not self._proxied:
-                    raise refusal or error from None
-                absent.append(error.message)
+                    raise refusal or closed or error from None
+                absent.append(str(error))
                 if self._policy.prompts:
-                    self._say(
-                        f"{error.message}; another address is tried, and a host on the way may ask again"
-                    )
+                    self._say(f"{error}; another address is tried, and a host on the way may ask again")
             else:
                 self._policy = replace(self._policy, prompts=False)
                 return self._channel
         raise refusal or Unreachable("; ".join(absent) or f"{self.name} has no address")
 
-    def _leave_out(self, ways: Sequence[Way], way: Way, error: HostKeyRefused | Unreachable) -> list[Way]:
+    def _leave_out(
+        self, ways: Sequence[Way], way: Way, error: HostKeyRefused | Unreachable | _ClosedEarly
+    ) -> list[Way]:
         """Return the ways that are left: an address that those on the way have led to in vain has no other."""
         own_key = error.facts.get("key_of") == login.plain_name(self._target)
         vain = own_key or error.facts.get("behind")
@@ -155,17 +158,25 @@ class OpensshTransport:
         return next((way for way in ways if way.hostname == answering), ways[0]), True
 
     def _try(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
-        """Log in by one way; a connection that a proxy closes before the host's banner is tried twice."""
-        try:
-            return self._connect(way, command, dialled=dialled)
-        except _ClosedEarly:
-            if dialled:
-                raise
+        """Log in by one way; a connection that a proxy closes before the host's banner is tried twice.
+
+        But once where jump hosts might ask a person a second time: that it was closed is then all that is known.
+        """
+        closed = "closed the connection before its SSH banner"
         try:
             return self._connect(way, command, dialled=dialled)
         except _ClosedEarly as error:
-            reason = f"closed the connection before its SSH banner, twice ({error})"
-            raise Unreachable(f"{self.name} is unreachable: {reason}", reason=reason) from None
+            if dialled:
+                raise ConnectionLost(str(error)) from None
+            if self._policy.prompts and way.jumps:
+                message = f"{self.name} {closed}, and a host on the way might ask for a second try ({error})"
+                raise _ClosedEarly(message, behind=error.facts["behind"]) from None
+        try:
+            return self._connect(way, command, dialled=dialled)
+        except _ClosedEarly as error:
+            reason = f"{closed}, twice ({error})"
+            message = f"{self.name} is unreachable: {reason}"
+            raise Unreachable(message, reason=reason, behind=error.facts["behind"]) from None
 
     def _connect(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
         with contextlib.ExitStack() as stack:
@@ -193,7 +204,11 @@ class OpensshTransport:
 
 
 class _ClosedEarly(ConnectionLost):
-    """Closed before the host's banner, and nobody said why."""
+    """Closed before the host's banner, and nobody said why; `behind`: by what those on the way have led to."""
+
+    def __init__(self, message: str, *, behind: bool) -> None:
+        super().__init__(message)
+        self.facts = {"behind": behind}
 
 
 def make_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -286,10 +301,10 @@ class OpensshChannel(Child):
         story = parse_story(self._log.lines)
         if code is not None and code < 0:
             return ConnectionLost(f"{self._name}: ssh was ended by {signal.Signals(-code).name}")
-        others = tuple(make_lines(self.stderr_tail()))
-        error = explain(replace(self._failure, story=story, others=others))
+        failure = replace(self._failure, story=story, others=tuple(make_lines(self.stderr_tail())))
+        error = explain(failure)
         if type(error) is ConnectionLost and is_closed_early(story):
-            return _ClosedEarly(str(error))
+            return _ClosedEarly(str(error), behind=bool(failure.hops) and are_through(failure))
         return error
 
     def _await_end(self) -> None:

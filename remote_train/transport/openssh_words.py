@@ -7,6 +7,7 @@ the connection was lost: neither a fallback nor an exit code is ever guessed.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,10 @@ OFFERED = re.compile(
     r"debug1: Offering public key: (?P<what>.+) (?P<kind>\S+) SHA256:\S+(?P<source>( \w+)*)$"
 )
 ACCEPTED = re.compile(r"debug1: Server accepts key: ")
+PASSED = re.compile(r'Authenticated (?:using "([a-z-]{1,40})" )?with partial success')
+ASKED = re.compile(r"debug1: Next authentication method: (keyboard-interactive|password)$")
+TOO_OPEN = re.compile(r"Permissions 0\d+ for '(.+)' are too open")
+"""ssh says this of a key file in its own log only."""
 NO_WAY_IN = re.compile(r"Permission denied( \([^)]*\))?\.?$|Too many authentication failures")
 BAD_OPTION = re.compile(
     r"Bad configuration option|bad configuration options|Bad owner or permissions on|Bad SSH2? |"
@@ -82,12 +87,16 @@ class Story:
     """A key of ours is right, whether or not it could be used then."""
     methods: tuple[str, ...] = ()
     offered: tuple[str, ...] = ()
+    """Our keys, and the methods by which a person was asked."""
+    passed: tuple[str, ...] = ()
+    """What was right, but not enough alone."""
     words: tuple[str, ...] = ()
 
 
 def parse_story(lines: Iterable[str]) -> Story:
     """Parse ssh's log."""
     key, by, methods, offered, words = "", "", (), [], []
+    passed: list[str] = []
     seen: set[str] = set()
     for line in lines:
         seen.update(name for name, pattern in STEPS.items() if pattern.match(line))
@@ -99,10 +108,22 @@ def parse_story(lines: Iterable[str]) -> Story:
             methods = tuple(found[1].split(","))
         elif found := OFFERED.match(line):
             offered.append(f"{found['what']} ({found['kind']}{found['source'].replace(' explicit', '')})")
+        elif found := ASKED.match(line):
+            offered += [found[1]] if found[1] not in offered else []
+        elif found := PASSED.match(line):
+            passed += offered[-1:] if found[1] in {None, "publickey"} else [found[1]]
         elif not line.startswith("debug1: ") and line.strip("@ \r\n"):
             words.append(line.strip())
     steps = {name: name in seen for name in STEPS}
-    return Story(key=key, by=by, methods=methods, offered=tuple(offered), words=tuple(words), **steps)
+    return Story(
+        key=key,
+        by=by,
+        methods=methods,
+        offered=tuple(offered),
+        passed=tuple(passed),
+        words=tuple(words),
+        **steps,
+    )
 
 
 def describe_way(story: Story) -> dict[str, str]:
@@ -162,17 +183,28 @@ def _explain_login(failure: Failure) -> Exception | None:
     if not story.key:
         return LoginRefused(f"{target.name}: a host on the way to it: {said[:WORDS]}")
     attempts = login.Attempts(
-        list(story.offered), [], list(story.methods), said[:WORDS], address=failure.address
+        list(story.offered),
+        methods=list(story.methods),
+        said=said[:WORDS],
+        passed=list(story.passed),
+        address=failure.address,
     )
     error = login.make_login_error(target, attempts)
-    if story.accepted:
-        error.hint = (
-            "the key is right and could not be used: `ssh-add` it first, without a terminal nobody can be asked for "
-            "its passphrase"
-        )
-    elif attempts.methods and not {"publickey", "password"} & set(attempts.methods):
-        error.hint = f"log in once by hand: ssh {target.name}; without a terminal only a key or a ticket can"
+    error.hint = _hint_login(story, target.name) or error.hint
     return error
+
+
+def _hint_login(story: Story, name: str) -> str | None:
+    """Return the next step after a login that ssh itself knows more of; None: as for any other."""
+    if story.passed and {*login.HUMAN} & {*story.methods} - {*story.offered}:
+        return None
+    if found := next(filter(None, map(TOO_OPEN.match, story.words)), None):
+        return f"ssh uses no key that others may read: chmod 600 {shlex.quote(found[1])}"
+    if story.accepted and not story.passed:
+        return "the key is right and could not be used: `ssh-add` it first, without a terminal nobody can be asked for its passphrase"
+    if story.methods and not {"publickey", "password"} & {*story.methods}:
+        return f"log in once by hand: ssh {name}; without a terminal only a key or a ticket can"
+    return None
 
 
 def _explain_way(failure: Failure) -> Exception | None:
@@ -203,9 +235,13 @@ def _explain_absence(failure: Failure) -> Exception | None:
     if said is None:
         return None
     reason, name = said[:WORDS], failure.identity.target.name
-    # A host on the way that could not be reached itself leaves its ssh without a banner, which that one says.
-    behind = bool(NOT_BEHIND.search(said)) and not find_line(CLOSED_EARLY, failure.others)
+    behind = bool(NOT_BEHIND.search(said)) and are_through(failure)
     return Unreachable(f"{name} is unreachable: {reason}", reason=reason, behind=behind)
+
+
+def are_through(failure: Failure) -> bool:
+    """Say whether the hosts on the way were all reached: else the ssh to one has no banner, which that one says."""
+    return not find_line(CLOSED_EARLY, failure.others)
 
 
 def is_closed_early(story: Story) -> bool:

@@ -56,6 +56,28 @@ def test_a_host_is_known_by_what_the_files_of_any_of_its_addresses_say(place: Ss
     assert not any("UserKnownHostsFile" in word for way in target.ways for word in way.arguments)
 
 
+@pytest.mark.parametrize("option", ["UserKnownHostsFile", "GlobalKnownHostsFile"])
+def test_ssh_is_told_of_all_known_hosts_files_where_the_first_address_has_them_all(
+    option: str, place: SshPlace
+) -> None:
+    config = f"Match host ts.x\n  {option} /k\nMatch host lan.x\n  {option} /k /more\n"
+    target = read(place, f"{config}Host *\n  UserKnownHostsFile /u\n  GlobalKnownHostsFile none\n")
+    told = " ".join(f'"{file}"' for file in target.known_hosts_files)
+    assert "/more" in told
+    behind = read_target(HostSpec("b", ("b",), proxy_jump=("box",), jumps=(BOX,)), place)
+    for way in (*target.ways, *(way.jumps[0] for way in behind.ways)):
+        assert f"UserKnownHostsFile={told}" in way.arguments
+
+
+@pytest.mark.parametrize("first", ["/dev/null", "none", f"/{300 * 'x'}"])
+def test_a_file_that_can_keep_keys_is_the_first_of_them(first: str, place: SshPlace) -> None:
+    config = f"Match host lan.x\n  UserKnownHostsFile {first}\nMatch host ts.x\n  UserKnownHostsFile ~/k\n"
+    target = read(place, f"{config}Host *\n  GlobalKnownHostsFile /etc/ssh/ssh_known_hosts\n")
+    assert target.known_hosts_files[0] == place.home / "k"
+    for way in target.ways:
+        assert way.arguments[1].startswith(f'UserKnownHostsFile="{place.home}/k" ')
+
+
 @pytest.mark.parametrize("said", ["yes", "no"])
 def test_ssh_config_says_whether_a_line_of_known_hosts_shows_a_name(said: str, place: SshPlace) -> None:
     assert read(place, f"HashKnownHosts {said}\n").hash_known_hosts is (said == "yes")

@@ -24,9 +24,12 @@ from remote_train.errors import (
 )
 from remote_train.transport.dial import Dialling, Endpoint
 from remote_train.transport.known_hosts import make_fingerprint
+from remote_train.transport.login import HostIdentity
 from remote_train.transport.openssh import make_environment
+from remote_train.transport.openssh_words import Failure, explain, parse_story
 from tests.sshd import (
     Sshd,
+    SshdTarget,
     free_port,
     key_bytes,
     make_key,
@@ -311,6 +314,50 @@ def test_a_refused_login_names_the_keys_and_the_methods(sshd: Sshd) -> None:
     assert caught.value.facts["methods"] == ["publickey"]
     assert str(sshd.user_key) in caught.value.message
     assert sshd.read_log().count("Failed publickey") <= 1
+
+
+def test_a_key_that_others_may_read_is_told_so(sshd: Sshd) -> None:
+    sshd.user_key.chmod(0o644)
+    with pytest.raises(LoginRefused) as caught:
+        run(sshd)
+    assert f"chmod 600 {sshd.user_key}" in (caught.value.hint or "")
+
+
+def test_a_right_key_that_is_not_enough_is_told_so(tmp_path: Path) -> None:
+    lines = ["AuthenticationMethods publickey,password", "PasswordAuthentication yes"]
+    with running_sshd(tmp_path, lines) as sshd, pytest.raises(LoginRefused) as caught:
+        run(sshd)
+    assert f"{sshd.user_key} (ED25519) was right, and something more is asked for" in caught.value.message
+    assert "password = true" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("log", "hint"),
+    [
+        (["PASSED", "CONTINUE"], "run the command on a terminal, where this host can ask (keyboard-inter"),
+        (["PASSED", "CONTINUE", "ASKS", "CONTINUE"], "log in once by hand"),
+        ([], "`ssh-add` it first"),
+    ],
+)
+def test_who_accepts_a_key_and_wants_a_code_too_wants_a_terminal(log: list[str], hint: str) -> None:
+    lines = {
+        "PASSED": 'Authenticated using "publickey" with partial success.',
+        "CONTINUE": "debug1: Authentications that can continue: keyboard-interactive",
+        "ASKS": "debug1: Next authentication method: keyboard-interactive",
+    }
+    story = parse_story(
+        [
+            f"debug1: Server host key: ssh-ed25519 SHA256:{'x' * 43}",
+            "debug1: Authentications that can continue: publickey",
+            "debug1: Offering public key: /k ED25519 SHA256:x explicit",
+            "debug1: Server accepts key: /k ED25519 SHA256:x explicit",
+            *(lines[name] for name in log),
+            "me@box: Permission denied (keyboard-interactive).",
+        ]
+    )
+    error = explain(Failure(HostIdentity(SshdTarget(), ()), "127.0.0.1", story))
+    assert isinstance(error, LoginRefused)
+    assert hint in (error.hint or "")
 
 
 def test_nobody_listening_is_unreachable(sshd: Sshd) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import socket
 import subprocess
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ import pytest
 from remote_train.config.host_spec import HostSpec
 from remote_train.config.host_target import read_target
 from remote_train.config.ssh_paths import SshPlace
-from remote_train.errors import HostKeyRefused, LoginRefused, Unreachable
+from remote_train.errors import ConnectionLost, HostKeyRefused, LoginRefused, Unreachable
 from remote_train.transport.known_hosts import make_fingerprint
 from remote_train.transport.openssh import OpensshTransport
 from remote_train.transport.openssh_command import Policy
@@ -28,6 +30,7 @@ from tests.sshd import (
     public_line,
     read_to_end,
     running_sshd,
+    serving,
     wait_until,
 )
 
@@ -78,15 +81,23 @@ class World:
     def gates(self) -> list[HostSpec]:
         return [self.host(sshd, f"gate{number}") for number, sshd in enumerate(self.hops)]
 
-    def transport(self, spec: HostSpec) -> OpensshTransport:
+    def gate_of_two(self) -> HostSpec:
+        """The nearest jump host, with two addresses that are both known."""
+        near = replace(self.gates()[0], address=("127.0.0.1", "localhost"))
+        lines = [line.split(" ", 1)[1] for line in known_line_for(self.hops[0], 1).splitlines()]
+        with self.known.open("a") as file:
+            file.writelines(f"[localhost]:{near.port} {line}\n" for line in lines)
+        return near
+
+    def transport(self, spec: HostSpec, *, prompts: bool = False) -> OpensshTransport:
         place = SshPlace(self.home, Path("/nowhere"), {**os.environ, "HOME": str(self.home)}, ME, "ssh")
         target = read_target(spec, place)
         assert target.need
-        policy = Policy(target.strict_host_key_checking, False, spec.host_key, target.known_hosts_files)
+        policy = Policy(target.strict_host_key_checking, prompts, spec.host_key, target.known_hosts_files)
         return OpensshTransport(target, target.ways, policy)
 
-    def run(self, spec: HostSpec) -> bytes:
-        with contextlib.closing(self.transport(spec)) as transport:
+    def run(self, spec: HostSpec, *, prompts: bool = False) -> bytes:
+        with contextlib.closing(self.transport(spec, prompts=prompts)) as transport:
             return read_to_end(transport.open("echo in"))
 
     def refused(self, spec: HostSpec, by: Sshd) -> HostKeyRefused:
@@ -225,20 +236,70 @@ def test_a_known_hosts_file_of_another_address_counts(world: World) -> None:
     assert world.refused(spec, world.box).facts["verdict"] == "changed"
 
 
+def test_the_known_hosts_files_of_all_addresses_count_whichever_answers(world: World) -> None:
+    """Also where the first address has all of them, and the one that answers only a part."""
+    ka, kb = (world.home / name for name in ("ka", "kb"))
+    spec = world.host(world.box, "box", address=("127.0.0.2", "127.0.0.1"))
+    narrow = f"Match host 127.0.0.1\n  UserKnownHostsFile {kb}\n"
+    kb.write_text(known_line_for(world.box, world.box.port))
+    ka.write_text(f"@revoked * {public_line(world.box.host_keys[0])}\n")
+    world.configure(f"{narrow}Match host 127.0.0.2\n  UserKnownHostsFile {kb} {ka}\n")
+    assert world.refused(spec, world.box).facts["verdict"] == "revoked"
+    ka.write_text(kb.read_text())
+    kb.write_text("")
+    world.configure(f"{narrow}Match host 127.0.0.2\n  UserKnownHostsFile {ka} {kb}\n")
+    assert world.run(spec) == b"in\n"
+
+
 def test_a_jump_host_is_asked_once_for_each_address_behind_it(world: World) -> None:
     """However many addresses it has itself: a person may be asked there each time."""
-    near = replace(world.gates()[0], address=("127.0.0.1", "localhost"))
-    lines = "".join(
-        f"[localhost]:{near.port} {line.split(' ', 1)[1]}\n"
-        for line in known_line_for(world.hops[0], 1).splitlines()
-    )
-    world.known.write_text(world.known.read_text() + lines)
+    near = world.gate_of_two()
     before = world.hops[0].read_log().count("Accepted publickey")
     assert world.run(world.behind(near, address=("127.0.0.3", "127.0.0.1"))) == b"in\n"
     assert world.hops[0].read_log().count("Accepted publickey") - before == 2
     with pytest.raises(Unreachable):
         world.run(world.behind(near, port=free_port()))
     assert world.hops[0].read_log().count("Accepted publickey") - before == 3
+
+
+@contextlib.contextmanager
+def closing_at_once(address: str, port: int | None) -> Iterator[None]:
+    """Listen there, and close the first connection."""
+    with socket.create_server((address, port)) as server:
+
+        def close() -> None:
+            server.accept()[0].close()
+
+        threading.Thread(target=close, daemon=True).start()
+        yield
+
+
+def test_a_jump_host_is_asked_once_for_a_host_that_closes_at_once(world: World) -> None:
+    near, log = world.gate_of_two(), world.hops[0].read_log
+    before = log().count("Accepted publickey")
+    with serving(b"") as port:
+        with pytest.raises(ConnectionLost, match="before its SSH banner"):
+            world.run(world.behind(near, port=port), prompts=True)
+        assert log().count("Accepted publickey") - before == 1
+    with closing_at_once("127.0.0.3", world.box.port):
+        assert world.run(world.behind(near, address=("127.0.0.3", "127.0.0.1")), prompts=True) == b"in\n"
+    assert log().count("Accepted publickey") - before == 3, "its other address is tried"
+
+
+@pytest.mark.slow  # logins through an sshd; by day that of a person, above
+def test_where_nobody_is_asked_a_host_that_closes_at_once_is_tried_twice(world: World) -> None:
+    near, log = world.gate_of_two(), world.hops[0].read_log
+    before = log().count("Accepted publickey")
+    with serving(b"") as port, pytest.raises(Unreachable, match="twice"):
+        world.run(world.behind(near, port=port))
+    assert log().count("Accepted publickey") - before == 2, "and by one address of the jump host"
+
+
+@pytest.mark.slow  # a login through an sshd; by day a host's own addresses, above
+def test_a_jump_host_that_closes_at_once_has_another_address(world: World) -> None:
+    near = replace(world.gates()[0], address=("127.0.0.2", "127.0.0.1"))
+    with closing_at_once("127.0.0.2", near.port):
+        assert world.run(world.behind(near), prompts=True) == b"in\n"
 
 
 def test_the_address_of_a_jump_host_that_answered_is_named(world: World) -> None:
