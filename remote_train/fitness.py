@@ -57,7 +57,7 @@ _UV_HINTS = {
     "none in PATH": "install uv on this laptop, or on the host and write `uv = true`",
     "` failed there": "`uv lock` and `uv sync` in the project tell whether that is the project's fault or the host's",
     "does not answer there now": "type it again in a while; where that does not help, remove that folder there: it is built anew",
-    "under way, uses what is left": "wait for the end of that run, or `remote-train stop` it: then the environment is built anew",
+    "under way, uses what is left": "wait for the end of that run, or `remote-train stop` it: then the environment is built anew; one of a machine that is gone counts for an hour",
     "this laptop is for": "install uv there, and write `uv = true` for that host",
 }
 """What to do by what was said of an environment that uv should build."""

@@ -24,6 +24,7 @@ from remote_train.errors import (
     ProtocolError,
     RemoteTrainError,
     Unreachable,
+    UsageError,
 )
 from remote_train.follow import OUTPUTS_ALWAYS, Following, Wish, name_checkpoints
 from remote_train.host import layout
@@ -108,7 +109,7 @@ def _prepare_next(before: Prepared, busy: HostBusy, listener: Listener, ask: Ask
     request = replace(before.request, hosts=list_left(before), fallback=False)
     try:
         found = _prepare(request, listener, ask, before)
-    except (HostSpace, HostUnfit, Unreachable) as error:
+    except (HostSpace, HostUnfit, Unreachable, UsageError) as error:  # GPUs by names that the last has not
         raise HostBusy(f"{busy.message}\n{error.message}", hint=busy.hint) from error
     request = replace(found.request, hosts=before.request.hosts, fallback=before.request.fallback)
     return replace(found, request=request, hosts=before.hosts)

@@ -222,7 +222,7 @@ class Partials:
             partial.resume(marks)
         except OSError:
             partial.close()
-            self.forget(head)
+            self.forget(head, folder)
             return None
         wanted.update(head)
         return partial

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remote_train.config.host_target import HostTarget, read_target
-from remote_train.errors import HostSpace, HostUnfit, Unreachable
+from remote_train.errors import ConnectionLost, HostSpace, HostUnfit, Unreachable
 from remote_train.fencing import enforce, fences_of
 from remote_train.fitness import name_found, unfit_hint
 from remote_train.memory import HostMemory, host_memory
@@ -140,6 +140,9 @@ class HostLink:
         transport = make(target, dialled)
         try:
             session = open_session(transport, self.agent, own_python(self.host))
+        except ConnectionLost:  # perhaps behind a jump host that has asked somebody already
+            self._ask = leave_alone(self._ask)
+            raise
         finally:
             self.seen = getattr(transport, "seen", {})
         # A person is asked once in a command: who comes back at night would wait for an answer for ever.

@@ -210,7 +210,7 @@ def _list_own(root: Path) -> Iterator[str]:
     kept_away = (*spec.exclude, *spec.data, *spec.persist)
     for path in select_files(root, Rules(include=spec.include, exclude=kept_away)).files:
         *folders, name = path.split("/")
-        kept = not any(item in _LEFT_OUT or is_secret_folder(item) for item in folders)
+        kept = not any(map(is_secret_folder, folders))
         if kept and (root / path).is_file() and not name.endswith(".pyc") and not is_secret_name(name):
             yield path
 

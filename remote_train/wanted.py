@@ -22,10 +22,14 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
     the user's last word.
     """
     known = facts["gpus"]
-    if text == "all" or (text.isascii() and text.isdecimal()):
+    if _is_number(text) and int(text) == 0:
+        raise UsageError(
+            f"--gpus {text}: a run has one GPU at least", hint='without a GPU: `device = "cpu"` in hosts.toml'
+        )
+    if text == "all" or _is_number(text):
         left = list_visible(visible, known)
         count = len(left) if text == "all" else int(text)
-        if not 1 <= count <= len(left) and text != "all":
+        if count > len(left):
             of = (
                 f"{VISIBLE} leaves {len(left)} of its {len(known)}"
                 if visible is not None
@@ -57,11 +61,15 @@ def parse_gpus(text: str, facts: Mapping[str, Any], visible: str | None = None) 
 
 def may_be_there(text: str) -> bool:
     """Tell whether some host could have what `--gpus` asks for: a number, `all`, or indices and UUIDs, none of them twice."""
-    if text == "all" or (text.isascii() and text.isdecimal()):
-        return True
+    if text == "all" or _is_number(text):
+        return text == "all" or int(text) > 0
     ids = [item.strip() for item in text.split(",") if item.strip()]
     known = all((item.isascii() and item.isdecimal()) or item.startswith(_UUIDS) for item in ids)
     return bool(ids) and known and len(set(ids)) == len(ids)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def list_visible(word: str | None, gpus: Sequence[Gpu]) -> Sequence[Gpu]:

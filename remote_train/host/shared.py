@@ -25,7 +25,7 @@ INCOMING_SECONDS = DAY
 MOST_NAMED = 5
 """Places of one data folder that are told."""
 LEAST_SILENCE = 120.0
-"""A supervisor writes something every minute (see `telemetry` and `waiting`); file systems are late."""
+"""A supervisor writes something every minute while it trains or waits (`telemetry`, `waiting`); file systems are late."""
 _SIGNS = (layout.ATTEMPT, layout.QUEUE, layout.TELEMETRY, layout.CLOCK)
 _TEMPORARY = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.([0-9]+)\.tmp\Z")
 

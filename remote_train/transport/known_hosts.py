@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MARKERS = {"@revoked": "revoked", "@cert-authority": "cert-authority"}
 SSH_PORT = 22
-SYSTEM = Path("/etc")
+SYSTEM = Path(os.path.realpath("/etc"))
 LONGEST_PATTERN = 1024  # match.c: a longer pattern matches nothing
 Kind = Literal["match", "changed", "revoked", "unknown", "refused"]
 """What is said of a key; "refused": by ssh, which did not say why."""

@@ -160,7 +160,7 @@ class OpensshTransport:
     def _try(self, way: Way, command: str, *, dialled: bool) -> OpensshChannel:
         """Log in by one way; a connection that a proxy closes before the host's banner is tried twice.
 
-        But once where jump hosts might ask a person a second time: that it was closed is then all that is known.
+        But once where a jump host may have asked a person already: that it was closed is then all that is known.
         """
         closed = "closed the connection before its SSH banner"
         try:
@@ -168,7 +168,8 @@ class OpensshTransport:
         except _ClosedEarly as error:
             if dialled:
                 raise ConnectionLost(str(error)) from None
-            if self._policy.prompts and way.jumps:
+            was_asked = error.facts["behind"] or len(way.jumps) > 1
+            if self._policy.prompts and way.jumps and was_asked:
                 message = f"{self.name} {closed}, and a host on the way might ask for a second try ({error})"
                 raise _ClosedEarly(message, behind=error.facts["behind"]) from None
         try:

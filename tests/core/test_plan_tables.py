@@ -208,7 +208,7 @@ def test_gpus(text: str, expected: dict[str, Any]) -> None:
     ("text", "error"),
     [
         ("3", HostUnfit),
-        ("0", HostUnfit),
+        ("0", UsageError),
         ("2,", UsageError),
         ("GPU-cc", UsageError),
         ("", UsageError),

@@ -19,6 +19,7 @@ from remote_train.errors import (
     UsageError,
     VerificationFailed,
 )
+from remote_train.host.credit import CEILING, HELD
 from remote_train.pull import Pull, PullWish
 from tests.core.cutting_link import CuttingLink, Ears
 from tests.host.account_kit import Started, sha256
@@ -329,10 +330,9 @@ def test_what_the_user_puts_there_while_it_comes_is_kept(big: Puller, pulled_bef
 
 
 def test_a_file_that_never_holds_still_is_left_and_named(big: Puller) -> None:
-    sizes = iter(range(99))
-    pull = disturbed(
-        big, lambda: (big.code / "big.pt").write_bytes(b"new" * (2_000_000 + next(sizes))), times=99
-    )
+    # More than the agent sends of what nobody has looked at, however fast the line became meanwhile.
+    sizes = iter(range(CEILING + 2 * HELD, CEILING + 3 * HELD))
+    pull = disturbed(big, lambda: os.truncate(big.code / "big.pt", next(sizes)), times=99)
     with pytest.raises(PullIncomplete, match=r"big\.pt changed"):
         pull.bring(PullWish())
     assert big.here() == {}

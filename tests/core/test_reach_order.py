@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -10,9 +11,17 @@ import pytest
 from remote_train.bootstrap import make_unfit
 from remote_train.config.host_spec import HostSpec
 from remote_train.config.project_spec import ProjectSpec
-from remote_train.errors import HostSpace, HostUnfit, RemoteTrainError, Unreachable, UsageError
+from remote_train.errors import (
+    ConnectionLost,
+    HostSpace,
+    HostUnfit,
+    RemoteTrainError,
+    Unreachable,
+    UsageError,
+)
 from remote_train.plan import Job
 from remote_train.reach import HostLink, Reached, reach_first
+from remote_train.transport.keyholder import Keyholder, is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +156,34 @@ def test_why_no_host_was_reached_comes_before_the_fault_of_this_machine(
     assert "--no-fallback" not in str(caught.value.hint)
 
 
+def test_nobody_is_asked_again_after_a_connection_that_was_lost_before_it_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A jump host may have asked for a code already when the host behind it closed."""
+    asked: list[Any] = []
+
+    def lose(transport: Any, *_: Any) -> Any:
+        asked.append(is_asked(transport))
+        raise ConnectionLost("closed before its banner")
+
+    monkeypatch.setattr("remote_train.reach.open_session", lose)
+
+    def make(link: HostLink, *_: Any) -> Any:
+        return link._ask
+
+    monkeypatch.setattr(HostLink, "_make_openssh", make)
+    target = SimpleNamespace(
+        nearest=SimpleNamespace(proxy_commands=("ssh gate",)), need="ProxyCommand", jumps=()
+    )
+    monkeypatch.setattr("remote_train.reach.read_target", lambda _host: target)
+    person = Keyholder(lambda _question: False, lambda _question, _echo: "a code")
+    link = HostLink(HostSpec("box", ("127.0.0.1",)), cast("Any", None), person, [])
+    for _ in range(2):
+        with pytest.raises(ConnectionLost):
+            link.connect()
+    assert asked == [True, False]
+
+
 def reach_gpus(*counts: int, gpus: str = "1", env: dict[str, str] | None = None) -> Reached:
     links = [Link(HostSpec(f"has-{count}", device="cuda"), early=False, gpus=count) for count in counts]
     job = Job(ProjectSpec("p"), "/", "", "train.py", None, (), None, gpus, "share", env=env or {})
@@ -178,7 +215,7 @@ def test_a_host_without_the_gpus_that_are_wanted_is_passed_over(
     assert "device" not in caught.value.hint
 
 
-@pytest.mark.parametrize("gpus", ["one", "0,0", ",", "-1"])
+@pytest.mark.parametrize("gpus", ["one", "0,0", ",", "-1", "0"])
 def test_gpus_that_no_host_could_have_are_a_usage_error(gpus: str) -> None:
     with pytest.raises(UsageError):
         reach_gpus(2, 3, gpus=gpus)

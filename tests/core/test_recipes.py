@@ -112,7 +112,7 @@ def test_a_script_may_need_the_project_it_lies_in(
     tmp_path: Path, script: str, source: str, *, locked: bool
 ) -> None:
     header = f"# /// script\n# [tool.uv.sources]\n# a = {{ path = '{source}' }}\n# ///\n"
-    files = {"pyproject.toml": "[project]\n", "src/a.py": "x", ".env": "TOKEN=x", "runs/1/log": "x"}
+    files = {"pyproject.toml": "[project]\n", "src/a.py": "x", ".env": "TOKEN=x", ".venv/pyvenv.cfg": "x"}
     lock = {f"{script}.lock": f'source = {{ editable = "{source}" }}\n'} if locked else {}
     root = write_project(tmp_path, {script: f"{header}print(1)\n", **lock, **files})
 
@@ -130,6 +130,7 @@ def test_of_the_project_itself_a_script_gets_what_a_package_has(tmp_path: Path) 
         "train.py": header,
         "pyproject.toml": "[tool.remote-train.package]\nexclude = ['*.bin']\ndata = ['corpus']\ninclude = ['a/_version.py', '.env']\n",
         "a/__init__.py": "x",
+        "a/runs/__init__.py": "x",
         ".gitignore": "customers.csv\nout/\n_version.py\n.env\n",
         "big.bin": "x",
         "corpus/text": "x",
@@ -148,6 +149,7 @@ def test_of_the_project_itself_a_script_gets_what_a_package_has(tmp_path: Path) 
     assert sorted(part.path for part in before.parts) == [
         ".gitignore",
         "a/__init__.py",
+        "a/runs/__init__.py",
         "pyproject.toml",
         "train.py",
     ]

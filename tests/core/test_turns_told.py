@@ -10,7 +10,7 @@ import pytest
 
 from remote_train import launching
 from remote_train.config.project_spec import ProjectSpec
-from remote_train.errors import HostBusy, ProtocolError, Unreachable
+from remote_train.errors import HostBusy, HostUnfit, ProtocolError, RemoteTrainError, Unreachable, UsageError
 from remote_train.host import layout
 from remote_train.listener import Silent
 from remote_train.occupied import Occupied
@@ -79,6 +79,7 @@ class Place:
         self.known: list[dict[str, str] | None] = []
         self.closed: list[str] = []
         self.taken, self.on_busy, self.absent = taken, on_busy, absent
+        self.error: type[RemoteTrainError] = Unreachable
         monkeypatch.setattr(launching, "prepare", self.prepare)
         monkeypatch.setattr(launching, "launch", self.launch)
 
@@ -87,7 +88,7 @@ class Place:
         self.known.append(None if before is None else before.secret_env)
         name = next((name for name in request.hosts if name not in self.absent), None)
         if name is None and not request.fallback:
-            raise Unreachable(f"{request.hosts[0]}: no route")
+            raise self.error(f"{request.hosts[0]}: no route")
         name = name or "local"
         some: Any = SimpleNamespace
         session = some(close=lambda: self.closed.append(name))
@@ -126,9 +127,13 @@ def test_a_host_that_is_taken_meanwhile_is_passed_over(monkeypatch: pytest.Monke
     assert (started.request, started.hosts) == (REQUEST, REQUEST.hosts)
 
 
-def test_a_busy_host_is_not_fallen_back_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be reached: this machine's CPU is for when none can."""
+@pytest.mark.parametrize("error", [Unreachable, HostUnfit, UsageError])
+def test_a_busy_host_is_not_fallen_back_from(
+    monkeypatch: pytest.MonkeyPatch, error: type[RemoteTrainError]
+) -> None:
+    """It can be reached: this machine's CPU is for when none can. What the last one lacks (a GPU by name) is told beside it."""
     place = Place(monkeypatch, ("one",), absent=("two", "three"))
+    place.error = error
     with pytest.raises(HostBusy) as refusal:
         launching.start(REQUEST, Silent(), None)
     assert refusal.value.message == "one: GPU 0 is in use by somebody\ntwo: no route"

@@ -31,6 +31,8 @@ pytestmark = PATIENT
 
 DATA = Path(__file__).parent / "data"
 SCRIPTS: dict[str, str | bytes] = {name: (DATA / name).read_text() for name in ("spreading.py", "loading.py")}
+OTHER = f"bystander-{os.getpid()}"
+"""Its name is looked for among all processes: other tests have an `other` too."""
 KINDS = ("worker", "session", "daemon", "bare", "baredaemon", "deaf", "saving", "forking", "short")
 
 
@@ -123,19 +125,19 @@ def test_stops_leave_nothing_and_hurt_nobody(
     account: Account, stand_in: str, bystanders: list[subprocess.Popen[bytes]]
 ) -> None:
     stopper = Stopper(account, stand_in)
-    other = stopper.begin("other", "spreading.py", "worker", "bare", "daemon")
+    other = stopper.begin(OTHER, "spreading.py", "worker", "bare", "daemon")
     for rank in range(2):
         other.says(b"on", rank)
     before = other.members()
     with Goal("G5 stops, a stand-in for torchrun", reduced=8, nightly=475) as goal:
         for trial in goal:
             with trial:
-                try_stop(stopper, f"run-{trial.number}", trial.chance)
+                try_stop(stopper, f"run-{os.getpid()}-{trial.number}", trial.chance)
                 assert other.members() == before
                 assert [process.poll() for process in bystanders] == [None, None]
-            stopper.clean(Started(account, f"run-{trial.number}"))
+            stopper.clean(Started(account, f"run-{os.getpid()}-{trial.number}"))
     stopper.stop(other, 0.0)
-    assert bearers("other") == []
+    assert bearers(OTHER) == []
 
 
 @pytest.mark.torch
@@ -147,7 +149,7 @@ def test_stops_of_the_real_torchrun_with_dataloader_workers(
     with Goal("G5 stops, real torchrun and DataLoader workers", reduced=1, nightly=25) as goal:
         for trial in goal:
             with trial:
-                run = f"real-{trial.number}"
+                run = f"real-{os.getpid()}-{trial.number}"
                 started = stopper.begin(run, "loading.py", real=True)
                 started.says(b"on", rank=trial.number % 2)
                 assert len(started.members()) >= 7
