@@ -302,6 +302,11 @@ def test_a_jump_host_that_closes_at_once_has_another_address(world: World) -> No
         assert world.run(world.behind(near), prompts=True) == b"in\n"
 
 
+def test_a_jump_host_that_closes_has_asked_nobody_and_is_tried_twice(world: World) -> None:
+    with serving(b"") as port, pytest.raises(Unreachable, match="twice"):
+        world.run(world.behind(replace(world.gates()[0], port=port)), prompts=True)
+
+
 def test_the_address_of_a_jump_host_that_answered_is_named(world: World) -> None:
     world.know(world.box, world.hops[1])
     near = replace(world.gates()[0], address=("127.0.0.2", "127.0.0.1"))
